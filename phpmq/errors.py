@@ -1,0 +1,85 @@
+"""What can go wrong, each with the code that a protocol 2 client would see."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PHPMQError(Exception):
+    """Base of every error that phpmq raises on purpose."""
+
+    code: ClassVar[str] = "internal"
+
+
+class ProtocolError(PHPMQError):
+    """The peer broke the protocol: its connection closes."""
+
+    code = "bad-frame"
+
+
+class BadFrame(ProtocolError):
+    """Bytes that no frame consists of, or a frame with the wrong packets."""
+
+
+class Unsupported(ProtocolError):
+    """A protocol version or a frame type that a client of this server cannot use."""
+
+    code = "unsupported"
+
+
+class TooLarge(ProtocolError):
+    """A packet longer than its limit, refused on its header alone."""
+
+    code = "too-large"
+
+
+class BadName(ProtocolError):
+    """A queue name that is empty, too long, not UTF-8, or holds control characters."""
+
+    code = "bad-name"
+
+
+class CommandRefused(PHPMQError):
+    """A well-formed command that was not carried out; the conversation goes on."""
+
+
+class UnknownId(CommandRefused):
+    """The channel does not hold a message of that id."""
+
+    code = "unknown-id"
+
+
+class NoRoom(CommandRefused):
+    """A send that has to wait: the peer may try again when told that there is room."""
+
+
+class QueueFull(NoRoom):
+    """The queue takes no sends now."""
+
+    code = "queue-full"
+
+
+class MemoryFull(NoRoom):
+    """The server's memory limit is reached."""
+
+    code = "memory-full"
+
+
+class StoreError(PHPMQError):
+    """The store's file could not be written; nothing is lost from memory."""
+
+    code = "disk-failing"
+
+
+class StartError(PHPMQError, SystemExit):  # type: ignore[misc]  # both have a "code"
+    """
+    The server cannot start; the text is one sentence for the operator.
+
+    Being a C{SystemExit} as well, it ends C{twistd} with that sentence and exit code 1 instead of a traceback;
+    being an C{Exception}, it can be caught by an application that starts a L{phpmq.service.QueueService} itself.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        # What a SystemExit prints. No client ever sees this error, so it needs no code of the protocol.
+        self.code = sentence  # type: ignore[misc]

@@ -1,0 +1,226 @@
+"""
+Frames of the PHPMQ protocol: bytes to packets and back, without I/O.
+
+A frame is C{H}, version (2 digits), type (3 digits), packet count (2 digits), then the packets; a packet is C{P}, type (2 digits),
+length (29 digits) and as many bytes of content. Source: docs/reference/protocol.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+
+from phpmq.errors import BadFrame, TooLarge, Unsupported
+from phpmq.message import MAX_NAME
+
+HEADER_SIZE = 8
+PACKET_HEADER_SIZE = 32
+
+# Packet types.
+QUEUE, CONTENT, ID, COUNT, TTL = 1, 2, 3, 4, 5
+
+#: The longest content of each packet type, in bytes, unless a server is told otherwise.
+DEFAULT_LIMITS: Mapping[int, int] = {QUEUE: MAX_NAME, CONTENT: 16 * 1024 * 1024, ID: 64, COUNT: 20, TTL: 20}
+
+#: How many different packet headers one frame shape remembers; they repeat all day.
+_REMEMBERED = 4096
+
+
+class FrameShape:
+    """
+    One kind of frame that a peer may send: its header and the packets it must consist of.
+
+    @ivar header: the eight bytes that the frame starts with
+    @ivar packets: its packet types; contents are handed out in this order, whatever the order on the wire
+    @ivar varying: the slot of the packet that differs from one such frame of a client to the next, while the others mostly do not
+    """
+
+    __slots__ = ("_limits", "_slots", "header", "known", "name", "packets", "varying")
+
+    def __init__(self, name: str, header: bytes, packets: tuple[int, ...], limits: Mapping[int, int]) -> None:
+        self.name = name
+        self.header = header
+        self.packets = packets
+        self._slots = {packet: slot for slot, packet in enumerate(packets)}
+        self._limits = limits
+        self.varying = next((self._slots[packet] for packet in (CONTENT, ID) if packet in packets), 0)
+        #: packet header -> (slot, length of the content), filled as they come.
+        self.known: dict[bytes, tuple[int, int]] = {}
+
+    def packet(self, header: bytes) -> tuple[int, int]:
+        """
+        Slot and content length that a 32-byte packet header announces.
+
+        @raise BadFrame: not a packet header, or not a packet of this frame
+        @raise TooLarge: the content would be longer than its type allows
+        """
+        digits = header[1:]
+        if header[:1] != b"P" or not digits.isdigit():
+            raise BadFrame("packet header expected")
+        packet, length = int(digits[:2]), int(digits[2:])
+        slot = self._slots.get(packet)
+        if slot is None:
+            raise BadFrame(f"packet type {packet:02} does not belong to {self.name}")
+        if length > self._limits[packet]:
+            raise TooLarge(f"packet type {packet:02} of {length} bytes, the limit is {self._limits[packet]}")
+        if len(self.known) >= _REMEMBERED:
+            self.known.clear()
+        self.known[header] = slot, length
+        return slot, length
+
+
+# For a packet header that is not known: no slot, no length.
+_OTHER = (-1, 0)
+
+
+class FrameDecoder:
+    """
+    Bytes in any chunk size in, frames out.
+
+    A frame is judged as early as it can be: on its first eight bytes, on each packet header, before any content is awaited.
+    The work is linear in the bytes received, however they are cut.
+
+    @ivar shapes: what the peer may send now, by header; may be replaced between two frames
+    """
+
+    __slots__ = ("_buffer", "_data", "_like", "_need", "_offset", "shapes")
+
+    def __init__(self, shapes: Mapping[bytes, FrameShape]) -> None:
+        self.shapes = shapes
+        self._data = b""
+        self._offset = 0
+        # An unfinished frame grows in a bytearray until as many bytes are there as it is known to need.
+        self._buffer: bytearray | None = None
+        self._need = 0
+        # What the next frame most likely looks like: the one before, but for the content of one packet. To compare the bytes before and
+        # after that costs less than to take them apart. Shape, contents, slot that varies, bytes before and after that packet.
+        self._like: tuple[FrameShape, list[bytes], int, bytes, bytes] | None = None
+
+    @property
+    def pending(self) -> int:
+        """How many bytes of frames not handed out yet are held."""
+        if self._buffer is not None:
+            return len(self._buffer)
+        return len(self._data) - self._offset
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes from the peer; L{frames} hands out what they complete."""
+        if self._buffer is not None:
+            self._buffer += data
+        elif self._offset < len(self._data):
+            self._data = self._data[self._offset :] + data
+            self._offset = 0
+        else:
+            self._data = data
+            self._offset = 0
+
+    def unread(self, frame_start: int) -> None:
+        """Go back to C{frame_start} (from L{frame_start}): that frame will be handed out again."""
+        self._offset = frame_start
+
+    def frames(self) -> Iterator[tuple[FrameShape, int, list[bytes]]]:  # noqa: C901  # one loop: calls would cost more than they do
+        """
+        The complete frames received so far: shape, offset for L{unread}, and contents in the shape's order.
+
+        The caller may stop at any frame and come back later.
+
+        @raise BadFrame: the bytes are not a frame that the peer may send
+        @raise Unsupported: the frame's version or type is not for this connection
+        @raise TooLarge: a packet is over its limit
+        """
+        if self._buffer is not None:
+            if len(self._buffer) < self._need:
+                return
+            self._data, self._offset, self._buffer = bytes(self._buffer), 0, None
+        data, offset, end = self._data, self._offset, len(self._data)
+        while end - offset >= HEADER_SIZE:
+            if self._like is not None:
+                shape, template, slot, prefix, suffix = self._like
+                known, start, rest = shape.known, len(prefix) + PACKET_HEADER_SIZE, len(suffix)
+                while data.startswith(prefix, offset):
+                    content = offset + start
+                    found, length = known.get(data[content - PACKET_HEADER_SIZE : content], _OTHER)
+                    stop = content + length
+                    cursor = stop + rest
+                    if found != slot or cursor > end or not data.startswith(suffix, stop):
+                        break
+                    contents = template.copy()
+                    contents[slot] = data[content:stop]
+                    self._offset = cursor
+                    yield shape, offset, contents
+                    offset = cursor
+                if end - offset < HEADER_SIZE:
+                    break
+            parsed = self._parse(data, offset, end)
+            if parsed is None:
+                return
+            shape, contents, cursor = parsed
+            self._offset = cursor
+            yield shape, offset, contents
+            offset = cursor
+        if offset == end:
+            self._data, self._offset = b"", 0  # an idle connection holds no memory
+        else:
+            if data[offset] != 72:  # "H": do not wait for more of what is no frame
+                raise BadFrame("frame header expected")
+            self._await(HEADER_SIZE)
+
+    def _parse(self, data: bytes, offset: int, end: int) -> tuple[FrameShape, list[bytes], int] | None:
+        """The frame at C{offset}: shape, contents and where it ends; None, and wait, when it is not all there."""
+        shape = self.shapes.get(data[offset : offset + HEADER_SIZE])
+        if shape is None:
+            raise self._refusal(data[offset : offset + HEADER_SIZE])
+        contents: list[bytes] = [None] * len(shape.packets)  # type: ignore[list-item]
+        cursor = varying = offset + HEADER_SIZE
+        for _ in shape.packets:
+            content = cursor + PACKET_HEADER_SIZE
+            if content > end:
+                self._await(content - offset)
+                return None
+            try:
+                slot, length = shape.known[data[cursor:content]]
+            except KeyError:
+                slot, length = shape.packet(data[cursor:content])
+            if contents[slot] is not None:
+                raise BadFrame("repeated packet")
+            if slot == shape.varying:
+                varying = cursor
+            cursor = content + length
+            if cursor > end:
+                self._await(cursor - offset)
+                return None
+            contents[slot] = data[content:cursor]
+        slot = shape.varying
+        suffix = varying + PACKET_HEADER_SIZE + len(contents[slot])
+        template = contents.copy()
+        template[slot] = b""
+        self._like = shape, template, slot, data[offset:varying], data[suffix:cursor]
+        return shape, contents, cursor
+
+    def _await(self, need: int) -> None:
+        """Keep the unfinished frame until C{need} bytes of it are there."""
+        self._buffer = bytearray(memoryview(self._data)[self._offset :])
+        self._need = need
+        self._data, self._offset = b"", 0
+
+    @staticmethod
+    def _refusal(header: bytes) -> BadFrame | Unsupported:
+        if header[:1] != b"H" or not header[1:].isdigit():
+            return BadFrame("frame header expected")
+        return Unsupported(f"version {header[1:3].decode()} type {header[3:6].decode()} with {header[6:].decode()} packets")
+
+
+def frame_header(version: int, frame_type: int, count: int) -> bytes:
+    """The eight bytes that a frame starts with."""
+    return b"H%02d%03d%02d" % (version, frame_type, count)
+
+
+@lru_cache(maxsize=4096)
+def packet_header(packet_type: int, length: int) -> bytes:
+    """The 32 bytes before a packet's content."""
+    return b"P%02d%029d" % (packet_type, length)
+
+
+def packet(packet_type: int, content: bytes) -> bytes:
+    """A whole packet."""
+    return packet_header(packet_type, len(content)) + content

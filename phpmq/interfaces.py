@@ -1,0 +1,128 @@
+"""The seams of the server: between a conversation and its broker, and between the broker and its store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from zope.interface import Attribute, Interface
+
+from phpmq.message import DeadMessage, Message, QueueRecord
+
+
+class IPeer(Interface):
+    """What a broker needs of whoever holds a channel. All methods return at once and never raise."""
+
+    def deliver(message: Message, now: int) -> None:
+        """Take a message; it stays in flight until the channel settles it. C{now} is in milliseconds."""
+
+    def refused(tag: bytes | None, error: Exception) -> None:
+        """The command of that tag was not carried out."""
+
+    def room() -> None:
+        """After a refusal with L{phpmq.errors.NoRoom}: there may be room again."""
+
+    def flush() -> None:
+        """No more deliveries for now: write them."""
+
+
+class IConnection(Interface):
+    """What a session needs of the transport that it speaks over."""
+
+    def write(data: bytes) -> None:
+        """Send bytes that belong together."""
+
+    def stop_reading() -> None:
+        """Hand nothing more to the session."""
+
+    def go_on_reading() -> None:
+        """Undo L{stop_reading}."""
+
+    def broken(error: Exception) -> None:
+        """The peer broke the protocol: close."""
+
+
+class IChannel(Interface):
+    """One client's conversation with a broker. All methods return None; what comes of them arrives at the peer."""
+
+    def publish(tag: bytes | None, queue: str, body: bytes, ttl: int, revision: int = 0) -> None:
+        """Send a message. C{ttl} in milliseconds, 0 means that it never expires."""
+
+    def consume(queue: str, window: int) -> None:
+        """Keep up to C{window} messages of the queue in flight on this channel; 0 ends it."""
+
+    def ack(tag: bytes | None, id: bytes, queue: str | None = None) -> None:
+        """Settle a message: it is done."""
+
+    def requeue(tag: bytes | None, id: bytes, ttl: int, queue: str | None = None) -> None:
+        """Settle a message by sending it to the tail of its queue, with a new time to live in milliseconds."""
+
+    def dead_letter(tag: bytes | None, id: bytes, reason: str = "", queue: str | None = None) -> None:
+        """Settle a message by setting it aside, with a text for the operator."""
+
+    def pause() -> None:
+        """The peer cannot take more deliveries now."""
+
+    def resume() -> None:
+        """The peer can take deliveries again."""
+
+    def close() -> None:
+        """The peer is gone: what it held becomes ready again."""
+
+
+class IStore(Interface):
+    """
+    Keeps messages and queues, in order. Changes may be gathered, but every reading method sees them.
+
+    A message counts as the same one by its C{number}, whatever its position.
+    """
+
+    id_prefix = Attribute("16 bytes [0-9a-f] that start the id of every message of this store.")
+    next_number = Attribute("The first number (and position) that no message ever had.")
+
+    def add(message: Message) -> None:
+        """Keep a new message, with the highest number yet."""
+
+    def put(message: Message) -> None:
+        """Keep a message as it is now: re-queued, or back with another attempt."""
+
+    def remove(number: int) -> None:
+        """Forget a message."""
+
+    def retried(message: Message) -> None:
+        """Keep how often a message was delivered; its row may lag behind until the store is mirrored."""
+
+    def bury(message: Message, reason: str, text: str, now: int) -> None:
+        """Turn a message into a dead one."""
+
+    def read(queue: QueueRecord, after: int, count: int, size: int) -> list[Message]:
+        """
+        The queue's messages with a position above C{after}, in order of position: up to C{count} of them, and no more once their bodies
+        reach C{size} bytes.
+        """
+
+    def expired(now: int, count: int) -> list[tuple[int, int, int, int]]:
+        """
+        Messages that expired by C{now} and were not named by an earlier call: number, queue's number, position, size of the body.
+        Up to C{count} of them, the earliest first.
+        """
+
+    def create_queue(name: str) -> QueueRecord:
+        """A new queue."""
+
+    def save_queue(queue: QueueRecord) -> None:
+        """Keep the queue's facts as they are now."""
+
+    def drop_queue(queue: QueueRecord) -> None:
+        """Forget a queue that holds no messages."""
+
+    def queues() -> list[tuple[QueueRecord, int, int]]:
+        """Every queue with how many messages wait in it and the size of their bodies."""
+
+    def purge(queue: QueueRecord, count: int) -> bool:
+        """Forget up to C{count} messages at or below the queue's C{flushed} position; true when none is left."""
+
+    def dead(queue: str | None = None) -> Iterable[DeadMessage]:
+        """The dead messages, of one queue or of all, the oldest first."""
+
+    def dead_totals() -> tuple[int, int]:
+        """How many dead messages there are, and the bytes of their bodies."""

@@ -1,0 +1,124 @@
+"""What the broker, its store and its callers pass around."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from phpmq.errors import BadName
+
+#: What a message costs in memory beside its body: the row, its index entries and their pages (measured, rounded up).
+MESSAGE_OVERHEAD = 96
+
+#: The longest name of a queue, in bytes of UTF-8.
+MAX_NAME = 255
+
+
+def check_name(name: str) -> str:
+    """
+    The name, if a queue may have it.
+
+    @raise BadName: it may not
+    """
+    if not name:
+        raise BadName("queue name is empty")
+    try:
+        length = len(name.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise BadName("queue name is not UTF-8") from None
+    if length > MAX_NAME:
+        raise BadName(f"queue name of {length} bytes, the limit is {MAX_NAME}")
+    for character in name:
+        if character < " " or "\x7f" <= character <= "\x9f" or character in "\u2028\u2029":
+            raise BadName("control character in queue name")
+    return name
+
+
+class QueueRecord:
+    """The facts of a queue that outlive the process."""
+
+    __slots__ = ("flushed", "name", "number", "paused", "revision")
+
+    def __init__(self, number: int, name: str, revision: int = 0, flushed: int = 0, paused: int = 0) -> None:
+        #: The queue's key in the store.
+        self.number = number
+        self.name = name
+        #: Revision of protocol 01 that its latest sender spoke: 0 unknown, 1 original, 2 documented.
+        self.revision = revision
+        #: Messages up to this position were flushed.
+        self.flushed = flushed
+        #: Bits: 1 no deliveries, 2 no sends.
+        self.paused = paused
+
+
+class Message:
+    """
+    One message.
+
+    @ivar number: its key in the store, given in order of acceptance and never reused, also not after a crash
+    @ivar position: its place in the queue: the number, or a later one once it was explicitly re-queued
+    @ivar accepted: when it was accepted, milliseconds since the epoch
+    @ivar expires: when it expires, milliseconds since the epoch; 0 means never
+    @ivar attempts: how many times it was delivered
+    @ivar id: the 32 bytes C{[0-9a-f]} by which clients know it; empty until it is first needed
+    @ivar consumer: who holds it while it is in flight
+    """
+
+    __slots__ = ("accepted", "attempts", "body", "consumer", "expires", "id", "number", "position", "queue")
+
+    def __init__(
+        self,
+        number: int,
+        queue: QueueRecord,
+        position: int,
+        accepted: int,
+        expires: int,
+        attempts: int,
+        body: bytes,
+    ) -> None:
+        self.number = number
+        self.queue = queue
+        self.position = position
+        self.accepted = accepted
+        self.expires = expires
+        self.attempts = attempts
+        self.body = body
+        self.id = b""
+        self.consumer: Any = None
+
+    @property
+    def size(self) -> int:
+        """What the message counts against the memory limit, in bytes."""
+        return len(self.body) + MESSAGE_OVERHEAD
+
+
+class DeadMessage:
+    """
+    A message that nobody will get any more, kept for the operator.
+
+    @ivar queue: the name of the queue that it was in
+    @ivar reason: C{rejected}, C{max-attempts} or C{expired}
+    @ivar text: what the client said
+    @ivar died: when, milliseconds since the epoch
+    """
+
+    __slots__ = ("accepted", "attempts", "body", "died", "number", "queue", "reason", "text")
+
+    def __init__(
+        self,
+        number: int,
+        queue: str,
+        reason: str,
+        text: str,
+        accepted: int,
+        died: int,
+        attempts: int,
+        body: bytes,
+    ) -> None:
+        self.number = number
+        self.queue = queue
+        self.reason = reason
+        self.text = text
+        self.accepted = accepted
+        self.died = died
+        self.attempts = attempts
+        self.body = body
