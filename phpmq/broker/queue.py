@@ -1,0 +1,156 @@
+"""A queue and those who are interested in it."""
+
+from __future__ import annotations
+
+from collections import deque
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from phpmq.interfaces import IStore
+from phpmq.message import Message, QueueRecord
+
+if TYPE_CHECKING:
+    from phpmq.broker.channel import Channel
+
+#: Bits of L{QueueRecord.paused}.
+DELIVERIES, SENDS = 1, 2
+
+# How much of a queue is kept ready in Python: enough to amortise a read of the store, little enough for thousands of queues.
+_AHEAD_MESSAGES = 512
+_AHEAD_BYTES = 256 * 1024
+
+_position = attrgetter("position")
+
+
+class Queue(QueueRecord):
+    """
+    A named queue: the messages that wait come first from C{ahead}, then from the store.
+
+    @ivar ahead: the next messages, in order of position
+    @ivar cursor: the position up to which messages were taken out of the store
+    @ivar behind: how many messages wait beyond the cursor
+    @ivar consumers: who is interested
+    @ivar idle: consumers with room, the one that has waited longest first; some may have none any more
+    @ivar in_flight: how many messages were delivered and not settled
+    @ivar ready_size: bytes of the bodies that wait
+    @ivar due: whether the broker has it on its list of queues to look at
+    """
+
+    __slots__ = (
+        "ahead",
+        "ahead_size",
+        "behind",
+        "consumers",
+        "cursor",
+        "due",
+        "idle",
+        "in_flight",
+        "ready_size",
+    )
+
+    def __init__(self, record: QueueRecord, ready: int = 0, ready_size: int = 0) -> None:
+        super().__init__(record.number, record.name, record.revision, record.flushed, record.paused)
+        self.ahead: deque[Message] = deque()
+        self.ahead_size = 0
+        self.cursor = record.flushed
+        self.behind = ready
+        self.ready_size = ready_size
+        self.consumers: set[Consumer] = set()
+        self.idle: deque[Consumer] = deque()
+        self.in_flight = 0
+        self.due = False
+
+    @property
+    def ready(self) -> int:
+        """How many messages wait."""
+        return len(self.ahead) + self.behind
+
+    @property
+    def unused(self) -> bool:
+        """Rule 1: whether nobody would notice if the queue went away."""
+        return not (self.consumers or self.ahead or self.behind or self.in_flight or self.paused)
+
+    def append(self, message: Message) -> None:
+        """Add a message at the tail: in Python if all before it is there, somebody may want it soon and there is room."""
+        size = len(message.body)
+        self.ready_size += size
+        ahead = self.ahead
+        if self.behind or not self.consumers or len(ahead) >= _AHEAD_MESSAGES or self.ahead_size >= _AHEAD_BYTES:
+            self.behind += 1
+        else:
+            self.cursor = message.position
+            ahead.append(message)
+            self.ahead_size += size
+
+    def read_ahead(self, store: IStore) -> bool:
+        """Once C{ahead} is empty, take the next messages out of the store; false when there are none."""
+        if not self.behind:
+            return False
+        messages = store.read(self, self.cursor, _AHEAD_MESSAGES, _AHEAD_BYTES)
+        self.cursor = messages[-1].position
+        self.behind -= len(messages)
+        self.ahead.extend(messages)
+        self.ahead_size = sum(len(message.body) for message in messages)
+        return True
+
+    def put_back(self, messages: list[Message]) -> None:
+        """Rule 3: messages that were in flight wait again, at their original places."""
+        size = sum(len(message.body) for message in messages)
+        self.ready_size += size
+        self.ahead_size += size
+        messages.sort(key=_position)
+        messages.extend(self.ahead)
+        messages.sort(key=_position)  # of two sorted runs: a merge
+        self.ahead = deque(messages)
+
+    def drop_expired(self, now: int) -> list[Message]:
+        """Take the messages that expired by C{now} out of C{ahead}."""
+        expired = [message for message in self.ahead if message.expires and message.expires <= now]
+        if expired:
+            self.ahead = deque(message for message in self.ahead if not message.expires or message.expires > now)
+            size = sum(len(message.body) for message in expired)
+            self.ahead_size -= size
+            self.ready_size -= size
+        return expired
+
+    def clear(self, position: int) -> tuple[int, int]:
+        """Rule 4: forget all that waits, up to C{position}; how many messages that was, and the bytes of their bodies."""
+        removed = self.ready, self.ready_size
+        self.ahead.clear()
+        self.behind = self.ahead_size = self.ready_size = 0
+        self.cursor = self.flushed = position
+        return removed
+
+
+class Consumer:
+    """
+    One channel's interest in one queue.
+
+    @ivar window: the most messages it holds unacknowledged
+    @ivar held: how many it holds
+    @ivar idle: whether it stands in the queue's line of idle consumers
+    """
+
+    __slots__ = ("channel", "held", "idle", "queue", "window")
+
+    def __init__(self, channel: Channel, queue: Queue) -> None:
+        self.channel = channel
+        self.queue = queue
+        self.window = 0
+        self.held = 0
+        self.idle = False
+
+    def wait(self) -> None:
+        """Stand in line for the queue's next message, if there is room for it."""
+        if not self.idle and self.held < self.window and not self.channel.paused:
+            self.idle = True
+            self.queue.idle.append(self)
+            self.channel.broker.distribute(self.queue)
+
+    def leave(self) -> None:
+        """Be no consumer of the queue any more; what it holds it still holds."""
+        self.window = 0
+        self.queue.consumers.discard(self)
+        if self.idle:
+            self.idle = False
+            self.queue.idle.remove(self)
