@@ -1,0 +1,516 @@
+"""The store: an in-memory SQLite database, and the changes that its mirror has not seen yet."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from binascii import crc32, hexlify
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import islice, pairwise
+
+from zope.interface import implementer
+
+from phpmq.interfaces import IStore
+from phpmq.message import DeadMessage, Message, QueueRecord
+
+#: Version of the newest schema file, C{PRAGMA user_version} of a database that has it.
+SCHEMA_VERSION = 1
+
+# Each start takes its message numbers from a range of its own, so that the number of a message that was lost with a crash, but perhaps seen
+# by a consumer, is never given again: 2**40 messages a start, 8 million starts.
+_RANGE = 2**40
+
+# So many new or gone messages are gathered before they are written to the database; one that is settled before never gets there.
+_GATHERED = 2048
+_GATHERED_BYTES = 1024 * 1024
+
+# While the file cannot be written, so many batches are remembered before they are put together.
+_BATCHES = 4096
+
+_PRIME = 4294967291
+
+_MESSAGE_COLUMNS = "number, queue, position, accepted, expires, attempts, crc, body"
+_DEAD_COLUMNS = "number, queue, reason, text, accepted, died, attempts, body"
+
+
+def schema(name: str) -> str:
+    """The text of a schema file."""
+    return (files("phpmq") / "schema" / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def checksum(number: int, queue: int, position: int, accepted: int, expires: int | None, attempts: int, body: bytes) -> int:
+    """
+    CRC-32 of a message's row: the body's, started from a mix of the other columns.
+
+    The mix is taken modulo a prime, so that no single flipped bit of a column leaves it as it was.
+    """
+    mix = number ^ position << 5 ^ accepted << 11 ^ (expires or 0) << 17 ^ queue << 23 ^ attempts << 43
+    return crc32(body, mix % _PRIME)
+
+
+def _row(message: Message) -> tuple[object, ...]:
+    number, queue, position = message.number, message.queue.number, message.position
+    accepted, expires, attempts, body = (
+        message.accepted,
+        message.expires or None,
+        message.attempts,
+        message.body,
+    )
+    crc = checksum(number, queue, position, accepted, expires, attempts, body)
+    return number, queue, position, accepted, expires, attempts, crc, body
+
+
+@dataclass
+class Delta:
+    """
+    Changes for the mirror, as a SQLite database of their own.
+
+    @ivar image: tables C{message}, C{dead} and C{queue} with rows to replace, C{gone} and C{gone_queue} with keys to delete, and C{meta}
+    @ivar upto: the highest message number that it brings up to date
+    @ivar changes: how many rows
+    @ivar more: whether it was too small for all that the mirror has to know
+    @ivar keeps_flushed: whether changed messages are left for the next delta: a dead one among them, which the file still has as
+        waiting, would be taken for flushed if its queue's C{flushed} came before it
+    """
+
+    image: bytes
+    upto: int
+    changes: int
+    gone: set[int]
+    changed: dict[int, int]
+    queues: set[int]
+    gone_queues: dict[str, QueueRecord]
+    more: bool = False
+    keeps_flushed: bool = False
+
+
+@implementer(IStore)
+class SQLiteStore:
+    """
+    Messages and queues in an in-memory SQLite database.
+
+    Changes are gathered and written in batches. What the mirror has to copy is known by message numbers alone: those above
+    C{mirrored} are new, others are noted when they change or go.
+
+    @ivar mirrored: all that was accepted up to this number is in the file as well
+    """
+
+    def __init__(self, database: sqlite3.Connection | None = None) -> None:
+        if database is None:
+            database = sqlite3.connect(":memory:", isolation_level=None)
+            database.executescript(schema("001"))
+        self._database = database
+        database.executescript(schema("memory"))
+        meta = dict(database.execute("SELECT key, value FROM meta"))
+        starts = meta.get("starts", 0) + 1
+        prefix = meta.get("id_prefix") or hexlify(os.urandom(8))
+        self.id_prefix: bytes = prefix
+        self._next_queue = max(meta.get("next_queue", 1), self._one("SELECT max(number) + 1 FROM queue") or 1)
+        self._meta: dict[str, object] = {"starts": starts, "id_prefix": prefix}
+        highest = max(self._one(f"SELECT max(number) FROM {table}") or 0 for table in ("message", "dead"))
+        self.next_number: int = max(starts, highest // _RANGE + 1) * _RANGE
+        self._meta["starts"] = self.next_number // _RANGE
+        self.mirrored: int = self.next_number - 1
+        # Gathered, not in the database yet.
+        self._added: dict[int, Message] = {}
+        self._put: dict[int, Message] = {}
+        self._gathered_size = 0  # of all that were added or put since the last write, also of those that are gone
+        self._retried: dict[int, Message] = {}
+        self._removed: list[int] = []
+        # What the mirror must know about messages up to _extracted.
+        self._extracted = self.mirrored
+        self._extracted_queue = self._next_queue - 1
+        self._batches: deque[tuple[int, int, int]] = deque()  # highest number, messages, bytes
+        self._gone: set[int] = set()
+        self._changed: dict[int, int] = {}  # number -> bytes
+        self._dirty_queues: set[int] = set()
+        self._gone_queues: dict[str, QueueRecord] = {}
+        self._leaving: dict[str, QueueRecord] = {}  # the gone queues of the delta that is being written
+        self._meta_dirty = True
+        self._expiry = (0, 0)
+
+    def _one(self, sql: str) -> int | None:
+        (value,) = self._database.execute(sql).fetchone()
+        result: int | None = value
+        return result
+
+    # Messages
+
+    def add(self, message: Message) -> None:
+        """Keep a new message; see L{IStore}."""
+        self._added[message.number] = message
+        self._gathered_size += len(message.body)
+        if len(self._added) >= _GATHERED or self._gathered_size >= _GATHERED_BYTES:
+            self.write()
+
+    def put(self, message: Message) -> None:
+        """Keep a message as it is now; see L{IStore}."""
+        number = message.number
+        if number not in self._added:
+            self._retried.pop(number, None)
+            self._put[number] = message
+            self._gathered_size += len(message.body)
+            if len(self._put) >= _GATHERED or self._gathered_size >= _GATHERED_BYTES:
+                self.write()
+
+    def retried(self, message: Message) -> None:
+        """Keep how often a message was delivered; see L{IStore}."""
+        number = message.number
+        if number not in self._added and number not in self._put:
+            self._retried[number] = message
+
+    def remove(self, number: int) -> None:
+        """Forget a message; see L{IStore}."""
+        if self._added.pop(number, None) is None:
+            if self._put:
+                self._put.pop(number, None)
+            if self._retried:
+                self._retried.pop(number, None)
+            self._removed.append(number)
+            if len(self._removed) >= _GATHERED:
+                self.write()
+
+    def bury(self, message: Message, reason: str, text: str, now: int) -> None:
+        """Turn a message into a dead one; see L{IStore}."""
+        number = message.number
+        if self._added or self._put:
+            self.write()
+        self._retried.pop(number, None)
+        with self._transaction():
+            self._database.execute("DELETE FROM message WHERE number = ?", (number,))
+            self._database.execute(
+                f"INSERT OR REPLACE INTO dead ({_DEAD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    number,
+                    message.queue.name,
+                    reason,
+                    text,
+                    message.accepted,
+                    now,
+                    message.attempts,
+                    message.body,
+                ),
+            )
+        self._note_changed(message)
+
+    def write(self) -> None:
+        """Write what was gathered to the database."""
+        if not (self._added or self._removed or self._put or self._retried):
+            return
+        added, self._added, self._gathered_size = self._added, {}, 0
+        removed, self._removed = self._removed, []
+        put, self._put = self._put, {}
+        retried = self._some_retried()
+        with self._transaction():
+            run = self._database.executemany
+            run("DELETE FROM message WHERE number BETWEEN ? AND ?", _runs(removed))
+            run("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)", map(_row, added.values()))
+            run("INSERT OR REPLACE INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)", map(_row, put.values()))
+            run("UPDATE message SET attempts = ?, crc = ? WHERE number = ?", map(_retry, retried))
+        extracted = self._extracted
+        self._note_gone(number for number in removed if number <= extracted)
+        for message in (*put.values(), *retried):
+            self._note_changed(message)
+        if added:
+            size = sum(len(message.body) for message in added.values())
+            self._batches.append((next(reversed(added)), len(added), size))
+            if len(self._batches) > _BATCHES:
+                self._join_batches()
+
+    def _some_retried(self) -> list[Message]:
+        """Take a part of those whose attempts changed: their rows are written anew with their bodies, and nobody waits for that."""
+        some: list[Message] = []
+        size = 0
+        for message in self._retried.values():
+            some.append(message)
+            size += len(message.body)
+            if len(some) >= _GATHERED or size >= _GATHERED_BYTES:
+                break
+        for message in some:
+            del self._retried[message.number]
+        return some
+
+    def _join_batches(self) -> None:
+        """While nothing is mirrored, remember half as many batches of twice the size."""
+        pairs = zip(*[iter(self._batches)] * 2, strict=False)
+        joined = deque((second[0], first[1] + second[1], first[2] + second[2]) for first, second in pairs)
+        if len(self._batches) % 2:
+            joined.append(self._batches[-1])
+        self._batches = joined
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+    def _note_gone(self, numbers: Iterable[int]) -> None:
+        if self._changed:
+            numbers = list(numbers)
+            for number in numbers:
+                self._changed.pop(number, None)
+        self._gone.update(numbers)
+
+    def _note_changed(self, message: Message) -> None:
+        number = message.number
+        if number <= self._extracted:
+            self._changed[number] = len(message.body)
+            self._gone.discard(number)
+
+    def read(self, queue: QueueRecord, after: int, count: int, size: int) -> list[Message]:
+        """Messages in order; see L{IStore}."""
+        self.write()
+        rows = self._database.execute(
+            "SELECT number, position, accepted, expires, attempts, body FROM message"
+            " WHERE queue = ? AND position > ? ORDER BY position LIMIT ?",
+            (queue.number, after, count),
+        )
+        messages: list[Message] = []
+        total = 0
+        for number, position, accepted, expires, attempts, body in rows:
+            messages.append(Message(number, queue, position, accepted, expires or 0, attempts, body))
+            total += len(body)
+            if total >= size:
+                break
+        rows.close()
+        return messages
+
+    def expired(self, now: int, count: int) -> list[tuple[int, int, int, int]]:
+        """Messages that expired; see L{IStore}."""
+        self.write()
+        rows = self._database.execute(
+            "SELECT expires, number, queue, position, length(body) FROM message"
+            " WHERE expires <= ? AND (expires, number) > (?, ?) ORDER BY expires, number LIMIT ?",
+            (now, *self._expiry, count),
+        ).fetchall()
+        if rows:
+            self._expiry = rows[-1][:2]
+        return [row[1:] for row in rows]
+
+    def purge(self, queue: QueueRecord, count: int) -> bool:
+        """Forget flushed messages; see L{IStore}."""
+        self.write()
+        numbers = self._database.execute(
+            "SELECT number FROM message WHERE queue = ? AND position <= ? LIMIT ?",
+            (queue.number, queue.flushed, count),
+        ).fetchall()
+        with self._transaction():
+            self._database.executemany("DELETE FROM message WHERE number = ?", numbers)
+        self._note_gone(number for (number,) in numbers if number <= self._extracted)
+        return len(numbers) < count
+
+    def dead(self, queue: str | None = None) -> Iterable[DeadMessage]:
+        """The dead messages; see L{IStore}."""
+        where, values = ("", ()) if queue is None else (" WHERE queue = ?", (queue,))
+        for row in self._database.execute(f"SELECT {_DEAD_COLUMNS} FROM dead{where} ORDER BY died, number", values):
+            yield DeadMessage(*row)
+
+    def dead_totals(self) -> tuple[int, int]:
+        """How many dead messages, and their bytes; see L{IStore}."""
+        count, size = self._database.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM dead").fetchone()
+        return count, size
+
+    # Queues
+
+    def create_queue(self, name: str) -> QueueRecord:
+        """A new queue; see L{IStore}."""
+        # One that the file may still have, perhaps with messages, is the same again: a name is never there twice.
+        queue = self._gone_queues.pop(name, None) or self._leaving.get(name)
+        if queue is None:
+            queue = QueueRecord(self._next_queue, name)
+            self._next_queue += 1
+        self.save_queue(queue)
+        return queue
+
+    def save_queue(self, queue: QueueRecord) -> None:
+        """Keep a queue's facts; see L{IStore}."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO queue VALUES (?, ?, ?, ?, ?)",
+            (queue.number, queue.name, queue.revision, queue.flushed, queue.paused),
+        )
+        self._dirty_queues.add(queue.number)
+
+    def drop_queue(self, queue: QueueRecord) -> None:
+        """Forget a queue; see L{IStore}."""
+        self._database.execute("DELETE FROM queue WHERE number = ?", (queue.number,))
+        self._dirty_queues.discard(queue.number)
+        if queue.number <= self._extracted_queue:
+            self._gone_queues[queue.name] = QueueRecord(queue.number, queue.name, flushed=queue.flushed)
+
+    def queues(self) -> list[tuple[QueueRecord, int, int]]:
+        """Every queue with its counts; see L{IStore}."""
+        self.write()
+        return [
+            (QueueRecord(number, name, revision, flushed, paused), count, size)
+            for number, name, revision, flushed, paused, count, size in self._database.execute(
+                "SELECT queue.*, count(message.number), coalesce(sum(length(body)), 0)"
+                " FROM queue LEFT JOIN message ON message.queue = queue.number AND position > flushed GROUP BY queue.number"
+            )
+        ]
+
+    # The mirror
+
+    @property
+    def pending(self) -> int:
+        """About how many changes the mirror has not seen."""
+        gathered = len(self._added) + len(self._removed) + len(self._put) + len(self._retried)
+        batches = sum(batch[1] for batch in self._batches)
+        return gathered + batches + len(self._gone) + len(self._changed) + len(self._dirty_queues) + len(self._gone_queues)
+
+    def note_meta(self) -> None:
+        """The next L{extract} has something even if no message changed: its C{meta} does."""
+        self._meta_dirty = True
+
+    def extract(self, count: int, size: int, meta: dict[str, object]) -> Delta | None:
+        """
+        The next changes for the mirror, None when there are none.
+
+        Afterwards either L{confirm} or L{restore} is due before the next call.
+
+        @param count: about how many messages at most
+        @param size: about how many bytes of bodies at most
+        @param meta: more values for the table C{meta}
+        """
+        self.write()
+        upto = self._upto(count, size)
+        gone, whole = _take(self._gone, count)
+        changed = self._take_changed(count, size)
+        queues, self._dirty_queues = self._dirty_queues, set()
+        # Only with the last of the gone and the dead: a queue's row must not leave the file before its messages.
+        gone_queues: dict[str, QueueRecord] = {}
+        if whole and not self._changed:
+            gone_queues, self._gone_queues = self._gone_queues, {}
+        self._leaving = gone_queues
+        if upto == self.mirrored and not (gone or changed or queues or gone_queues or self._meta_dirty):
+            return None
+        self._extracted = max(self._extracted, upto)
+        self._extracted_queue = self._next_queue - 1
+        delta = Delta(b"", upto, len(gone) + len(changed), gone, changed, queues, gone_queues)
+        if self._changed:
+            delta.keeps_flushed = True
+            self._dirty_queues = queues.copy()
+        delta.more = bool(self._gone or self._changed or self._retried) or (bool(self._batches) and self._batches[-1][0] > upto)
+        try:
+            self._draw(delta, {**self._meta, "next_queue": self._next_queue, **meta})
+        except BaseException:
+            self.restore(delta)
+            raise
+        self._meta_dirty = False
+        return delta
+
+    def _take_changed(self, count: int, size: int) -> dict[int, int]:
+        """Move changed messages out of the set, until there are so many or so many bytes of them."""
+        taken: dict[int, int] = {}
+        for number, length in self._changed.items():
+            if len(taken) >= count or size <= 0:
+                break
+            taken[number] = length
+            size -= length
+        for number in taken:
+            del self._changed[number]
+        return taken
+
+    def _draw(self, delta: Delta, meta: dict[str, object]) -> None:
+        """Make the delta's image."""
+        run = self._database.execute
+        keys = {
+            "changed": delta.changed,
+            "dirty": delta.queues,
+            "gone": delta.gone,
+            "gone_queue": {queue.number for queue in delta.gone_queues.values()},
+        }
+        run("ATTACH ':memory:' AS delta")
+        try:
+            run("BEGIN")
+            for table, numbers in keys.items():
+                run(f"CREATE TABLE delta.{table} (number INTEGER PRIMARY KEY)")
+                self._database.executemany(f"INSERT INTO delta.{table} VALUES (?)", zip(numbers))
+            for table in "message", "dead":
+                run(
+                    f"CREATE TABLE delta.{table} AS SELECT * FROM main.{table} WHERE number > ? AND number <= ?"
+                    f" UNION ALL SELECT * FROM main.{table} WHERE number IN delta.changed",
+                    (self.mirrored, delta.upto),
+                )
+                delta.changes += self._one(f"SELECT max(rowid) FROM delta.{table}") or 0
+            run("CREATE TABLE delta.queue AS SELECT * FROM main.queue WHERE number IN delta.dirty")
+            run("CREATE TABLE delta.meta (key, value)")
+            self._database.executemany("INSERT INTO delta.meta VALUES (?, ?)", meta.items())
+            run("COMMIT")
+            delta.image = self._database.serialize(name="delta")
+        finally:
+            if self._database.in_transaction:
+                run("ROLLBACK")
+            run("DETACH delta")
+
+    def _upto(self, count: int, size: int) -> int:
+        """The highest number that a delta of so many messages and bytes may reach."""
+        upto = self.mirrored
+        for highest, messages, total in self._batches:
+            if count <= 0 or size <= 0:
+                break
+            upto = highest
+            count -= messages
+            size -= total
+        return upto
+
+    def confirm(self, delta: Delta) -> None:
+        """The delta is in the file."""
+        self._leaving = {}
+        self.mirrored = max(self.mirrored, delta.upto)
+        while self._batches and self._batches[0][0] <= self.mirrored:
+            self._batches.popleft()
+
+    def restore(self, delta: Delta) -> None:
+        """The delta did not get to the file: what it held is part of the next one."""
+        self._gone |= delta.gone.difference(self._changed)
+        self._changed |= {number: length for number, length in delta.changed.items() if number not in self._gone}
+        for name, queue in delta.gone_queues.items():
+            if queue.number not in self._dirty_queues:
+                self._gone_queues.setdefault(name, queue)
+        self._dirty_queues |= delta.queues - {queue.number for queue in self._gone_queues.values()}
+        self._leaving = {}
+        self._meta_dirty = True
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._database.close()
+
+
+def _retry(message: Message) -> tuple[object, ...]:
+    number, attempts = message.number, message.attempts
+    crc = checksum(
+        number,
+        message.queue.number,
+        message.position,
+        message.accepted,
+        message.expires or None,
+        attempts,
+        message.body,
+    )
+    return attempts, crc, number
+
+
+def _runs(numbers: list[int]) -> list[tuple[int, int]]:
+    """First and last of each run without a gap: what was accepted together often goes together, and a run is one statement."""
+    numbers.sort()
+    gaps = [place for place, (one, other) in enumerate(pairwise(numbers), 1) if other - one > 1]
+    return [(numbers[start], numbers[stop - 1]) for start, stop in zip([0, *gaps], [*gaps, len(numbers)], strict=True) if stop > start]
+
+
+def _take(numbers: set[int], count: int) -> tuple[set[int], bool]:
+    """Move up to C{count} numbers out of a set; also whether those were all."""
+    if len(numbers) <= count:
+        taken = numbers.copy()
+        numbers.clear()
+        return taken, True
+    taken = set(islice(numbers, count))
+    numbers -= taken
+    return taken, False
