@@ -1,0 +1,197 @@
+"""When the store is copied to the file, and what happens when that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
+
+from phpmq.clock import SteadyClock
+from phpmq.errors import StartError, StoreError
+from phpmq.mirror.file import StoreFile
+from phpmq.store import Delta, SQLiteStore
+
+_T = TypeVar("_T")
+
+# One delta's size: what the reactor draws at a time (5-20 ms) and the thread writes at a time.
+_DELTA_MESSAGES = 10_000
+_DELTA_BYTES = 4 * 1024 * 1024
+
+# While the mirror fails, seconds between two alarms in the log.
+_ALARM_INTERVAL = 60.0
+
+# A difference of the system's clock that is worth a write of its own, in milliseconds.
+_STEP = 500
+
+# Seconds that a stop tries to save what is not saved yet.
+_STOP_TIMEOUT = 8.0
+
+
+class MirrorService(Service):
+    """
+    Copies what is new in the store to the file, again and again.
+
+    A write that fails loses nothing: its changes are part of the next one. Meanwhile L{failing} is true and the log has an alarm a minute.
+
+    @ivar failing: whether the last write failed
+    @ivar errors: how many writes failed
+    @ivar unsaved: after a stop, how many changes could not be written
+    @ivar last_success: when the file was last up to date, by the clock's seconds
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: SQLiteStore,
+        file: StoreFile,
+        interval: float,
+        clock: SteadyClock,
+        reactor: IReactorTime,
+        pool: ThreadPool | None = None,
+    ) -> None:
+        """
+        @param interval: seconds between two writes
+        """
+        self._store = store
+        self._file = file
+        self._interval = interval
+        self._clock = clock
+        self._reactor = reactor
+        # A pool of its own with one thread: the reactor's is also for others, and stops before this service has written all.
+        self._pool = pool or ThreadPool(1, 1, "phpmq-mirror")
+        self._loop = LoopingCall(self._tick)
+        self._loop.clock = reactor
+        self._writing: Deferred[None] | None = None
+        self.failing = False
+        self.errors = self.unsaved = 0
+        self.last_success = clock.seconds()
+        self._quiet_until = 0.0
+        self._alarmed = False  # and not said yet that all is well again
+        # By how much the system's clock is ahead of the steady one, as the file knows it; milliseconds.
+        self._ahead = 0
+        # Whether the file may have free pages to give back, which is done while there is nothing to write.
+        self._untidy = True
+
+    def startService(self) -> None:
+        """
+        Write once, then every interval.
+
+        @raise StartError: the file cannot be written
+        """
+        super().startService()
+        # This start's range of message numbers has to be in the file before the first number is used.
+        delta = self._extract()
+        assert delta is not None
+        try:
+            self._file.apply(delta)
+        except StoreError as error:
+            self._file.close()
+            raise StartError(f"phpmq: the store cannot be written ({error}).") from error
+        self._store.confirm(delta)
+        self._pool.start()
+        self._loop.start(self._interval, now=False)
+
+    def _extract(self) -> Delta | None:
+        reading = self._clock.reading()
+        ahead = reading["wall"] - reading["steady"]
+        if abs(ahead - self._ahead) > _STEP:
+            # The system's time was set. The file has to know, or the next start would take it for time that has passed.
+            self._ahead = ahead
+            self._store.note_meta()
+        return self._store.extract(_DELTA_MESSAGES, _DELTA_BYTES, {**reading})
+
+    def _tick(self) -> Deferred[None]:
+        # LoopingCall waits for the Deferred: writes never overlap.
+        self._writing = Deferred.fromCoroutine(self._write_all())
+        return self._writing
+
+    async def _write_all(self) -> None:
+        """Write until the file is up to date. Catches everything: a LoopingCall that fails once never runs again."""
+        try:
+            wrote = False
+            while delta := self._extract():
+                wrote = True
+                await self._write(delta)
+                if not delta.more:
+                    break
+            self._succeeded()
+            self._untidy = wrote or (self._untidy and await self._tidy())
+        except Exception as error:
+            self._failed(error)
+
+    async def _write(self, delta: Delta) -> None:
+        try:
+            await self._in_thread(self._file.apply, delta)
+        except BaseException:
+            self._store.restore(delta)
+            raise
+        self._store.confirm(delta)
+
+    async def _tidy(self) -> bool:
+        """Give space back. If that fails all is saved nevertheless: no alarm, it is tried again after the next write."""
+        try:
+            return await self._in_thread(self._file.tidy)
+        except StoreError:
+            return False
+
+    def _in_thread(self, work: Callable[..., _T], *args: object) -> Deferred[_T]:
+        return deferToThreadPool(self._reactor, self._pool, work, *args)  # type: ignore[arg-type]
+
+    def _succeeded(self) -> None:
+        self.last_success = self._clock.seconds()
+        if self.failing:
+            self.failing = False
+            if self._alarmed:
+                self._alarmed = False
+                self._log.info("the store's file is written again; nothing was lost")
+
+    def _failed(self, error: Exception) -> None:
+        self.failing = True
+        self.errors += 1
+        now = self._clock.seconds()
+        if now >= self._quiet_until:
+            self._quiet_until = now + _ALARM_INTERVAL
+            self._alarmed = True
+            self._log.critical(
+                "the store's file cannot be written ({error}); {pending} changes are in memory only",
+                error=error,
+                pending=self._store.pending,
+            )
+
+    def stopService(self) -> Deferred[None]:
+        """Write what is left, then let go of the file."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self._loop.running:
+            self._loop.stop()
+        if self._writing is not None:
+            await self._writing
+        deadline = self._clock.seconds() + _STOP_TIMEOUT
+        await self._write_all()
+        while (self.failing or self._store.pending) and self._clock.seconds() < deadline:
+            await _sleep(self._reactor, min(self._interval, 0.1))
+            await self._write_all()
+        self.unsaved = self._store.pending if self.failing else 0
+        if self.unsaved:
+            self._log.critical(
+                "stopped with {pending} changes that could not be written to the file",
+                pending=self.unsaved,
+            )
+        self._pool.stop()
+        self._file.close()
+
+
+def _sleep(reactor: IReactorTime, seconds: float) -> Deferred[None]:
+    done: Deferred[None] = Deferred()
+    reactor.callLater(seconds, done.callback, None)
+    return done
