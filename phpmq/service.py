@@ -1,0 +1,291 @@
+"""The server as a service: listeners, broker, store and mirror. Add it to an application, with or without twistd."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.application.strports import service as listener
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.error import CannotListenError
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from phpmq.broker import Broker
+from phpmq.clock import SteadyClock
+from phpmq.commands import Version01
+from phpmq.errors import StartError
+from phpmq.frames import CONTENT, DEFAULT_LIMITS
+from phpmq.mirror import MirrorService, StoreFile
+from phpmq.protocol import Connections, QueueFactory
+from phpmq.store import SQLiteStore
+
+#: File descriptors that the server needs beside its connections.
+_SPARE_DESCRIPTORS = 64
+
+#: Unfinished frames of all connections may take the memory limit divided by this, on top of it.
+_UNFINISHED_SHARE = 4
+
+#: Connections that the system completes before the server takes them, for each listener that does not name its own number.
+_BACKLOG = 1024
+
+
+def default_memory_limit() -> int:
+    """60 % of the machine's memory, or of the control group's where that is less; bytes."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes":
+        try:
+            with open(path) as file:
+                total = min(total, int(file.read()))
+        except (OSError, ValueError):
+            continue  # No such control group, or "max".
+    return total * 6 // 10
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    How a server is to be.
+
+    @ivar listen: strports strings, for example C{tcp:9100}
+    @ivar listen_original: strports strings of listeners for clients of the original revision of protocol 01
+    @ivar store: path of the SQLite file, or C{memory} for none
+    @ivar mirror_interval: seconds between two writes of the file
+    @ivar max_message_size: bytes of one message's body
+    @ivar memory_limit: bytes of all messages, from which on senders wait
+    @ivar max_connections: connections at a time, over all listeners
+    @ivar max_window: messages that a consumer may hold unacknowledged in one queue, whatever it asks for
+    @ivar frame_timeout: seconds that a begun frame may make no progress
+    @ivar write_timeout: seconds that a consumer may leave its deliveries unread
+    """
+
+    listen: Sequence[str] = ("tcp:9100",)
+    listen_original: Sequence[str] = ()
+    store: str = "phpmq.db"
+    mirror_interval: float = 0.1
+    max_message_size: int = DEFAULT_LIMITS[CONTENT]
+    memory_limit: int = field(default_factory=default_memory_limit)
+    max_connections: int = 10000
+    max_window: int = 65535
+    frame_timeout: float = 30.0
+    write_timeout: float = 60.0
+
+
+class QueueService(MultiService):
+    """
+    A queue server.
+
+    @ivar broker: the queues, once the service was started; other code of the process sends and consumes through it
+    @ivar connections: the clients
+    @ivar mirror: the file's keeper, once the service was started; None without a file
+    """
+
+    _log = Logger()
+
+    def __init__(self, settings: Settings, reactor: Any) -> None:
+        """
+        @raise ValueError: a listener's description is none
+        """
+        super().__init__()
+        self.settings = settings
+        self._reactor = reactor
+        self.clock = SteadyClock()
+        version = Version01(settings.max_message_size)
+        self.connections = Connections(
+            version,
+            reactor,
+            settings.max_connections,
+            settings.frame_timeout,
+            settings.write_timeout,
+            max(settings.memory_limit // _UNFINISHED_SHARE, settings.max_message_size + 1024),
+        )
+        self.broker: Broker
+        self.mirror: MirrorService | None = None
+        self._store: SQLiteStore | None = None
+        self._wake: Any = None
+        self._listeners = [
+            listener(_with_backlog(description), QueueFactory(self.connections, original), reactor)
+            for original, descriptions in ((False, settings.listen), (True, settings.listen_original))
+            for description in descriptions
+        ]
+        self._descriptions = [*settings.listen, *settings.listen_original]
+        for port in self._listeners:
+            port.setServiceParent(self)
+        self._ticks = LoopingCall(self._tick)
+        self._ticks.clock = reactor
+
+    # Start
+
+    def privilegedStartService(self) -> None:
+        """
+        Bind the listeners.
+
+        @raise StartError: one of them cannot be bound
+        """
+        for description, port in zip(self._descriptions, self._listeners, strict=True):
+            try:
+                try:
+                    port.privilegedStartService()
+                except CannotListenError as error:
+                    if not _remove_dead_socket(error.port):
+                        raise
+                    port.privilegedStartService()
+            except (CannotListenError, OSError) as error:
+                raise StartError(_cannot_listen(description, error)) from error
+
+    def startService(self) -> None:
+        """
+        Read the store and go.
+
+        @raise StartError: the store's file cannot be used
+        """
+        self._check_descriptors()
+        settings = self.settings
+        self._store = store = self._open_store()
+        self.broker = Broker(store, self.clock.now, settings.memory_limit, settings.max_window, self._dispatch_soon)
+        self.broker.dispatch()
+        self.connections.broker = self.broker
+        if self.mirror is not None:
+            self.mirror.startService()
+        super().startService()
+        self._ticks.start(1.0, now=False)
+        self._log.info(
+            "phpmq is ready: {queues} queues, listening on {listeners}, store {store}",
+            queues=len(self.broker.queues),
+            listeners=", ".join(self._descriptions) or "nothing",
+            store=settings.store,
+        )
+
+    def _open_store(self) -> SQLiteStore:
+        settings = self.settings
+        if settings.store == "memory":
+            self._log.warn("the store is in memory only: its messages end with this process")
+            return SQLiteStore()
+        file = StoreFile(settings.store)
+        memory, damaged = file.open()
+        if damaged:
+            self._log.error(
+                "{damaged} messages in {path} are damaged; they are kept in its table 'damaged' and not delivered",
+                damaged=damaged,
+                path=file.path,
+            )
+        reading = dict(memory.execute("SELECT key, value FROM meta WHERE key IN ('steady', 'wall')"))
+        if len(reading) == 2:
+            self.clock.resume(reading["steady"], reading["wall"])
+        store = SQLiteStore(memory)
+        self.mirror = MirrorService(store, file, settings.mirror_interval, self.clock, self._reactor)
+        return store
+
+    def _check_descriptors(self) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        need = self.settings.max_connections + _SPARE_DESCRIPTORS
+        if soft != resource.RLIM_INFINITY and soft < need:
+            soft = need if hard == resource.RLIM_INFINITY else min(need, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft != resource.RLIM_INFINITY and soft < need:
+            self._log.warn(
+                "{soft} file descriptors are too few for max-connections {most}: raise the limit (LimitNOFILE, ulimit -n) to {need}",
+                soft=soft,
+                most=self.settings.max_connections,
+                need=need,
+            )
+
+    # While it runs
+
+    def _dispatch_soon(self) -> None:
+        if self._wake is None:
+            self._wake = self._reactor.callLater(0, self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._wake = None
+        self.broker.dispatch()
+
+    def _tick(self) -> None:
+        """Once a second. Catches everything: a LoopingCall that fails once never runs again."""
+        try:
+            self.connections.check()
+            self._sweep()
+        except Exception:
+            self._log.failure("a periodic check failed")
+
+    def _sweep(self) -> None:
+        if self.running and not self.broker.sweep():
+            self._reactor.callLater(0, self._sweep)
+
+    # Stop
+
+    def stopService(self) -> Deferred[None]:
+        """Stop listening and reading, save all that was accepted, then close the connections."""
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self.running = 0
+        if self._ticks.running:
+            self._ticks.stop()
+        await DeferredList([port.stopService() for port in self._listeners])
+        if self._store is None:
+            return  # It never started.
+        connections = list(self.connections.open)
+        self.broker.stop()
+        for connection in connections:
+            connection.leave()
+        if self.mirror is not None:
+            await self.mirror.stopService()
+        for connection in connections:
+            connection.close()
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        self._store.close()
+        self._log.info("phpmq stopped")
+
+
+def _with_backlog(description: str) -> str:
+    """
+    The description with room for a burst of connections: scripts connect for each request.
+
+    Twisted's default of 50 lets the 51st of a burst wait for its second try, a second later.
+    """
+    kind = description.partition(":")[0]
+    if kind in ("tcp", "tcp6", "ssl", "unix") and ":backlog=" not in description:
+        return f"{description}:backlog={_BACKLOG}"
+    return description
+
+
+def _remove_dead_socket(path: bytes | int) -> bool:
+    """
+    Remove a unix socket that nobody listens on any more, with its lock; whether it was one.
+
+    Twisted does so only if no process has the number that the lock names. In a container a server has the same one at each start.
+    """
+    if isinstance(path, int):
+        return False  # It is a port.
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX) as client:
+            client.setblocking(False)
+            client.connect(path)
+    except ConnectionRefusedError:
+        with suppress(FileNotFoundError):
+            os.unlink(path + b".lock")
+        os.unlink(path)
+        return True
+    except OSError:
+        pass  # Not there, not ours, or so busy that a connection has to wait.
+    return False
+
+
+def _cannot_listen(description: str, error: Exception) -> str:
+    reason = getattr(error, "socketError", error)
+    hint = ""
+    if description.startswith("tcp:9100"):
+        hint = " (9100 is also the port of Prometheus' node_exporter)"
+    return f"phpmq: cannot listen on {description}: {reason}{hint}; stop what uses it or name another with --listen."
