@@ -1,0 +1,66 @@
+"""
+A Twisted application with a queue server inside: its own code consumes and sends without a socket.
+
+Run it with: twistd --nodaemon --pidfile= -y phpmq.tac
+
+It answers each message in the queue "words" with one in the queue "shouts".
+"""
+
+from collections import deque
+
+from twisted.application.service import Application, Service
+from twisted.internet import reactor
+from zope.interface import implementer
+
+from phpmq.interfaces import IPeer
+from phpmq.service import QueueService, Settings
+
+
+@implementer(IPeer)
+class Shouter(Service):
+    """A consumer and sender in the server's own process."""
+
+    def __init__(self, server):
+        self.server = server
+        self.words = deque()
+
+    def startService(self):
+        """The server was added to the application first, so it has started and has a broker now."""
+        super().startService()
+        self.channel = self.server.broker.channel(self)
+        self.channel.consume("words", 100)
+
+    def stopService(self):
+        """What was delivered and not settled goes back to its place."""
+        self.channel.close()
+        return super().stopService()
+
+    def shout(self):
+        while self.words:
+            self.full = False
+            self.channel.publish(None, "shouts", self.words[0].body.upper(), 0)
+            if self.full:
+                return
+            self.channel.ack(None, self.words.popleft().id)
+
+    def deliver(self, message, now):
+        """A message came. It may be settled here or at any later time."""
+        self.words.append(message)
+        self.shout()
+
+    def refused(self, tag, error):
+        """Called from within publish: the server has no room for the message."""
+        self.full = True
+
+    def room(self):
+        """There may be room again."""
+        self.shout()
+
+    def flush(self):
+        """No more deliveries for now."""
+
+
+application = Application("shouter")
+server = QueueService(Settings(listen=["unix:shouter.sock"], store="shouter.db"), reactor)
+server.setServiceParent(application)
+Shouter(server).setServiceParent(application)
