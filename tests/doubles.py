@@ -1,0 +1,216 @@
+"""Stand-ins for the seams of phpmq/interfaces.py, each checked against its interface by a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from copy import copy
+
+from zope.interface import implementer
+
+from phpmq.broker import Broker, Channel
+from phpmq.interfaces import IConnection, IPeer, IStore
+from phpmq.message import DeadMessage, Message, QueueRecord
+
+
+@implementer(IPeer)
+class RecordingPeer:
+    """
+    A client that notes what it is told.
+
+    @ivar channel: its conversation
+    @ivar held: what it got and did not settle through this class, in order of arrival
+    @ivar got: bodies of all that it ever got
+    @ivar flushed: how many deliveries each flush was for
+    @ivar refusals: tags and errors
+    @ivar rooms: how often it was told that there is room
+    """
+
+    def __init__(self, broker: Broker, output: int = 0) -> None:
+        """
+        @param output: pause the channel at so many deliveries until they are flushed, as a session does; 0 for never
+        """
+        self.channel: Channel = broker.channel(self)
+        self.held: list[Message] = []
+        self.got: list[bytes] = []
+        self.flushed: list[int] = []
+        self.refusals: list[tuple[bytes | None, Exception]] = []
+        self.rooms = 0
+        self.choked = False
+        self._output = output
+        self._unwritten = 0
+
+    def deliver(self, message: Message, now: int) -> None:
+        """Note a delivery; see L{IPeer}."""
+        self.held.append(message)
+        self.got.append(message.body)
+        self._unwritten += 1
+        if self._unwritten == self._output:
+            self.channel.pause()
+
+    def refused(self, tag: bytes | None, error: Exception) -> None:
+        """Note a refusal; see L{IPeer}."""
+        self.refusals.append((tag, error))
+
+    def room(self) -> None:
+        """Count it; see L{IPeer}."""
+        self.rooms += 1
+
+    def flush(self) -> None:
+        """Write: the channel goes on, unless the transport is choked; see L{IPeer}."""
+        self.flushed.append(self._unwritten)
+        self._unwritten = 0
+        if self.channel.paused and not self.choked:
+            self.channel.resume()
+
+    def take(self, body: bytes) -> bytes:
+        """The id of a held message, which is about to be settled."""
+        for index, message in enumerate(self.held):
+            if message.body == body:
+                return self.held.pop(index).id
+        raise AssertionError(f"{body!r} is not held, but {self.bodies}")
+
+    def ack(self, *bodies: bytes) -> None:
+        """Acknowledge held messages; all of them without arguments."""
+        for body in bodies or self.bodies:
+            self.channel.ack(None, self.take(body))
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """The bodies of what it holds."""
+        return [message.body for message in self.held]
+
+
+@implementer(IStore)
+class DictStore:
+    """A store that is nothing but two dicts."""
+
+    def __init__(self) -> None:
+        self.id_prefix = b"0123456789abcdef"
+        self.next_number = 1
+        self._messages: dict[int, Message] = {}
+        self._queues: dict[int, QueueRecord] = {}
+        self._dead: list[DeadMessage] = []
+        self._next_queue = 1
+        self._expiry = (0, 0)
+
+    def add(self, message: Message) -> None:
+        """Keep a new message; see L{IStore}."""
+        self._messages[message.number] = copy(message)
+
+    def put(self, message: Message) -> None:
+        """Keep a message as it is now; see L{IStore}."""
+        self._messages[message.number] = copy(message)
+
+    def remove(self, number: int) -> None:
+        """Forget a message; see L{IStore}."""
+        self._messages.pop(number, None)
+
+    def retried(self, message: Message) -> None:
+        """Keep how often a message was delivered; see L{IStore}."""
+        if message.number in self._messages:
+            self._messages[message.number].attempts = message.attempts
+
+    def bury(self, message: Message, reason: str, text: str, now: int) -> None:
+        """Turn a message into a dead one; see L{IStore}."""
+        self.remove(message.number)
+        name, accepted, attempts = message.queue.name, message.accepted, message.attempts
+        self._dead.append(DeadMessage(message.number, name, reason, text, accepted, now, attempts, message.body))
+
+    def _of(self, queue: QueueRecord) -> list[Message]:
+        messages = [message for message in self._messages.values() if message.queue.number == queue.number]
+        return sorted(messages, key=lambda message: message.position)
+
+    def read(self, queue: QueueRecord, after: int, count: int, size: int) -> list[Message]:
+        """Messages in order; see L{IStore}."""
+        messages: list[Message] = []
+        for message in self._of(queue):
+            if message.position > after and len(messages) < count and size > 0:
+                size -= len(message.body)
+                messages.append(copy(message))
+                messages[-1].queue = queue
+        return messages
+
+    def expired(self, now: int, count: int) -> list[tuple[int, int, int, int]]:
+        """Messages that expired; see L{IStore}."""
+        due = sorted(
+            (message.expires, message.number)
+            for message in self._messages.values()
+            if message.expires and message.expires <= now and (message.expires, message.number) > self._expiry
+        )[:count]
+        if due:
+            self._expiry = due[-1]
+        found = [self._messages[number] for _, number in due]
+        return [(message.number, message.queue.number, message.position, len(message.body)) for message in found]
+
+    def create_queue(self, name: str) -> QueueRecord:
+        """A new queue; see L{IStore}."""
+        queue = QueueRecord(self._next_queue, name)
+        self._next_queue += 1
+        self.save_queue(queue)
+        return queue
+
+    def save_queue(self, queue: QueueRecord) -> None:
+        """Keep a queue's facts; see L{IStore}."""
+        self._queues[queue.number] = QueueRecord(queue.number, queue.name, queue.revision, queue.flushed, queue.paused)
+
+    def drop_queue(self, queue: QueueRecord) -> None:
+        """Forget a queue; see L{IStore}."""
+        del self._queues[queue.number]
+
+    def queues(self) -> list[tuple[QueueRecord, int, int]]:
+        """Every queue with its counts; see L{IStore}."""
+        waiting = {
+            queue: [len(message.body) for message in self._of(queue) if message.position > queue.flushed] for queue in self._queues.values()
+        }
+        return [(copy(queue), len(sizes), sum(sizes)) for queue, sizes in waiting.items()]
+
+    def purge(self, queue: QueueRecord, count: int) -> bool:
+        """Forget flushed messages; see L{IStore}."""
+        flushed = [message.number for message in self._of(queue) if message.position <= queue.flushed]
+        for number in flushed[:count]:
+            self.remove(number)
+        return len(flushed) <= count
+
+    def dead(self, queue: str | None = None) -> Iterable[DeadMessage]:
+        """The dead messages; see L{IStore}."""
+        return [dead for dead in self._dead if queue is None or dead.queue == queue]
+
+    def dead_totals(self) -> tuple[int, int]:
+        """How many are dead, and the size of their bodies; see L{IStore}."""
+        return len(self._dead), sum(len(dead.body) for dead in self._dead)
+
+
+@implementer(IConnection)
+class RecordingConnection:
+    """
+    A transport that notes what it is told.
+
+    @ivar writes: what was written, one item for each write
+    @ivar reading: whether it hands over what arrives
+    @ivar errors: what the peer did wrong
+    @ivar on_write: called after each write with what was written
+    """
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.reading = True
+        self.errors: list[Exception] = []
+        self.on_write: Callable[[bytes], object] = lambda data: None
+
+    def write(self, data: bytes) -> None:
+        """Note a write; see L{IConnection}."""
+        if not self.errors:
+            self.writes.append(data)
+            self.on_write(data)
+
+    def stop_reading(self) -> None:
+        """See L{IConnection}."""
+        self.reading = False
+
+    def go_on_reading(self) -> None:
+        """See L{IConnection}."""
+        self.reading = True
+
+    def broken(self, error: Exception) -> None:
+        """Note an error; nothing is written any more; see L{IConnection}."""
+        self.errors.append(error)

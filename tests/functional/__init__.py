@@ -1,0 +1,1 @@
+"""Tests with a real twistd process on real sockets."""

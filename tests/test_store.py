@@ -1,0 +1,670 @@
+"""The promises of IStore, kept by every implementation, and those that SQLiteStore makes to the mirror."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from phpmq.interfaces import IStore
+from phpmq.message import Message, QueueRecord
+from phpmq.store import SCHEMA_VERSION, Delta, SQLiteStore, checksum, schema
+from tests.doubles import DictStore
+
+MANY = 2**31
+
+
+class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: ignore[misc]
+    """What every store promises."""
+
+    def make_store(self) -> Any:
+        """A new store."""
+        raise NotImplementedError
+
+    def setUp(self) -> None:
+        self.store = self.make_store()
+        self.next = self.store.next_number
+        self.queue = self.store.create_queue("q")
+
+    def add(self, body: bytes = b"x", queue: QueueRecord | None = None, expires: int = 0) -> Message:
+        """Add a message to the store."""
+        message = Message(self.next, queue or self.queue, self.next, 1000, expires, 0, body)
+        self.next += 1
+        self.store.add(message)
+        return message
+
+    def bodies(self, queue: QueueRecord | None = None, after: int = 0) -> list[bytes]:
+        """All that a queue holds, in order."""
+        return [message.body for message in self.store.read(queue or self.queue, after, MANY, MANY)]
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """What each queue holds, by name."""
+        return {record.name: (count, size) for record, count, size in self.store.queues()}
+
+    def test_interface(self) -> None:
+        """It provides IStore."""
+        self.assertTrue(verifyObject(IStore, self.store))
+
+    def test_id_prefix(self) -> None:
+        """Its ids start with 16 bytes of hexadecimal."""
+        self.assertRegex(self.store.id_prefix, rb"\A[0-9a-f]{16}\Z")
+
+    def test_order(self) -> None:
+        """Messages are read in the order in which they were added, each queue for itself."""
+        other = self.store.create_queue("other")
+        for number in range(6):
+            self.add(b"%d" % number, self.queue if number % 2 else other)
+        self.assertEqual(self.bodies(), [b"1", b"3", b"5"])
+        self.assertEqual(self.bodies(other), [b"0", b"2", b"4"])
+
+    def test_facts(self) -> None:
+        """What is read back is what was added, and belongs to the very queue that asked."""
+        added = self.add(b"\x00\xff", expires=5000)
+        (found,) = self.store.read(self.queue, 0, 1, 1)
+        for name in "number", "position", "accepted", "expires", "attempts", "body":
+            self.assertEqual(getattr(found, name), getattr(added, name), name)
+        self.assertIs(found.queue, self.queue)
+
+    def test_read_after(self) -> None:
+        """Reading goes on after a position."""
+        messages = [self.add(b"%d" % number) for number in range(4)]
+        self.assertEqual(self.bodies(after=messages[1].position), [b"2", b"3"])
+
+    def test_read_count(self) -> None:
+        """No more messages are read than asked for."""
+        for _ in range(5):
+            self.add()
+        self.assertEqual(len(self.store.read(self.queue, 0, 3, MANY)), 3)
+
+    def test_read_size(self) -> None:
+        """Reading ends once the bodies reach the size, and there is always at least one."""
+        for _ in range(5):
+            self.add(b"x" * 10)
+        self.assertEqual(len(self.store.read(self.queue, 0, MANY, 11)), 2)
+        self.assertEqual(len(self.store.read(self.queue, 0, MANY, 10)), 1)
+        self.assertEqual(len(self.store.read(self.queue, 0, MANY, 1)), 1)
+
+    def test_remove(self) -> None:
+        """A removed message is gone, whether it was just added or is long known; twice does no harm."""
+        known, kept = self.add(b"known"), self.add(b"kept")
+        self.bodies()
+        fresh = self.add(b"fresh")
+        for message in known, fresh, known:
+            self.store.remove(message.number)
+        self.assertEqual(self.bodies(), [b"kept"])
+        self.assertEqual(self.counts(), {"q": (1, 4)})
+        self.assertEqual(kept.number, self.store.read(self.queue, 0, 1, 1)[0].number)
+
+    def test_put(self) -> None:
+        """A message that is put with a later position moves there, with its attempts, whether it was just added or is long known."""
+        for read_first in True, False:
+            first = self.add(b"first")
+            if read_first:
+                self.bodies()
+            self.add(b"second")
+            first.position, first.attempts, first.expires = self.next, 3, 7000
+            self.next += 1
+            self.store.put(first)
+            second, moved = self.store.read(self.queue, 0, MANY, MANY)
+            self.assertEqual([second.body, moved.body], [b"second", b"first"])
+            self.assertEqual((moved.number, moved.attempts, moved.expires), (first.number, 3, 7000))
+            for message in first, second:
+                self.store.remove(message.number)
+        self.assertEqual(self.bodies(), [])
+
+    def test_put_then_remove(self) -> None:
+        """A message that was put can be removed at once."""
+        message = self.add()
+        self.bodies()
+        message.position = self.next
+        self.store.put(message)
+        self.store.remove(message.number)
+        self.assertEqual(self.bodies(), [])
+
+    def test_put_after_purge(self) -> None:
+        """A message that was in flight when its queue was flushed and purged is kept again once it is put."""
+        message = self.add(b"back")
+        self.bodies()
+        self.queue.flushed = message.position
+        self.store.save_queue(self.queue)
+        while not self.store.purge(self.queue, 10):
+            pass
+        self.assertEqual(self.bodies(), [])
+        message.position = self.next
+        self.store.put(message)
+        self.assertEqual(self.bodies(), [b"back"])
+
+    def test_retried(self) -> None:
+        """Attempts are kept."""
+        message = self.add()
+        self.bodies()
+        message.attempts = 4
+        self.store.retried(message)
+        self.assertEqual([found.attempts for found in self.store.read(self.queue, 0, 1, 1)], [4])
+
+    def test_retried_then_removed(self) -> None:
+        """Keeping the attempts of a message does not bring it back."""
+        message = self.add()
+        self.bodies()
+        message.attempts = 4
+        self.store.retried(message)
+        self.store.remove(message.number)
+        self.assertEqual(self.bodies(), [])
+
+    def test_bury(self) -> None:
+        """A buried message leaves its queue, whether it was just added or is long known, and keeps all its facts."""
+        known = self.add(b"known")
+        self.bodies()
+        fresh = self.add(b"fresh")
+        known.attempts = fresh.attempts = 2
+        self.store.bury(known, "rejected", "no such user", 2000)
+        self.store.bury(fresh, "expired", "", 2001)
+        self.assertEqual(self.bodies(), [])
+        self.assertEqual(self.counts(), {"q": (0, 0)})
+        one, two = self.store.dead()
+        self.assertEqual(
+            (one.number, one.queue, one.reason, one.text, one.accepted, one.died, one.attempts, one.body),
+            (known.number, "q", "rejected", "no such user", 1000, 2000, 2, b"known"),
+        )
+        self.assertEqual((two.reason, two.body), ("expired", b"fresh"))
+
+    def test_bury_after_put(self) -> None:
+        """A message that was re-queued and then buried is dead, and only that."""
+        message = self.add()
+        self.bodies()
+        message.position = self.next
+        self.store.put(message)
+        self.store.bury(message, "rejected", "", 1)
+        self.assertEqual(self.bodies(), [])
+        self.assertEqual(len(list(self.store.dead())), 1)
+
+    def test_dead_totals(self) -> None:
+        """How many are dead, and the size of their bodies, is known without listing them."""
+        self.assertEqual(self.store.dead_totals(), (0, 0))
+        for body in b"1", b"234":
+            self.store.bury(self.add(body), "rejected", "", 1)
+        self.assertEqual(self.store.dead_totals(), (2, 4))
+
+    def test_dead_of_one_queue(self) -> None:
+        """The dead of one queue can be listed alone, the oldest first."""
+        other = self.store.create_queue("other")
+        for body, queue in (b"1", self.queue), (b"2", other), (b"3", self.queue):
+            self.store.bury(self.add(body, queue), "rejected", "", int(body))
+        self.assertEqual([dead.body for dead in self.store.dead("q")], [b"1", b"3"])
+        self.assertEqual([dead.body for dead in self.store.dead()], [b"1", b"2", b"3"])
+        self.assertEqual(list(self.store.dead("third")), [])
+
+    def test_expired(self) -> None:
+        """Expired messages are named the earliest first, with what the broker needs to know, and not those that live."""
+        late, early, never, on_time = (self.add(b"x" * 7, expires=when) for when in (3000, 2000, 0, 3001))
+        self.assertEqual(
+            self.store.expired(3000, 10),
+            [(message.number, self.queue.number, message.position, 7) for message in (early, late)],
+        )
+        self.assertEqual([row[0] for row in self.store.expired(3001, 10)], [on_time.number])
+        self.assertEqual(len(self.bodies()), 4)
+        self.assertNotIn(never.number, [row[0] for row in self.store.expired(MANY, 10)])
+
+    def test_expired_once(self) -> None:
+        """Each expired message is named once, in as many calls as the count makes it."""
+        for _ in range(5):
+            self.add(expires=2000)
+        found = [row[0] for _ in range(4) for row in self.store.expired(2000, 2)]
+        self.assertEqual(found, sorted(set(found)))
+        self.assertEqual(len(found), 5)
+
+    def test_expired_again(self) -> None:
+        """A message that was named and then got more time is named again when that is over."""
+        message = self.add(expires=2000)
+        self.assertEqual(len(self.store.expired(2000, 10)), 1)
+        message.position, message.expires = self.next, 3000
+        self.store.put(message)
+        self.assertEqual(self.store.expired(2999, 10), [])
+        self.assertEqual([row[0] for row in self.store.expired(3000, 10)], [message.number])
+
+    def test_queues(self) -> None:
+        """Every queue is listed with its facts as they were saved, and what waits in it; what was flushed does not."""
+        self.add(b"flushed")
+        self.queue.flushed = self.next - 1
+        self.queue.paused, self.queue.revision = 3, 2
+        self.store.save_queue(self.queue)
+        self.add(b"12345")
+        self.add(b"67")
+        self.store.create_queue("empty")
+        found = {record.name: (record, count, size) for record, count, size in self.store.queues()}
+        self.assertEqual(set(found), {"q", "empty"})
+        record, count, size = found["q"]
+        self.assertEqual((count, size), (2, 7))
+        self.assertEqual(
+            (record.number, record.flushed, record.paused, record.revision),
+            (self.queue.number, self.queue.flushed, 3, 2),
+        )
+        self.assertEqual(found["empty"][1:], (0, 0))
+
+    def test_drop_queue(self) -> None:
+        """A dropped queue is not listed any more, and a new one of its name is another one."""
+        self.store.drop_queue(self.queue)
+        self.assertEqual(self.store.queues(), [])
+        again = self.store.create_queue("q")
+        self.assertNotEqual(again.number, self.queue.number)
+        self.assertEqual(self.counts(), {"q": (0, 0)})
+
+    def test_purge(self) -> None:
+        """Purging forgets step by step what was flushed, of that queue only, and says when it is done."""
+        other = self.store.create_queue("other")
+        for _ in range(5):
+            self.add()
+        self.add(b"other", other)
+        self.queue.flushed = self.next - 1
+        self.add(b"later")
+        steps = 1
+        while not self.store.purge(self.queue, 2):
+            steps += 1
+            self.assertLess(steps, 5)
+        self.assertGreaterEqual(steps, 3)
+        self.assertEqual(self.bodies(), [b"later"])
+        self.assertEqual(self.bodies(other), [b"other"])
+
+
+class SQLiteStoreContractTests(StoreContract, SynchronousTestCase):
+    """L{SQLiteStore} keeps the promises of L{IStore}."""
+
+    def make_store(self) -> SQLiteStore:
+        store = SQLiteStore()
+        self.addCleanup(store.close)
+        return store
+
+
+class DictStoreContractTests(StoreContract, SynchronousTestCase):
+    """So does the double."""
+
+    def make_store(self) -> DictStore:
+        return DictStore()
+
+
+class MirrorDouble:
+    """A file that is nothing but dicts: what a delta says is done, as StoreFile does it."""
+
+    def __init__(self) -> None:
+        self.messages: dict[int, tuple[Any, ...]] = {}
+        self.dead: dict[int, tuple[Any, ...]] = {}
+        self.queues: dict[int, tuple[Any, ...]] = {}
+        self.meta: dict[str, Any] = {}
+
+    def apply(self, delta: Delta) -> None:
+        """Carry out a delta."""
+        image = sqlite3.connect(":memory:")
+        image.deserialize(delta.image)
+        for number in self._numbers(image, "gone"):
+            self.messages.pop(number, None)
+            self.dead.pop(number, None)
+        for number in self._numbers(image, "changed"):
+            self.messages.pop(number, None)
+        for number in self._numbers(image, "gone_queue"):
+            self.queues.pop(number, None)
+        for table, rows in (("message", self.messages), ("dead", self.dead), ("queue", self.queues)):
+            rows.update({row[0]: row[1:] for row in image.execute(f"SELECT * FROM {table}")})
+        self.meta.update(dict(image.execute("SELECT key, value FROM meta")))
+        image.close()
+
+    @staticmethod
+    def _numbers(image: sqlite3.Connection, table: str) -> list[int]:
+        return [number for (number,) in image.execute(f"SELECT number FROM {table}")]
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """The bodies in order of position."""
+        return [row[-1] for row in sorted(self.messages.values(), key=lambda row: row[1])]
+
+
+class SQLiteStoreTests(SynchronousTestCase):
+    """What L{SQLiteStore} promises beyond L{IStore}."""
+
+    def setUp(self) -> None:
+        self.store = SQLiteStore()
+        self.addCleanup(self.store.close)
+        self.file = MirrorDouble()
+        self.queue = self.store.create_queue("q")
+        self.next = self.store.next_number
+
+    def add(self, body: bytes = b"x", queue: QueueRecord | None = None) -> Message:
+        """Add a message to the store."""
+        message = Message(self.next, queue or self.queue, self.next, 1000, 0, 0, body)
+        self.next += 1
+        self.store.add(message)
+        return message
+
+    def extract(self, count: int = MANY, size: int = MANY) -> Delta:
+        """A delta that has to be there."""
+        delta = self.store.extract(count, size, {})
+        assert delta is not None
+        return delta
+
+    def mirror(self) -> int:
+        """Bring the file up to date; how many changes that took."""
+        changes = 0
+        while (delta := self.store.extract(MANY, MANY, {})) is not None:
+            changes += delta.changes
+            self.file.apply(delta)
+            self.store.confirm(delta)
+        return changes
+
+    def requeue(self, message: Message) -> None:
+        """Move a message to the tail."""
+        message.position = self.next
+        self.next += 1
+        self.store.put(message)
+
+    def test_first_delta(self) -> None:
+        """The first delta of a new store says which range of numbers it uses, even if there is nothing else."""
+        store = SQLiteStore()
+        delta = store.extract(10, 10, {"more": 1})
+        assert delta is not None
+        self.file.apply(delta)
+        self.assertEqual(self.file.meta["id_prefix"], store.id_prefix)
+        self.assertEqual(self.file.meta["more"], 1)
+        self.assertEqual(self.file.meta["starts"], store.next_number // 2**40)
+        store.confirm(delta)
+        self.assertIsNone(store.extract(10, 10, {"more": 2}))
+        store.close()
+
+    def test_first_delta_fails(self) -> None:
+        """If that was not written, the next one says it."""
+        self.store = SQLiteStore()
+        self.addCleanup(self.store.close)
+        self.store.restore(self.extract())
+        self.mirror()
+        self.assertEqual(self.file.meta["id_prefix"], self.store.id_prefix)
+
+    def test_new(self) -> None:
+        """A delta brings what is new, once."""
+        self.add(b"1")
+        self.mirror()
+        self.add(b"2")
+        delta = self.extract()
+        self.assertEqual(delta.changes, 1)
+        self.file.apply(delta)
+        self.store.confirm(delta)
+        self.assertEqual(self.file.bodies, [b"1", b"2"])
+        self.assertIsNone(self.store.extract(MANY, MANY, {}))
+        self.assertEqual(self.store.pending, 0)
+
+    def test_never_on_disk(self) -> None:
+        """What was accepted and settled between two deltas is in none."""
+        self.mirror()
+        for written in False, True:
+            message = self.add()
+            if written:
+                self.store.write()
+            self.store.remove(message.number)
+            self.assertEqual(self.mirror(), 0)
+
+    def test_gone(self) -> None:
+        """What is settled after it was mirrored is deleted from the file."""
+        first, _ = self.add(b"1"), self.add(b"2")
+        self.mirror()
+        self.store.remove(first.number)
+        self.assertEqual(self.store.pending, 1)
+        self.mirror()
+        self.assertEqual(self.file.bodies, [b"2"])
+
+    def test_changed(self) -> None:
+        """Re-queued, retried and buried messages are changed in the file."""
+        first, second, third, _ = (self.add(b"%d" % number) for number in range(1, 5))
+        self.mirror()
+        self.requeue(first)
+        second.attempts = 7
+        self.store.retried(second)
+        self.store.bury(third, "rejected", "", 2000)
+        self.mirror()
+        self.assertEqual(self.file.bodies, [b"2", b"4", b"1"])
+        self.assertEqual(self.file.messages[second.number][4], 7)
+        self.assertEqual([row[-1] for row in self.file.dead.values()], [b"3"])
+
+    def test_requeued_after_purge(self) -> None:
+        """A message that was purged from the store and then re-queued by its consumer is in the file again."""
+        for mirror_between in True, False:
+            message = self.add(b"back")
+            self.mirror()
+            self.queue.flushed = message.position
+            self.store.save_queue(self.queue)
+            self.store.purge(self.queue, 10)
+            if mirror_between:
+                self.mirror()
+                self.assertEqual(self.file.bodies, [])
+            self.requeue(message)
+            self.mirror()
+            self.assertEqual(self.file.bodies, [b"back"])
+            self.store.remove(message.number)
+            self.mirror()
+            self.assertEqual(self.file.bodies, [])
+
+    def test_every_retry_is_mirrored(self) -> None:
+        """Attempts of very many messages reach the file, if not with the next delta."""
+        messages = [self.add(b"%d" % number) for number in range(5000)]
+        self.mirror()
+        for message in messages:
+            message.attempts = 1
+            self.store.retried(message)
+        for _ in range(5):
+            self.mirror()
+        self.assertEqual({row[4] for row in self.file.messages.values()}, {1})
+        self.assertEqual(self.store.pending, 0)
+
+    def test_large_changes(self) -> None:
+        """However large the messages are that come back or are re-queued at once, a delta holds no more than about its size of them."""
+        messages = [self.add(b"x" * 100_000) for _ in range(60)]
+        self.mirror()
+        for message in messages[:30]:
+            self.requeue(message)
+        for message in messages[30:]:
+            message.attempts = 1
+            self.store.retried(message)
+        deltas = 0
+        more = True
+        while more:
+            delta = self.store.extract(MANY, 300_000, {})
+            assert delta is not None
+            self.assertLess(len(delta.image), 500_000)
+            deltas += 1
+            self.file.apply(delta)
+            self.store.confirm(delta)
+            more = delta.more
+        self.assertGreaterEqual(deltas, 20)
+        self.assertEqual(self.store.pending, 0)
+        self.assertEqual([self.file.messages[message.number][1] for message in messages], [message.position for message in messages])
+        self.assertEqual([row[4] for row in self.file.messages.values()].count(1), 30)
+
+    def test_restore(self) -> None:
+        """After a write that failed the next delta holds all of it, with what happened since."""
+        gone, gone_later, changed, changed_gone = (self.add(b"%d" % number) for number in range(4))
+        dropped_before = self.store.create_queue("dropped before")
+        self.mirror()
+        self.store.drop_queue(dropped_before)
+        self.store.remove(gone.number)
+        self.requeue(changed)
+        self.requeue(changed_gone)
+        new, new_gone, new_changed = (self.add(b"new%d" % number) for number in range(3))
+        dropped = self.store.create_queue("dropped")
+        delta = self.extract()
+        # While the thread writes, in vain:
+        self.store.remove(gone_later.number)
+        self.store.remove(changed_gone.number)
+        self.store.remove(new_gone.number)
+        self.requeue(new_changed)
+        self.store.drop_queue(dropped)
+        self.store.restore(delta)
+        self.mirror()
+        self.assertEqual(self.file.bodies, [b"2", b"new0", b"new2"])
+        self.assertEqual(new.body, b"new0")
+        self.assertEqual(self.file.messages[changed.number][1], changed.position)
+        self.assertEqual([row[0] for row in self.file.queues.values()], ["q"])
+        self.assertEqual(self.store.pending, 0)
+
+    def test_changes_during_a_write(self) -> None:
+        """What happens to a message while the delta that holds it is written is in the next one."""
+        new_gone, new_changed, new_buried = (self.add(b"%d" % number) for number in range(3))
+        delta = self.extract()
+        self.store.remove(new_gone.number)
+        self.requeue(new_changed)
+        self.store.bury(new_buried, "rejected", "", 1)
+        self.file.apply(delta)
+        self.store.confirm(delta)
+        self.assertEqual(self.file.bodies, [b"0", b"1", b"2"])
+        self.mirror()
+        self.assertEqual(self.file.bodies, [b"1"])
+        self.assertEqual(self.file.messages[new_changed.number][1], new_changed.position)
+        self.assertEqual(list(self.file.dead), [new_buried.number])
+
+    def test_failed_extract(self) -> None:
+        """A delta that cannot be made loses nothing either."""
+        message = self.add(b"1")
+        self.mirror()
+        self.store.remove(message.number)
+        self.add(b"2")
+        with self.assertRaises(sqlite3.Error):
+            self.store.extract(MANY, MANY, {"bad": object()})
+        self.mirror()
+        self.assertEqual(self.file.bodies, [b"2"])
+
+    def test_bounded_by_count(self) -> None:
+        """A delta holds about as many messages as asked for, in order; the rest follows."""
+        for number in range(10_000):
+            self.add(b"%d" % number)
+        sizes = []
+        while (delta := self.store.extract(1000, MANY, {})) is not None:
+            sizes.append(delta.changes)
+            self.file.apply(delta)
+            self.store.confirm(delta)
+            self.assertEqual(self.file.bodies, [b"%d" % number for number in range(sum(sizes))])
+        self.assertEqual(sum(sizes), 10_000)
+        self.assertLessEqual(max(sizes), 1000 + 2048)
+
+    def test_bounded_by_size(self) -> None:
+        """A delta holds about as many bytes as asked for."""
+        body = b"x" * 10_000
+        for _ in range(1000):
+            self.add(body)
+        delta = self.extract(size=1_000_000)
+        self.assertLessEqual(delta.changes, 100 + 205)
+        self.store.confirm(delta)
+
+    def test_bounded_gone(self) -> None:
+        """So many messages at most are deleted by one delta, and their queue goes with the last of them."""
+        messages = [self.add() for _ in range(10)]
+        self.mirror()
+        for message in messages:
+            self.store.remove(message.number)
+        self.store.drop_queue(self.queue)
+        left = []
+        while (delta := self.store.extract(4, MANY, {})) is not None:
+            self.file.apply(delta)
+            self.store.confirm(delta)
+            left.append((len(self.file.messages), len(self.file.queues)))
+        self.assertEqual(left, [(6, 1), (2, 1), (0, 0)])
+
+    def test_gathered_writes_are_seen(self) -> None:
+        """Every read sees what was gathered and not written yet."""
+        other = self.store.create_queue("other")
+        message = self.add(b"1")
+        self.assertEqual(len(self.store.read(self.queue, 0, 1, 1)), 1)
+        self.requeue(message)
+        message.expires = 2000
+        self.assertEqual(len(self.store.expired(2000, 1)), 1)
+        self.add(b"2", other)
+        self.assertEqual({record.name: count for record, count, _ in self.store.queues()}, {"q": 1, "other": 1})
+        late = self.add(b"3", other)
+        other.flushed = late.position
+        self.assertTrue(self.store.purge(other, 10))
+        self.assertEqual(self.store.read(other, 0, MANY, MANY), [])
+        self.add(b"4")
+        self.assertEqual(self.extract().changes, 2)
+
+    def test_gathering_is_bounded(self) -> None:
+        """Neither many small nor few large messages are gathered without end."""
+        for count, size in (10_000, 1), (20, 1_000_000):
+            before = len(self.store._added)
+            for _ in range(count):
+                self.add(b"x" * size)
+                self.assertLess(len(self.store._added) - before, 4000)
+                self.assertLess(sum(len(message.body) for message in self.store._added.values()), 3_000_000)
+
+    def test_numbers_never_reused(self) -> None:
+        """A start uses numbers above all that any start before it used or may have used, although the messages are gone."""
+        seen: set[int] = set()
+        meta: dict[str, Any] = {}
+        for _ in range(5):
+            database = sqlite3.connect(":memory:", isolation_level=None)
+            database.executescript(schema("001"))
+            database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+            store = SQLiteStore(database)
+            delta = store.extract(1, 1, {})
+            assert delta is not None
+            self.file.apply(delta)
+            meta = self.file.meta
+            self.assertTrue(all(number < store.next_number for number in seen))
+            # A crash after so many messages, none of which reached the file.
+            seen.update({store.next_number, store.next_number + 2**39})
+            self.assertEqual(meta["id_prefix"], store.id_prefix)
+            store.close()
+        self.assertEqual(len(seen), 10)
+
+    def test_numbers_above_the_files(self) -> None:
+        """Should the file's meta be behind its messages, numbers still start above them."""
+        database = sqlite3.connect(":memory:", isolation_level=None)
+        database.executescript(schema("001"))
+        database.execute("INSERT INTO message VALUES (?, 1, 5, 0, NULL, 0, 0, 'x')", (2**45 + 5,))
+        store = SQLiteStore(database)
+        self.assertGreater(store.next_number, 2**45 + 5)
+        store.close()
+
+    def test_queue_numbers_never_reused(self) -> None:
+        """A queue's number is not given again after it was dropped, also by a later start."""
+        self.store.drop_queue(self.queue)
+        self.mirror()
+        database = sqlite3.connect(":memory:", isolation_level=None)
+        database.executescript(schema("001"))
+        database.executemany("INSERT INTO meta VALUES (?, ?)", self.file.meta.items())
+        store = SQLiteStore(database)
+        self.assertGreater(store.create_queue("q").number, self.queue.number)
+        store.close()
+
+    def test_rows_carry_their_checksum(self) -> None:
+        """Each row in the file has the checksum of what it holds, also after a retry and a re-queue."""
+        new, retried, requeued = (self.add(b"%d" % number) for number in range(3))
+        self.mirror()
+        retried.attempts = 2
+        self.store.retried(retried)
+        self.requeue(requeued)
+        self.mirror()
+        self.assertIn(new.number, self.file.messages)
+        for number, (queue, position, accepted, expires, attempts, crc, body) in self.file.messages.items():
+            self.assertEqual(crc, checksum(number, queue, position, accepted, expires, attempts, body))
+
+    def test_schema_version(self) -> None:
+        """There is a schema file for every version up to the newest."""
+        for version in range(1, SCHEMA_VERSION + 1):
+            self.assertIn("CREATE TABLE" if version == 1 else "", schema(f"{version:03}"))
+
+
+class ChecksumTests(SynchronousTestCase):
+    """L{checksum} finds flipped bits."""
+
+    @given(st.lists(st.integers(0, 2**62), min_size=6, max_size=6), st.binary(min_size=1, max_size=20), st.data())
+    def test_single_bits(self, numbers: list[int], body: bytes, data: st.DataObject) -> None:
+        """No flipped bit of a column or of the body leaves the checksum as it was."""
+        before = _checksum(numbers, body)
+        bit = data.draw(st.integers(0, len(body) * 8 - 1))
+        flipped = (int.from_bytes(body, "big") ^ 1 << bit).to_bytes(len(body), "big")
+        self.assertNotEqual(before, _checksum(numbers, flipped))
+        numbers[data.draw(st.integers(0, 5))] ^= 1 << data.draw(st.integers(0, 62))
+        self.assertNotEqual(before, _checksum(numbers, body))
+
+
+def _checksum(numbers: list[int], body: bytes) -> int:
+    number, queue, position, accepted, expires, attempts = numbers
+    return checksum(number, queue, position, accepted, expires, attempts, body)
