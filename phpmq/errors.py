@@ -65,6 +65,46 @@ class MemoryFull(NoRoom):
     code = "memory-full"
 
 
+class DiskFailing(CommandRefused):
+    """A message that was to be synced, while the store's file cannot be written; it was not accepted."""
+
+    code = "disk-failing"
+
+
+class LoginRequired(CommandRefused):
+    """The server does this only for users that it knows."""
+
+    code = "login-required"
+
+
+class NotAllowed(CommandRefused):
+    """The server does not do this for this client."""
+
+    code = "not-allowed"
+
+
+class Draining(CommandRefused):
+    """The server is about to stop."""
+
+    code = "draining"
+
+
+class ClientError(PHPMQError):
+    """What a client finds out by itself; no server sends it."""
+
+
+class NotConnected(ClientError):
+    """The server could not be reached, or the connection was lost before it answered."""
+
+
+class TimedOut(ClientError):
+    """No answer within the time that the caller gave."""
+
+
+class Closed(ClientError):
+    """The client was closed before the server answered."""
+
+
 class StoreError(PHPMQError):
     """The store's file could not be written; nothing is lost from memory."""
 
@@ -83,3 +123,27 @@ class StartError(PHPMQError, SystemExit):  # type: ignore[misc]  # both have a "
         super().__init__(sentence)
         # What a SystemExit prints. No client ever sees this error, so it needs no code of the protocol.
         self.code = sentence  # type: ignore[misc]
+
+
+_BY_CODE: dict[str, type[PHPMQError]] = {
+    kind.code: kind
+    for kind in (
+        BadFrame,
+        Unsupported,
+        TooLarge,
+        BadName,
+        UnknownId,
+        QueueFull,
+        MemoryFull,
+        DiskFailing,
+        LoginRequired,
+        NotAllowed,
+        Draining,
+        PHPMQError,
+    )
+}
+
+
+def from_code(code: str, reason: str) -> PHPMQError:
+    """The error that a server's refusal stands for; a bare L{PHPMQError} for a code that this version does not know."""
+    return _BY_CODE.get(code, PHPMQError)(reason)

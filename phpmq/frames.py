@@ -16,11 +16,37 @@ from phpmq.message import MAX_NAME
 HEADER_SIZE = 8
 PACKET_HEADER_SIZE = 32
 
-# Packet types.
+# Packet types; those from TAG on are of version 02.
 QUEUE, CONTENT, ID, COUNT, TTL = 1, 2, 3, 4, 5
+TAG, DELAY, LEVEL, HEADERS, KEY, ATTEMPTS, REASON, CODE, LEASE, USER, SECRET, DUPLICATE, PRODUCER = range(6, 19)
 
 #: The longest content of each packet type, in bytes, unless a server is told otherwise.
-DEFAULT_LIMITS: Mapping[int, int] = {QUEUE: MAX_NAME, CONTENT: 16 * 1024 * 1024, ID: 64, COUNT: 20, TTL: 20}
+DEFAULT_LIMITS: Mapping[int, int] = {
+    QUEUE: MAX_NAME,
+    CONTENT: 16 * 1024 * 1024,
+    ID: 64,
+    COUNT: 20,
+    TTL: 20,
+    TAG: 64,
+    DELAY: 20,
+    LEVEL: 20,
+    HEADERS: 8192,
+    KEY: 255,
+    ATTEMPTS: 20,
+    REASON: 1024,
+    CODE: 64,
+    LEASE: 20,
+    USER: 255,
+    SECRET: 255,
+    DUPLICATE: 1,
+    PRODUCER: 64,
+}
+
+#: The longest content of a packet type that is not known, where such packets are ignored.
+UNKNOWN_LIMIT = 8192
+
+#: The most packets of a frame: its count has two digits.
+MAX_PACKETS = 99
 
 #: How many different packet headers one frame shape remembers; they repeat all day.
 _REMEMBERED = 4096
@@ -28,28 +54,51 @@ _REMEMBERED = 4096
 
 class FrameShape:
     """
-    One kind of frame that a peer may send: its header and the packets it must consist of.
+    One kind of frame that a peer may send: its header and the packets it consists of.
+
+    In version 01 those are exactly its packets. In version 02 some may be missing, and others, of types that this side does not know, may be
+    there; see L{open_shapes}.
 
     @ivar header: the eight bytes that the frame starts with
-    @ivar packets: its packet types; contents are handed out in this order, whatever the order on the wire
-    @ivar varying: the slot of the packet that differs from one such frame of a client to the next, while the others mostly do not
+    @ivar packets: its packet types; contents are handed out in this order, whatever the order on the wire, None for one that is missing
+    @ivar required: how many of them, the first, must be there
+    @ivar count: how many packets the frame has
+    @ivar varying: the slot of the packet that differs from one such frame of a client to the next, while the others mostly do not; -1 where
+        more than one differs
     """
 
-    __slots__ = ("_limits", "_slots", "header", "known", "name", "packets", "varying")
+    __slots__ = ("_limits", "_slots", "count", "header", "known", "name", "open", "packets", "required", "varying")
 
-    def __init__(self, name: str, header: bytes, packets: tuple[int, ...], limits: Mapping[int, int]) -> None:
+    def __init__(
+        self,
+        name: str,
+        header: bytes,
+        packets: tuple[int, ...],
+        limits: Mapping[int, int],
+        required: int | None = None,
+        count: int | None = None,
+    ) -> None:
+        """
+        @param required: None if all packets must be there and nothing else
+        @param count: None if it is the number of packets
+        """
         self.name = name
         self.header = header
         self.packets = packets
+        self.open = required is not None
+        self.required = len(packets) if required is None else required
+        self.count = len(packets) if count is None else count
         self._slots = {packet: slot for slot, packet in enumerate(packets)}
         self._limits = limits
         self.varying = next((self._slots[packet] for packet in (CONTENT, ID) if packet in packets), 0)
+        if self.count != self.required:
+            self.varying = -1
         #: packet header -> (slot, length of the content), filled as they come.
         self.known: dict[bytes, tuple[int, int]] = {}
 
     def packet(self, header: bytes) -> tuple[int, int]:
         """
-        Slot and content length that a 32-byte packet header announces.
+        Slot and content length that a 32-byte packet header announces; the slot after the last one is for packets to ignore.
 
         @raise BadFrame: not a packet header, or not a packet of this frame
         @raise TooLarge: the content would be longer than its type allows
@@ -60,13 +109,29 @@ class FrameShape:
         packet, length = int(digits[:2]), int(digits[2:])
         slot = self._slots.get(packet)
         if slot is None:
-            raise BadFrame(f"packet type {packet:02} does not belong to {self.name}")
-        if length > self._limits[packet]:
-            raise TooLarge(f"packet type {packet:02} of {length} bytes, the limit is {self._limits[packet]}")
+            if not self.open:
+                raise BadFrame(f"packet type {packet:02} does not belong to {self.name}")
+            slot = len(self.packets)
+        limit = self._limits.get(packet, UNKNOWN_LIMIT)
+        if length > limit:
+            raise TooLarge(f"packet type {packet:02} of {length} bytes, the limit is {limit}")
         if len(self.known) >= _REMEMBERED:
             self.known.clear()
         self.known[header] = slot, length
         return slot, length
+
+
+def open_shapes(
+    name: str, frame_type: int, required: tuple[int, ...], optional: tuple[int, ...], limits: Mapping[int, int]
+) -> dict[bytes, FrameShape]:
+    """The shapes of one type of version 02, by header: one for each number of packets that such a frame may have."""
+    known: dict[bytes, tuple[int, int]] = {}
+    shapes = {}
+    for count in range(len(required), MAX_PACKETS + 1):
+        header = frame_header(2, frame_type, count)
+        shapes[header] = shape = FrameShape(name, header, required + optional, limits, len(required), count)
+        shape.known = known
+    return shapes
 
 
 # For a packet header that is not known: no slot, no length.
@@ -170,9 +235,10 @@ class FrameDecoder:
         shape = self.shapes.get(data[offset : offset + HEADER_SIZE])
         if shape is None:
             raise self._refusal(data[offset : offset + HEADER_SIZE])
-        contents: list[bytes] = [None] * len(shape.packets)  # type: ignore[list-item]
+        ignored = len(shape.packets)
+        contents: list[bytes] = [None] * (ignored + 1)  # type: ignore[list-item]
         cursor = varying = offset + HEADER_SIZE
-        for _ in shape.packets:
+        for _ in range(shape.count):
             content = cursor + PACKET_HEADER_SIZE
             if content > end:
                 self._await(content - offset)
@@ -181,7 +247,7 @@ class FrameDecoder:
                 slot, length = shape.known[data[cursor:content]]
             except KeyError:
                 slot, length = shape.packet(data[cursor:content])
-            if contents[slot] is not None:
+            if contents[slot] is not None and slot != ignored:
                 raise BadFrame("repeated packet")
             if slot == shape.varying:
                 varying = cursor
@@ -190,7 +256,13 @@ class FrameDecoder:
                 self._await(cursor - offset)
                 return None
             contents[slot] = data[content:cursor]
+        contents.pop()
         slot = shape.varying
+        if shape.open and None in contents[: shape.required]:
+            raise BadFrame("missing packet")
+        if slot < 0:
+            self._like = None
+            return shape, contents, cursor
         suffix = varying + PACKET_HEADER_SIZE + len(contents[slot])
         template = contents.copy()
         template[slot] = b""
