@@ -1,25 +1,41 @@
 """
-What frames mean in protocol version 01, in its two revisions: tables of the frames a client may send, and encoders for what it gets.
+What frames mean: tables of the frames that a client may send, and encoders for what it gets.
 
-Both revisions say "01". The I{original} one is what the published PHP client speaks; the I{documented} one has a time to live, re-queue and
+Version 01 has two revisions, which both say "01". The I{original} one is what the published PHP client speaks; the I{documented} one has a time to live, re-queue and
 dead letter. Source: docs/reference/protocol.md.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 
 from phpmq.errors import BadFrame, BadName
 from phpmq.frames import (
+    ATTEMPTS,
+    CODE,
     CONTENT,
     COUNT,
     DEFAULT_LIMITS,
+    DELAY,
+    DUPLICATE,
+    HEADERS,
     ID,
+    KEY,
+    LEASE,
+    LEVEL,
+    PRODUCER,
     QUEUE,
+    REASON,
+    SECRET,
+    TAG,
     TTL,
+    USER,
     FrameShape,
     frame_header,
+    open_shapes,
     packet,
     packet_header,
 )
@@ -36,6 +52,32 @@ _DOCUMENTED = (
     ("requeue", 5, (QUEUE, ID, TTL)),
     ("dead letter", 6, (QUEUE, ID)),
 )
+
+
+# name, type, packets that must be there, packets that may be
+_VERSION_02 = (
+    ("send", 1, (QUEUE, CONTENT), (TTL, DELAY, LEVEL, HEADERS, KEY, TAG)),
+    ("consume", 2, (QUEUE, COUNT), (LEASE, TAG)),
+    ("acknowledge", 4, (ID,), (TAG,)),
+    ("requeue", 5, (ID,), (TTL, DELAY, TAG)),
+    ("dead letter", 6, (ID,), (REASON, TAG)),
+    ("touch", 9, (ID,), (TAG,)),
+    ("hello", 10, (TAG,), (PRODUCER, USER, SECRET)),
+)
+
+
+class Version02:
+    """
+    The frames of version 02 that a server takes, for its limits; one for all its connections.
+
+    @ivar shapes: the frames by header
+    """
+
+    def __init__(self, max_message_size: int = DEFAULT_LIMITS[CONTENT]) -> None:
+        limits = {**DEFAULT_LIMITS, CONTENT: max_message_size}
+        self.shapes: dict[bytes, FrameShape] = {}
+        for name, frame_type, required, optional in _VERSION_02:
+            self.shapes |= open_shapes(name, frame_type, required, optional, limits)
 
 
 class Version01:
@@ -88,6 +130,51 @@ def number(content: bytes) -> int:
     return int(content)
 
 
+_DECIMAL = re.compile(rb"[0-9]+(?:\.[0-9]+)?")
+
+
+def milliseconds(content: bytes | None) -> int:
+    """
+    A time to live, a delay or a lease of version 02, in seconds with decimals allowed; what is above 0 is at least 1. 0 for None.
+
+    @raise BadFrame: anything but digits with at most one dot between them
+    """
+    if content is None:
+        return 0
+    if not _DECIMAL.fullmatch(content):
+        raise BadFrame("number of seconds expected")
+    seconds = float(content)
+    return max(1, round(seconds * 1000)) if seconds else 0
+
+
+def text(content: bytes | None) -> str:
+    """
+    A reason, or a key, in UTF-8; empty for None.
+
+    @raise BadFrame: it is something else
+    """
+    try:
+        return (content or b"").decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadFrame("UTF-8 expected") from None
+
+
+@lru_cache(maxsize=1024)
+def headers(content: bytes) -> bytes:
+    """
+    Headers as they came, if they are a JSON object of strings.
+
+    @raise BadFrame: they are something else
+    """
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        raise BadFrame("headers are not JSON") from None
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise BadFrame("headers are not a JSON object of strings")
+    return content
+
+
 _ID_HEADER = packet_header(ID, 32)
 _NO_TTL = packet(TTL, b"0")
 
@@ -109,3 +196,76 @@ def encode_delivery(revision: int, queue: str, body: bytes, message_id: bytes, t
         return start, packet_header(CONTENT, len(body)), body, _ID_HEADER, message_id
     end = packet(TTL, b"%d" % max(1, -(-ttl // 1000))) if ttl else _NO_TTL
     return start, packet_header(CONTENT, len(body)), body, _ID_HEADER, message_id, end
+
+
+_DELIVERY_02 = frame_header(2, 3, 4), frame_header(2, 3, 5), frame_header(2, 3, 6)
+
+
+@lru_cache(maxsize=4096)
+def _queue_packet(name: str) -> bytes:
+    return packet(QUEUE, name.encode("utf-8"))
+
+
+@lru_cache(maxsize=256)
+def _attempts_packet(attempts: int) -> bytes:
+    return packet(ATTEMPTS, b"%d" % attempts)
+
+
+def encode_delivery_02(queue: str, body: bytes, message_id: bytes, attempts: int, ttl: int, headers: bytes) -> list[bytes]:
+    """
+    The parts of a delivery in version 02.
+
+    @param message_id: 32 bytes
+    @param ttl: milliseconds that are left; 0 for a message that does not expire
+    @param headers: empty for none
+    """
+    parts = [
+        b"",
+        _queue_packet(queue),
+        packet_header(CONTENT, len(body)),
+        body,
+        _ID_HEADER,
+        message_id,
+        _attempts_packet(attempts),
+    ]
+    optional = 0
+    if ttl:
+        parts.append(packet(TTL, b"%.3f" % (max(1, ttl) / 1000)))
+        optional += 1
+    if headers:
+        parts.append(packet(HEADERS, headers))
+        optional += 1
+    parts[0] = _DELIVERY_02[optional]
+    return parts
+
+
+_RECEIPT = frame_header(2, 7, 2), frame_header(2, 7, 1)
+_DUPLICATE = frame_header(2, 7, 3), frame_header(2, 7, 2)
+_DUPLICATE_PACKET = packet(DUPLICATE, b"1")
+
+
+def encode_receipt(tag: bytes, message_id: bytes = b"", duplicate: bool = False) -> bytes:
+    """
+    The answer to a request that was carried out.
+
+    @param message_id: 32 bytes; empty for none
+    @param duplicate: nothing was stored, as it was there already
+    """
+    if duplicate:
+        header, last = _DUPLICATE[not message_id], _DUPLICATE_PACKET
+    else:
+        header, last = _RECEIPT[not message_id], b""
+    return b"%b%b%b%b%b" % (header, packet_header(TAG, len(tag)), tag, _ID_HEADER + message_id if message_id else b"", last)
+
+
+def encode_refusal(tag: bytes | None, code: str, reason: str) -> bytes:
+    """The answer to a request that was not carried out; without a tag, what a connection ends with."""
+    parts = [packet(CODE, code.encode("ascii")), packet(REASON, reason.encode("utf-8")[: DEFAULT_LIMITS[REASON]])]
+    if tag is not None:
+        parts.append(packet(TAG, tag))
+    return frame_header(2, 8, len(parts)) + b"".join(parts)
+
+
+def encode_draining(reason: str) -> bytes:
+    """What tells a client that the server is about to stop."""
+    return frame_header(2, 11, 1) + packet(REASON, reason.encode("utf-8"))

@@ -56,8 +56,8 @@ class FrameShape:
     """
     One kind of frame that a peer may send: its header and the packets it consists of.
 
-    In version 01 those are exactly its packets. In version 02 some may be missing, and others, of types that this side does not know, may be
-    there; see L{open_shapes}.
+    In version 01 those are exactly its packets. In version 02 some may be missing, and there may be others, of types that this side does
+    not know; see L{open_shapes}.
 
     @ivar header: the eight bytes that the frame starts with
     @ivar packets: its packet types; contents are handed out in this order, whatever the order on the wire, None for one that is missing
@@ -230,7 +230,9 @@ class FrameDecoder:
                 raise BadFrame("frame header expected")
             self._await(HEADER_SIZE)
 
-    def _parse(self, data: bytes, offset: int, end: int) -> tuple[FrameShape, list[bytes], int] | None:
+    def _parse(  # noqa: C901  # likewise
+        self, data: bytes, offset: int, end: int
+    ) -> tuple[FrameShape, list[bytes], int] | None:
         """The frame at C{offset}: shape, contents and where it ends; None, and wait, when it is not all there."""
         shape = self.shapes.get(data[offset : offset + HEADER_SIZE])
         if shape is None:
@@ -257,16 +259,14 @@ class FrameDecoder:
                 return None
             contents[slot] = data[content:cursor]
         contents.pop()
-        slot = shape.varying
         if shape.open and None in contents[: shape.required]:
             raise BadFrame("missing packet")
-        if slot < 0:
-            self._like = None
-            return shape, contents, cursor
-        suffix = varying + PACKET_HEADER_SIZE + len(contents[slot])
-        template = contents.copy()
-        template[slot] = b""
-        self._like = shape, template, slot, data[offset:varying], data[suffix:cursor]
+        self._like = None
+        if (slot := shape.varying) >= 0:
+            suffix = varying + PACKET_HEADER_SIZE + len(contents[slot])
+            template = contents.copy()
+            template[slot] = b""
+            self._like = shape, template, slot, data[offset:varying], data[suffix:cursor]
         return shape, contents, cursor
 
     def _await(self, need: int) -> None:
