@@ -1,8 +1,8 @@
 """
 What frames mean: tables of the frames that a client may send, and encoders for what it gets.
 
-Version 01 has two revisions, which both say "01". The I{original} one is what the published PHP client speaks; the I{documented} one has a time to live, re-queue and
-dead letter. Source: docs/reference/protocol.md.
+Version 01 has two revisions, which both say "01". The I{original} one is what the published PHP client speaks; the I{documented} one has a
+time to live, re-queue and dead letter. Version 02 answers. Source: docs/reference/protocol.md.
 """
 
 from __future__ import annotations
