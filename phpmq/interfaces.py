@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from zope.interface import Attribute, Interface
 
-from phpmq.message import DeadMessage, Message, QueueRecord
+from phpmq.message import DeadMessage, Extra, Message, QueueRecord
 
 
 class IPeer(Interface):
@@ -15,14 +15,20 @@ class IPeer(Interface):
     def deliver(message: Message, now: int) -> None:
         """Take a message; it stays in flight until the channel settles it. C{now} is in milliseconds."""
 
+    def receipt(tag: bytes, id: bytes = b"", duplicate: bool = False) -> None:
+        """The command of that tag was carried out; C{duplicate}: it was before, and nothing was stored."""
+
     def refused(tag: bytes | None, error: Exception) -> None:
         """The command of that tag was not carried out."""
+
+    def superseded() -> None:
+        """Another client goes on as the same producer: this one's conversation is over."""
 
     def room() -> None:
         """After a refusal with L{phpmq.errors.NoRoom}: there may be room again."""
 
     def flush() -> None:
-        """No more deliveries for now: write them."""
+        """No more deliveries and receipts for now: write them."""
 
 
 class IConnection(Interface):
@@ -47,17 +53,32 @@ class IChannel(Interface):
     def publish(tag: bytes | None, queue: str, body: bytes, ttl: int, revision: int = 0) -> None:
         """Send a message. C{ttl} in milliseconds, 0 means that it never expires."""
 
-    def consume(queue: str, window: int) -> None:
-        """Keep up to C{window} messages of the queue in flight on this channel; 0 ends it."""
+    def send(tag: bytes | None, queue: str, body: bytes, ttl: int, synced: bool, extra: Extra | None) -> None:
+        """
+        Send a message that may have a delay (C{extra.due}, still relative, in milliseconds), a key and headers; with a tag it is answered,
+        once it is on the disk if it has to be C{synced}.
+        """
+
+    def hello(tag: bytes, producer: bytes | None) -> None:
+        """Answer; with a name, the tags of later sends are that producer's numbers."""
+
+    def consume(queue: str, window: int, lease: int = 0, tag: bytes | None = None) -> None:
+        """
+        Keep up to C{window} messages of the queue in flight on this channel, each for C{lease} milliseconds at most (0: no limit);
+        a window of 0 ends it.
+        """
 
     def ack(tag: bytes | None, id: bytes, queue: str | None = None) -> None:
         """Settle a message: it is done."""
 
-    def requeue(tag: bytes | None, id: bytes, ttl: int, queue: str | None = None) -> None:
-        """Settle a message by sending it to the tail of its queue, with a new time to live in milliseconds."""
+    def requeue(tag: bytes | None, id: bytes, ttl: int, queue: str | None = None, delay: int = 0) -> None:
+        """Settle a message by sending it to the tail of its queue, with a new time to live and a delay in milliseconds."""
 
     def dead_letter(tag: bytes | None, id: bytes, reason: str = "", queue: str | None = None) -> None:
         """Settle a message by setting it aside, with a text for the operator."""
+
+    def touch(tag: bytes | None, id: bytes) -> None:
+        """The lease of a message starts again."""
 
     def pause() -> None:
         """The peer cannot take more deliveries now."""
@@ -69,6 +90,15 @@ class IChannel(Interface):
         """The peer is gone: what it held becomes ready again."""
 
 
+class IMirror(Interface):
+    """What a broker needs of whoever copies its store to a file."""
+
+    failing = Attribute("Whether the last write failed.")
+
+    def hurry() -> None:
+        """Somebody waits for the file: write as soon as this turn is over and no other write is running."""
+
+
 class IStore(Interface):
     """
     Keeps messages and queues, in order. Changes may be gathered, but every reading method sees them.
@@ -77,6 +107,7 @@ class IStore(Interface):
     """
 
     id_prefix = Attribute("16 bytes [0-9a-f] that start the id of every message of this store.")
+    mirrored = Attribute("All that was accepted up to this number is in the file as well.")
     next_number = Attribute("The first number (and position) that no message ever had.")
 
     def add(message: Message) -> None:
@@ -96,15 +127,36 @@ class IStore(Interface):
 
     def read(queue: QueueRecord, after: int, count: int, size: int) -> list[Message]:
         """
-        The queue's messages with a position above C{after}, in order of position: up to C{count} of them, and no more once their bodies
-        reach C{size} bytes.
+        The queue's messages with a position above C{after}, in order of position: up to C{count} of them, and no more once they reach
+        C{size} bytes. C{after} is not negative.
         """
 
     def expired(now: int, count: int) -> list[tuple[int, int, int, int]]:
         """
-        Messages that expired by C{now} and were not named by an earlier call: number, queue's number, position, size of the body.
+        Messages that expired by C{now} and were not named by an earlier call: number, queue's number, position, size.
         Up to C{count} of them, the earliest first.
         """
+
+    def due(now: int, count: int, queues: Mapping[int, QueueRecord]) -> list[Message]:
+        """Up to C{count} delayed messages that are due by C{now}, the earliest first; C{queues} has their queues by number."""
+
+    def next_due() -> int:
+        """When the next delayed message is due, milliseconds since the epoch; 0 if there is none."""
+
+    def find(queue: QueueRecord, key: str, now: int) -> int:
+        """The number of the message with that key in the queue, unless it is flushed or expired by C{now}; 0 if there is none."""
+
+    def producers() -> list[tuple[bytes, int, int]]:
+        """Every producer: name, highest number accepted, when it was last used."""
+
+    def save_producer(name: bytes, number: int, now: int) -> None:
+        """Keep a producer's highest number, together with the messages that are added from here on."""
+
+    def drop_producer(name: bytes) -> None:
+        """Forget a producer."""
+
+    def wants_sync() -> None:
+        """Somebody waits for C{mirrored} to reach the latest number, even if its message is gone meanwhile."""
 
     def create_queue(name: str) -> QueueRecord:
         """A new queue."""
@@ -115,14 +167,14 @@ class IStore(Interface):
     def drop_queue(queue: QueueRecord) -> None:
         """Forget a queue that holds no messages."""
 
-    def queues() -> list[tuple[QueueRecord, int, int]]:
-        """Every queue with how many messages wait in it and the size of their bodies."""
+    def queues() -> list[tuple[QueueRecord, int, int, int]]:
+        """Every queue with how many messages wait in it, their size, and how many of them are delayed."""
 
     def purge(queue: QueueRecord, count: int) -> bool:
-        """Forget up to C{count} messages at or below the queue's C{flushed} position; true when none is left."""
+        """Forget up to C{count} messages that the queue's C{flushed} position covers; true when none is left."""
 
     def dead(queue: str | None = None) -> Iterable[DeadMessage]:
         """The dead messages, of one queue or of all, the oldest first."""
 
     def dead_totals() -> tuple[int, int]:
-        """How many dead messages there are, and the bytes of their bodies."""
+        """How many dead messages there are, and their bytes."""

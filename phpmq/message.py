@@ -9,6 +9,9 @@ from phpmq.errors import BadName
 #: What a message costs in memory beside its body: the row, its index entries and their pages (measured, rounded up).
 MESSAGE_OVERHEAD = 96
 
+#: What a key, a delay or headers cost beside their own bytes: a row and its index entries.
+EXTRA_OVERHEAD = 64
+
 #: The longest name of a queue, in bytes of UTF-8.
 MAX_NAME = 255
 
@@ -50,20 +53,44 @@ class QueueRecord:
         self.paused = paused
 
 
+class Extra:
+    """
+    What only some messages have.
+
+    @ivar due: when it becomes ready, milliseconds since the epoch; 0 once it is
+    @ivar key: by which a second send of it is recognised while it is in the queue; empty for none
+    @ivar headers: a JSON object of strings; empty for none
+    """
+
+    __slots__ = ("due", "headers", "key")
+
+    def __init__(self, due: int = 0, key: str = "", headers: bytes = b"") -> None:
+        self.due = due
+        self.key = key
+        self.headers = headers
+
+    @property
+    def size(self) -> int:
+        """What it adds to the size of its message, in bytes."""
+        return len(self.key) + len(self.headers) + EXTRA_OVERHEAD
+
+
 class Message:
     """
     One message.
 
     @ivar number: its key in the store, given in order of acceptance and never reused, also not after a crash
-    @ivar position: its place in the queue: the number, or a later one once it was explicitly re-queued
+    @ivar position: its place in the queue: the number, or a later one once it was explicitly re-queued; negative while it is delayed
     @ivar accepted: when it was accepted, milliseconds since the epoch
     @ivar expires: when it expires, milliseconds since the epoch; 0 means never
     @ivar attempts: how many times it was delivered
     @ivar id: the 32 bytes C{[0-9a-f]} by which clients know it; empty until it is first needed
     @ivar consumer: who holds it while it is in flight
+    @ivar extra: its delay, key and headers; None if it never had any
+    @ivar size: bytes of its body and extra; against the memory limit it counts L{MESSAGE_OVERHEAD} more
     """
 
-    __slots__ = ("accepted", "attempts", "body", "consumer", "expires", "id", "number", "position", "queue")
+    __slots__ = ("accepted", "attempts", "body", "consumer", "expires", "extra", "id", "number", "position", "queue", "size")
 
     def __init__(
         self,
@@ -74,6 +101,7 @@ class Message:
         expires: int,
         attempts: int,
         body: bytes,
+        extra: Extra | None = None,
     ) -> None:
         self.number = number
         self.queue = queue
@@ -84,11 +112,8 @@ class Message:
         self.body = body
         self.id = b""
         self.consumer: Any = None
-
-    @property
-    def size(self) -> int:
-        """What the message counts against the memory limit, in bytes."""
-        return len(self.body) + MESSAGE_OVERHEAD
+        self.extra = extra
+        self.size = len(body) if extra is None else len(body) + extra.size
 
 
 class DeadMessage:

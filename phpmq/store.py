@@ -6,16 +6,17 @@ import os
 import sqlite3
 from binascii import crc32, hexlify
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice, pairwise
+from typing import Any
 
 from zope.interface import implementer
 
 from phpmq.interfaces import IStore
-from phpmq.message import DeadMessage, Message, QueueRecord
+from phpmq.message import EXTRA_OVERHEAD, DeadMessage, Extra, Message, QueueRecord
 
 #: Version of the newest schema file, C{PRAGMA user_version} of a database that has it.
 SCHEMA_VERSION = 1
@@ -33,7 +34,15 @@ _BATCHES = 4096
 
 _PRIME = 4294967291
 
-_MESSAGE_COLUMNS = "number, queue, position, accepted, expires, attempts, crc, body"
+# With what only some messages have, and without the search for it where there is none.
+_PLAIN = "number, queue, position, accepted, expires, attempts, body", "message"
+_WITH_EXTRA = (
+    "message.number, message.queue, position, accepted, expires, attempts, body, due, key, headers",
+    "message LEFT JOIN extra USING (number)",
+)
+_EXTRA_SIZE = f"{EXTRA_OVERHEAD} + coalesce(length(CAST(key AS BLOB)), 0) + coalesce(length(headers), 0)"
+_SIZE = f"length(body) + CASE WHEN extra.number IS NULL THEN 0 ELSE {_EXTRA_SIZE} END"
+
 _DEAD_COLUMNS = "number, queue, reason, text, accepted, died, attempts, body"
 
 
@@ -64,15 +73,34 @@ def _row(message: Message) -> tuple[object, ...]:
     return number, queue, position, accepted, expires, attempts, crc, body
 
 
+def _extra_row(message: Message) -> tuple[object, ...]:
+    extra = message.extra
+    assert extra is not None
+    return message.number, message.queue.number, extra.due, extra.key or None, extra.headers or None
+
+
+def _message(queue: QueueRecord, row: tuple[Any, ...]) -> Message:
+    number, _, position, accepted, expires, attempts, body, *more = row
+    extra = Extra(more[0], more[1] or "", more[2] or b"") if more and more[0] is not None else None
+    return Message(number, queue, position, accepted, expires or 0, attempts, body, extra)
+
+
+#: Messages written to the database together: highest number accepted until then, how many they were, their bytes, and the highest
+#: numbers of the producers whose messages are among them.
+_Batch = tuple[int, int, int, dict[bytes, tuple[int, int]]]
+
+
 @dataclass
 class Delta:
     """
     Changes for the mirror, as a SQLite database of their own.
 
-    @ivar image: tables C{message}, C{dead} and C{queue} with rows to replace, C{gone} and C{gone_queue} with keys to delete, and C{meta}
+    @ivar image: tables C{message}, C{extra}, C{dead}, C{queue}, C{producer} and C{meta} with rows to replace; C{gone}, C{gone_queue} and
+        C{gone_producer} with keys to delete
     @ivar upto: the highest message number that it brings up to date
     @ivar changes: how many rows
     @ivar more: whether it was too small for all that the mirror has to know
+    @ivar extras: whether any message has or had extras
     @ivar keeps_flushed: whether changed messages are left for the next delta: a dead one among them, which the file still has as
         waiting, would be taken for flushed if its queue's C{flushed} came before it
     """
@@ -84,6 +112,8 @@ class Delta:
     changed: dict[int, int]
     queues: set[int]
     gone_queues: dict[str, QueueRecord]
+    gone_producers: set[bytes]
+    extras: bool
     more: bool = False
     keeps_flushed: bool = False
 
@@ -124,7 +154,12 @@ class SQLiteStore:
         # What the mirror must know about messages up to _extracted.
         self._extracted = self.mirrored
         self._extracted_queue = self._next_queue - 1
-        self._batches: deque[tuple[int, int, int]] = deque()  # highest number, messages, bytes
+        self._batches: deque[_Batch] = deque()
+        self._highest = self._marked = self._wanted = self.mirrored  # number accepted, in a batch, waited for
+        self._extras = bool(self._one("SELECT count(*) FROM extra"))  # whether there ever was one
+        self._keys: dict[tuple[int, str], Message] = {}  # those of _added
+        self._new_producers: dict[bytes, tuple[int, int]] = {}
+        self._gone_producers: set[bytes] = set()
         self._gone: set[int] = set()
         self._changed: dict[int, int] = {}  # number -> bytes
         self._dirty_queues: set[int] = set()
@@ -143,17 +178,24 @@ class SQLiteStore:
     def add(self, message: Message) -> None:
         """Keep a new message; see L{IStore}."""
         self._added[message.number] = message
-        self._gathered_size += len(message.body)
+        self._highest = message.number
+        self._gathered_size += message.size
+        if message.extra is not None:
+            self._extras = True
+            if message.extra.key:
+                self._keys[message.queue.number, message.extra.key] = message
         if len(self._added) >= _GATHERED or self._gathered_size >= _GATHERED_BYTES:
             self.write()
 
     def put(self, message: Message) -> None:
         """Keep a message as it is now; see L{IStore}."""
         number = message.number
+        if message.extra is not None:
+            self._extras = True
         if number not in self._added:
             self._retried.pop(number, None)
             self._put[number] = message
-            self._gathered_size += len(message.body)
+            self._gathered_size += message.size
             if len(self._put) >= _GATHERED or self._gathered_size >= _GATHERED_BYTES:
                 self.write()
 
@@ -165,7 +207,10 @@ class SQLiteStore:
 
     def remove(self, number: int) -> None:
         """Forget a message; see L{IStore}."""
-        if self._added.pop(number, None) is None:
+        if (added := self._added.pop(number, None)) is not None:
+            if self._keys and added.extra is not None:
+                self._keys.pop((added.queue.number, added.extra.key), None)
+        else:
             if self._put:
                 self._put.pop(number, None)
             if self._retried:
@@ -182,6 +227,7 @@ class SQLiteStore:
         self._retried.pop(number, None)
         with self._transaction():
             self._database.execute("DELETE FROM message WHERE number = ?", (number,))
+            self._database.execute("UPDATE extra SET due = 0, key = NULL WHERE number = ?", (number,))
             self._database.execute(
                 f"INSERT OR REPLACE INTO dead ({_DEAD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -199,8 +245,9 @@ class SQLiteStore:
 
     def write(self) -> None:
         """Write what was gathered to the database."""
-        if not (self._added or self._removed or self._put or self._retried):
+        if not (self._added or self._removed or self._put or self._retried or self._new_producers or self._wanted > self._marked):
             return
+        self._keys.clear()
         added, self._added, self._gathered_size = self._added, {}, 0
         removed, self._removed = self._removed, []
         put, self._put = self._put, {}
@@ -211,13 +258,19 @@ class SQLiteStore:
             run("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)", map(_row, added.values()))
             run("INSERT OR REPLACE INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)", map(_row, put.values()))
             run("UPDATE message SET attempts = ?, crc = ? WHERE number = ?", map(_retry, retried))
+            if self._extras:
+                run("DELETE FROM extra WHERE number BETWEEN ? AND ?", _runs(removed))
+                run("DELETE FROM extra WHERE number = ?", [(number,) for number in put])
+                extras = [message for message in (*added.values(), *put.values()) if message.extra is not None]
+                run("INSERT INTO extra VALUES (?, ?, ?, ?, ?)", map(_extra_row, extras))
         extracted = self._extracted
         self._note_gone(number for number in removed if number <= extracted)
         for message in (*put.values(), *retried):
             self._note_changed(message)
-        if added:
-            size = sum(len(message.body) for message in added.values())
-            self._batches.append((next(reversed(added)), len(added), size))
+        if added or self._new_producers or self._wanted > self._marked:
+            producers, self._new_producers = self._new_producers, {}
+            self._marked = self._highest
+            self._batches.append((self._highest, len(added), sum(message.size for message in added.values()), producers))
             if len(self._batches) > _BATCHES:
                 self._join_batches()
 
@@ -227,7 +280,7 @@ class SQLiteStore:
         size = 0
         for message in self._retried.values():
             some.append(message)
-            size += len(message.body)
+            size += message.size
             if len(some) >= _GATHERED or size >= _GATHERED_BYTES:
                 break
         for message in some:
@@ -237,7 +290,7 @@ class SQLiteStore:
     def _join_batches(self) -> None:
         """While nothing is mirrored, remember half as many batches of twice the size."""
         pairs = zip(*[iter(self._batches)] * 2, strict=False)
-        joined = deque((second[0], first[1] + second[1], first[2] + second[2]) for first, second in pairs)
+        joined = deque((second[0], first[1] + second[1], first[2] + second[2], first[3] | second[3]) for first, second in pairs)
         if len(self._batches) % 2:
             joined.append(self._batches[-1])
         self._batches = joined
@@ -262,33 +315,67 @@ class SQLiteStore:
     def _note_changed(self, message: Message) -> None:
         number = message.number
         if number <= self._extracted:
-            self._changed[number] = len(message.body)
+            self._changed[number] = message.size
             self._gone.discard(number)
 
     def read(self, queue: QueueRecord, after: int, count: int, size: int) -> list[Message]:
         """Messages in order; see L{IStore}."""
         self.write()
+        columns, tables = _WITH_EXTRA if self._extras else _PLAIN
         rows = self._database.execute(
-            "SELECT number, position, accepted, expires, attempts, body FROM message"
-            " WHERE queue = ? AND position > ? ORDER BY position LIMIT ?",
+            f"SELECT {columns} FROM {tables} WHERE message.queue = ? AND position > ? ORDER BY position LIMIT ?",
             (queue.number, after, count),
         )
         messages: list[Message] = []
         total = 0
-        for number, position, accepted, expires, attempts, body in rows:
-            messages.append(Message(number, queue, position, accepted, expires or 0, attempts, body))
-            total += len(body)
+        for row in rows:
+            message = _message(queue, row)
+            messages.append(message)
+            total += message.size
             if total >= size:
                 break
         rows.close()
         return messages
 
+    def due(self, now: int, count: int, queues: Mapping[int, QueueRecord]) -> list[Message]:
+        """Delayed messages that are due; see L{IStore}."""
+        self.write()
+        columns, _ = _WITH_EXTRA
+        rows = self._database.execute(
+            f"SELECT {columns} FROM extra JOIN message USING (number) WHERE due > 0 AND due <= ? ORDER BY due, number LIMIT ?", (now, count)
+        )
+        return [_message(queues[row[1]], row) for row in rows if row[1] in queues]
+
+    def next_due(self) -> int:
+        """When the next delayed message is due; see L{IStore}."""
+        if not self._extras:
+            return 0
+        self.write()
+        return self._one("SELECT min(due) FROM extra WHERE due > 0") or 0
+
+    def find(self, queue: QueueRecord, key: str, now: int) -> int:
+        """The message with that key; see L{IStore}."""
+        if not self._extras:
+            return 0
+        added = self._keys.get((queue.number, key))
+        if added is not None and abs(added.position) > queue.flushed and not 0 < added.expires <= now:
+            return added.number
+        if self._removed or self._put:
+            self.write()
+        row = self._database.execute(
+            "SELECT number FROM extra JOIN message USING (number) WHERE extra.queue = ? AND key = ?"
+            " AND abs(position) > ? AND (expires IS NULL OR expires > ?)",
+            (queue.number, key, queue.flushed, now),
+        ).fetchone()
+        return row[0] if row else 0
+
     def expired(self, now: int, count: int) -> list[tuple[int, int, int, int]]:
         """Messages that expired; see L{IStore}."""
         self.write()
+        size, tables = (_SIZE, _WITH_EXTRA[1]) if self._extras else ("length(body)", "message")
         rows = self._database.execute(
-            "SELECT expires, number, queue, position, length(body) FROM message"
-            " WHERE expires <= ? AND (expires, number) > (?, ?) ORDER BY expires, number LIMIT ?",
+            f"SELECT expires, message.number, message.queue, position, {size} FROM {tables}"
+            " WHERE expires <= ? AND (expires, message.number) > (?, ?) ORDER BY expires, message.number LIMIT ?",
             (now, *self._expiry, count),
         ).fetchall()
         if rows:
@@ -299,11 +386,12 @@ class SQLiteStore:
         """Forget flushed messages; see L{IStore}."""
         self.write()
         numbers = self._database.execute(
-            "SELECT number FROM message WHERE queue = ? AND position <= ? LIMIT ?",
-            (queue.number, queue.flushed, count),
+            "SELECT number FROM message WHERE queue = ? AND position BETWEEN ? AND ? LIMIT ?",
+            (queue.number, -queue.flushed, queue.flushed, count),
         ).fetchall()
         with self._transaction():
-            self._database.executemany("DELETE FROM message WHERE number = ?", numbers)
+            for table in ("message", "extra") if self._extras else ("message",):
+                self._database.executemany(f"DELETE FROM {table} WHERE number = ?", numbers)
         self._note_gone(number for (number,) in numbers if number <= self._extracted)
         return len(numbers) < count
 
@@ -315,8 +403,29 @@ class SQLiteStore:
 
     def dead_totals(self) -> tuple[int, int]:
         """How many dead messages, and their bytes; see L{IStore}."""
-        count, size = self._database.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM dead").fetchone()
+        totals = f"SELECT count(dead.number), coalesce(sum({_SIZE}), 0) FROM dead LEFT JOIN extra USING (number)"
+        count, size = self._database.execute(totals).fetchone()
         return count, size
+
+    # Producers
+
+    def producers(self) -> list[tuple[bytes, int, int]]:
+        """Every producer; see L{IStore}."""
+        return self._database.execute("SELECT name, number, used FROM producer").fetchall()
+
+    def save_producer(self, name: bytes, number: int, now: int) -> None:
+        """Keep a producer's highest number; see L{IStore}."""
+        self._new_producers[name] = number, now
+        self._gone_producers.discard(name)
+
+    def drop_producer(self, name: bytes) -> None:
+        """Forget a producer; see L{IStore}."""
+        self.write()
+        self._gone_producers.add(name)
+
+    def wants_sync(self) -> None:
+        """Somebody waits for the mirror; see L{IStore}."""
+        self._wanted = self._highest
 
     # Queues
 
@@ -345,14 +454,15 @@ class SQLiteStore:
         if queue.number <= self._extracted_queue:
             self._gone_queues[queue.name] = QueueRecord(queue.number, queue.name, flushed=queue.flushed)
 
-    def queues(self) -> list[tuple[QueueRecord, int, int]]:
+    def queues(self) -> list[tuple[QueueRecord, int, int, int]]:
         """Every queue with its counts; see L{IStore}."""
         self.write()
+        size, extra = (_SIZE, " LEFT JOIN extra ON extra.number = message.number") if self._extras else ("length(body)", "")
         return [
-            (QueueRecord(number, name, revision, flushed, paused), count, size)
-            for number, name, revision, flushed, paused, count, size in self._database.execute(
-                "SELECT queue.*, count(message.number), coalesce(sum(length(body)), 0)"
-                " FROM queue LEFT JOIN message ON message.queue = queue.number AND position > flushed GROUP BY queue.number"
+            (QueueRecord(number, name, revision, flushed, paused), count, size, delayed)
+            for number, name, revision, flushed, paused, count, size, delayed in self._database.execute(
+                f"SELECT queue.*, count(message.number), coalesce(sum({size}), 0), coalesce(sum(position < 0), 0) FROM queue"
+                f" LEFT JOIN message ON message.queue = queue.number AND abs(position) > flushed{extra} GROUP BY queue.number"
             )
         ]
 
@@ -363,7 +473,9 @@ class SQLiteStore:
         """About how many changes the mirror has not seen."""
         gathered = len(self._added) + len(self._removed) + len(self._put) + len(self._retried)
         batches = sum(batch[1] for batch in self._batches)
-        return gathered + batches + len(self._gone) + len(self._changed) + len(self._dirty_queues) + len(self._gone_queues)
+        queues = len(self._dirty_queues) + len(self._gone_queues)
+        producers = len(self._new_producers) + len(self._gone_producers)
+        return gathered + batches + len(self._gone) + len(self._changed) + queues + producers
 
     def note_meta(self) -> None:
         """The next L{extract} has something even if no message changed: its C{meta} does."""
@@ -380,7 +492,7 @@ class SQLiteStore:
         @param meta: more values for the table C{meta}
         """
         self.write()
-        upto = self._upto(count, size)
+        upto, producers = self._upto(count, size)
         gone, whole = _take(self._gone, count)
         changed = self._take_changed(count, size)
         queues, self._dirty_queues = self._dirty_queues, set()
@@ -389,17 +501,18 @@ class SQLiteStore:
         if whole and not self._changed:
             gone_queues, self._gone_queues = self._gone_queues, {}
         self._leaving = gone_queues
-        if upto == self.mirrored and not (gone or changed or queues or gone_queues or self._meta_dirty):
+        gone_producers, self._gone_producers = self._gone_producers, set()
+        if upto == self.mirrored and not (gone or changed or queues or gone_queues or producers or gone_producers or self._meta_dirty):
             return None
         self._extracted = max(self._extracted, upto)
         self._extracted_queue = self._next_queue - 1
-        delta = Delta(b"", upto, len(gone) + len(changed), gone, changed, queues, gone_queues)
+        delta = Delta(b"", upto, len(gone) + len(changed), gone, changed, queues, gone_queues, gone_producers, self._extras)
         if self._changed:
             delta.keeps_flushed = True
             self._dirty_queues = queues.copy()
         delta.more = bool(self._gone or self._changed or self._retried) or (bool(self._batches) and self._batches[-1][0] > upto)
         try:
-            self._draw(delta, {**self._meta, "next_queue": self._next_queue, **meta})
+            self._draw(delta, producers, {**self._meta, "next_queue": self._next_queue, **meta})
         except BaseException:
             self.restore(delta)
             raise
@@ -418,7 +531,7 @@ class SQLiteStore:
             del self._changed[number]
         return taken
 
-    def _draw(self, delta: Delta, meta: dict[str, object]) -> None:
+    def _draw(self, delta: Delta, producers: dict[bytes, tuple[int, int]], meta: dict[str, object]) -> None:
         """Make the delta's image."""
         run = self._database.execute
         keys = {
@@ -433,7 +546,7 @@ class SQLiteStore:
             for table, numbers in keys.items():
                 run(f"CREATE TABLE delta.{table} (number INTEGER PRIMARY KEY)")
                 self._database.executemany(f"INSERT INTO delta.{table} VALUES (?)", zip(numbers))
-            for table in "message", "dead":
+            for table in ("message", "dead", "extra") if delta.extras else ("message", "dead"):
                 run(
                     f"CREATE TABLE delta.{table} AS SELECT * FROM main.{table} WHERE number > ? AND number <= ?"
                     f" UNION ALL SELECT * FROM main.{table} WHERE number IN delta.changed",
@@ -441,6 +554,11 @@ class SQLiteStore:
                 )
                 delta.changes += self._one(f"SELECT max(rowid) FROM delta.{table}") or 0
             run("CREATE TABLE delta.queue AS SELECT * FROM main.queue WHERE number IN delta.dirty")
+            run("CREATE TABLE delta.gone_producer (name)")
+            self._database.executemany("INSERT INTO delta.gone_producer VALUES (?)", zip(delta.gone_producers))
+            run("CREATE TABLE delta.producer (name, number, used)")
+            rows = ((name, number, used) for name, (number, used) in producers.items())
+            self._database.executemany("INSERT INTO delta.producer VALUES (?, ?, ?)", rows)
             run("CREATE TABLE delta.meta (key, value)")
             self._database.executemany("INSERT INTO delta.meta VALUES (?, ?)", meta.items())
             run("COMMIT")
@@ -450,16 +568,18 @@ class SQLiteStore:
                 run("ROLLBACK")
             run("DETACH delta")
 
-    def _upto(self, count: int, size: int) -> int:
-        """The highest number that a delta of so many messages and bytes may reach."""
+    def _upto(self, count: int, size: int) -> tuple[int, dict[bytes, tuple[int, int]]]:
+        """The highest number that a delta of so many messages and bytes may reach, and the producers' numbers up to there."""
         upto = self.mirrored
-        for highest, messages, total in self._batches:
+        producers: dict[bytes, tuple[int, int]] = {}
+        for highest, messages, total, numbers in self._batches:
             if count <= 0 or size <= 0:
                 break
             upto = highest
+            producers |= numbers
             count -= messages
             size -= total
-        return upto
+        return upto, producers
 
     def confirm(self, delta: Delta) -> None:
         """The delta is in the file."""
@@ -476,6 +596,7 @@ class SQLiteStore:
             if queue.number not in self._dirty_queues:
                 self._gone_queues.setdefault(name, queue)
         self._dirty_queues |= delta.queues - {queue.number for queue in self._gone_queues.values()}
+        self._gone_producers |= delta.gone_producers.difference(self._new_producers, *(batch[3] for batch in self._batches))
         self._leaving = {}
         self._meta_dirty = True
 

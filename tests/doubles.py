@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 
 from zope.interface import implementer
@@ -22,6 +22,7 @@ class RecordingPeer:
     @ivar got: bodies of all that it ever got
     @ivar flushed: how many deliveries each flush was for
     @ivar refusals: tags and errors
+    @ivar receipts: tags, ids and whether it was a duplicate
     @ivar rooms: how often it was told that there is room
     """
 
@@ -34,6 +35,8 @@ class RecordingPeer:
         self.got: list[bytes] = []
         self.flushed: list[int] = []
         self.refusals: list[tuple[bytes | None, Exception]] = []
+        self.receipts: list[tuple[bytes, bytes, bool]] = []
+        self.is_superseded = False
         self.rooms = 0
         self.choked = False
         self._output = output
@@ -50,6 +53,15 @@ class RecordingPeer:
     def refused(self, tag: bytes | None, error: Exception) -> None:
         """Note a refusal; see L{IPeer}."""
         self.refusals.append((tag, error))
+
+    def receipt(self, tag: bytes, id: bytes = b"", duplicate: bool = False) -> None:
+        """Note a receipt; see L{IPeer}."""
+        self.receipts.append((tag, id, duplicate))
+
+    def superseded(self) -> None:
+        """Note it; see L{IPeer}."""
+        self.is_superseded = True
+        self.channel.close()
 
     def room(self) -> None:
         """Count it; see L{IPeer}."""
@@ -87,6 +99,8 @@ class DictStore:
     def __init__(self) -> None:
         self.id_prefix = b"0123456789abcdef"
         self.next_number = 1
+        self.mirrored = 0
+        self._producers: dict[bytes, tuple[int, int]] = {}
         self._messages: dict[int, Message] = {}
         self._queues: dict[int, QueueRecord] = {}
         self._dead: list[DeadMessage] = []
@@ -125,7 +139,7 @@ class DictStore:
         messages: list[Message] = []
         for message in self._of(queue):
             if message.position > after and len(messages) < count and size > 0:
-                size -= len(message.body)
+                size -= message.size
                 messages.append(copy(message))
                 messages[-1].queue = queue
         return messages
@@ -140,7 +154,7 @@ class DictStore:
         if due:
             self._expiry = due[-1]
         found = [self._messages[number] for _, number in due]
-        return [(message.number, message.queue.number, message.position, len(message.body)) for message in found]
+        return [(message.number, message.queue.number, message.position, message.size) for message in found]
 
     def create_queue(self, name: str) -> QueueRecord:
         """A new queue; see L{IStore}."""
@@ -157,16 +171,58 @@ class DictStore:
         """Forget a queue; see L{IStore}."""
         del self._queues[queue.number]
 
-    def queues(self) -> list[tuple[QueueRecord, int, int]]:
+    def due(self, now: int, count: int, queues: Mapping[int, QueueRecord]) -> list[Message]:
+        """Delayed messages that are due; see L{IStore}."""
+        found = [copy(message) for message in self._delayed() if message.extra.due <= now][:count]  # type: ignore[union-attr]
+        for message in found:
+            message.queue = queues[message.queue.number]
+        return found
+
+    def _delayed(self) -> list[Message]:
+        delayed = [message for message in self._messages.values() if message.position < 0]
+        return sorted(delayed, key=lambda message: (message.extra.due, message.number))  # type: ignore[union-attr]
+
+    def next_due(self) -> int:
+        """When the next delayed message is due; see L{IStore}."""
+        delayed = self._delayed()
+        return delayed[0].extra.due if delayed else 0  # type: ignore[union-attr]
+
+    def find(self, queue: QueueRecord, key: str, now: int) -> int:
+        """The message with that key; see L{IStore}."""
+        for message in self._of(queue):
+            waits = abs(message.position) > queue.flushed and not 0 < message.expires <= now
+            if waits and message.extra is not None and message.extra.key == key:
+                return message.number
+        return 0
+
+    def producers(self) -> list[tuple[bytes, int, int]]:
+        """Every producer; see L{IStore}."""
+        return [(name, number, used) for name, (number, used) in self._producers.items()]
+
+    def save_producer(self, name: bytes, number: int, now: int) -> None:
+        """Keep a producer's highest number; see L{IStore}."""
+        self._producers[name] = number, now
+
+    def drop_producer(self, name: bytes) -> None:
+        """Forget a producer; see L{IStore}."""
+        del self._producers[name]
+
+    def wants_sync(self) -> None:
+        """Nothing is mirrored; see L{IStore}."""
+
+    def queues(self) -> list[tuple[QueueRecord, int, int, int]]:
         """Every queue with its counts; see L{IStore}."""
         waiting = {
-            queue: [len(message.body) for message in self._of(queue) if message.position > queue.flushed] for queue in self._queues.values()
+            queue: [message for message in self._of(queue) if abs(message.position) > queue.flushed] for queue in self._queues.values()
         }
-        return [(copy(queue), len(sizes), sum(sizes)) for queue, sizes in waiting.items()]
+        return [
+            (copy(queue), len(messages), sum(message.size for message in messages), sum(message.position < 0 for message in messages))
+            for queue, messages in waiting.items()
+        ]
 
     def purge(self, queue: QueueRecord, count: int) -> bool:
         """Forget flushed messages; see L{IStore}."""
-        flushed = [message.number for message in self._of(queue) if message.position <= queue.flushed]
+        flushed = [message.number for message in self._of(queue) if abs(message.position) <= queue.flushed]
         for number in flushed[:count]:
             self.remove(number)
         return len(flushed) <= count

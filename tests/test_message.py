@@ -7,7 +7,7 @@ import unicodedata
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.errors import BadName
-from phpmq.message import MAX_NAME, MESSAGE_OVERHEAD, Message, QueueRecord, check_name
+from phpmq.message import MAX_NAME, Message, QueueRecord, check_name
 
 
 class CheckNameTests(SynchronousTestCase):
@@ -55,10 +55,10 @@ class MessageTests(SynchronousTestCase):
     """L{Message}."""
 
     def test_size(self) -> None:
-        """A message counts with its body and what it costs beside."""
+        """A message counts with its body."""
         queue = QueueRecord(1, "q")
         for body in b"", b"x", b"x" * 1000:
-            self.assertEqual(Message(1, queue, 1, 0, 0, 0, body).size, len(body) + MESSAGE_OVERHEAD)
+            self.assertEqual(Message(1, queue, 1, 0, 0, 0, body).size, len(body))
 
     def test_fresh(self) -> None:
         """A new message has no id yet, and nobody holds it."""

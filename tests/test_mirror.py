@@ -75,7 +75,7 @@ class FileTestCase(SynchronousTestCase):
 
     def bodies(self, store: SQLiteStore) -> list[bytes]:
         """All that waits, queue by queue, in order."""
-        return [message.body for queue, _, _ in store.queues() for message in store.read(queue, 0, MANY, MANY)]
+        return [message.body for queue, *_ in store.queues() for message in store.read(queue, 0, MANY, MANY)]
 
     def sql(self, *statements: str, path: str | None = None) -> list[Any]:
         """Do something to the file; the last statement's rows."""
@@ -409,7 +409,7 @@ class ApplyTests(FileTestCase):
         self.write(file, store)
         found = self.reopened()
         self.assertEqual(self.bodies(found), [b"kept", b"changed", b"new"])
-        self.assertEqual([queue.name for queue, _, _ in found.queues()], ["q", "r"])
+        self.assertEqual([queue.name for queue, *_ in found.queues()], ["q", "r"])
         self.assertEqual([(row.body, row.reason, row.text) for row in found.dead()], [(b"dead", "rejected", "why")])
         self.assertEqual(found.id_prefix, store.id_prefix)
         self.assertGreater(found.next_number, store.next_number)
@@ -531,10 +531,10 @@ class ApplyTests(FileTestCase):
             file.apply(delta)
             store.confirm(delta)
             now = self.reopened()
-            waiting = sum(count for _, count, _ in now.queues())
+            waiting = sum(count for _, count, *_ in now.queues())
             found.append((waiting, len(list(now.dead()))))
         self.assertEqual(found, [(2, 1), (1, 2), (0, 3)])
-        self.assertEqual([record.flushed for record, _, _ in self.reopened().queues()], [queue.flushed])
+        self.assertEqual([record.flushed for record, *_ in self.reopened().queues()], [queue.flushed])
 
     def test_dead_after_a_failed_write(self) -> None:
         """A message that died after a write that was on the disk, but reported as failed, is not alive as well."""

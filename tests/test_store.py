@@ -43,7 +43,7 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """What each queue holds, by name."""
-        return {record.name: (count, size) for record, count, size in self.store.queues()}
+        return {record.name: (count, size) for record, count, size, _ in self.store.queues()}
 
     def test_interface(self) -> None:
         """It provides IStore."""
@@ -235,7 +235,7 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         self.add(b"12345")
         self.add(b"67")
         self.store.create_queue("empty")
-        found = {record.name: (record, count, size) for record, count, size in self.store.queues()}
+        found = {record.name: (record, count, size) for record, count, size, _ in self.store.queues()}
         self.assertEqual(set(found), {"q", "empty"})
         record, count, size = found["q"]
         self.assertEqual((count, size), (2, 7))
@@ -576,7 +576,7 @@ class SQLiteStoreTests(SynchronousTestCase):
         message.expires = 2000
         self.assertEqual(len(self.store.expired(2000, 1)), 1)
         self.add(b"2", other)
-        self.assertEqual({record.name: count for record, count, _ in self.store.queues()}, {"q": 1, "other": 1})
+        self.assertEqual({record.name: count for record, count, *_ in self.store.queues()}, {"q": 1, "other": 1})
         late = self.add(b"3", other)
         other.flushed = late.position
         self.assertTrue(self.store.purge(other, 10))

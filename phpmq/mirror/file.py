@@ -196,7 +196,12 @@ class StoreFile:
             run("DELETE FROM message WHERE number IN delta.changed")
             run("DELETE FROM message WHERE number IN (SELECT number FROM delta.dead)")
             run("DELETE FROM dead WHERE number IN delta.gone")
-            for table in "message", "dead", "queue", "meta":
+            if delta.extras:
+                for keys in "gone", "changed":
+                    run(f"DELETE FROM extra WHERE number IN delta.{keys}")
+                run("INSERT OR REPLACE INTO main.extra SELECT * FROM delta.extra")
+            run("DELETE FROM producer WHERE name IN (SELECT name FROM delta.gone_producer)")
+            for table in "message", "dead", "queue", "producer", "meta":
                 if table == "queue":
                     run("DELETE FROM queue WHERE number IN delta.gone_queue")
                     if delta.keeps_flushed:

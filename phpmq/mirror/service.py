@@ -7,14 +7,16 @@ from typing import TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
+from zope.interface import implementer
 
 from phpmq.clock import SteadyClock
 from phpmq.errors import StartError, StoreError
+from phpmq.interfaces import IMirror
 from phpmq.mirror.file import StoreFile
 from phpmq.store import Delta, SQLiteStore
 
@@ -34,6 +36,7 @@ _STEP = 500
 _STOP_TIMEOUT = 8.0
 
 
+@implementer(IMirror)
 class MirrorService(Service):
     """
     Copies what is new in the store to the file, again and again.
@@ -43,6 +46,7 @@ class MirrorService(Service):
     @ivar failing: whether the last write failed
     @ivar errors: how many writes failed
     @ivar unsaved: after a stop, how many changes could not be written
+    @ivar synced: called when the file got further
     @ivar last_success: when the file was last up to date, by the clock's seconds
     """
 
@@ -70,6 +74,10 @@ class MirrorService(Service):
         self._loop = LoopingCall(self._tick)
         self._loop.clock = reactor
         self._writing: Deferred[None] | None = None
+        self._busy = False
+        self._hurried: IDelayedCall | None = None
+        self._again = False
+        self.synced: Callable[[], object] = lambda: None
         self.failing = False
         self.errors = self.unsaved = 0
         self.last_success = clock.seconds()
@@ -108,8 +116,23 @@ class MirrorService(Service):
             self._store.note_meta()
         return self._store.extract(_DELTA_MESSAGES, _DELTA_BYTES, {**reading})
 
-    def _tick(self) -> Deferred[None]:
-        # LoopingCall waits for the Deferred: writes never overlap.
+    def hurry(self) -> None:
+        """Write as soon as this turn is over and no other write is running; see L{IMirror}."""
+        if self._busy:
+            self._again = True
+        elif self._hurried is None and self.running:
+            self._hurried = self._reactor.callLater(0, self._hurry)
+
+    def _hurry(self) -> None:
+        self._hurried = None
+        self._tick()
+
+    def _tick(self) -> Deferred[None] | None:
+        """Write, unless a write is running already."""
+        if self._busy:
+            return None
+        self._busy = True
+        # LoopingCall waits for the Deferred.
         self._writing = Deferred.fromCoroutine(self._write_all())
         return self._writing
 
@@ -126,6 +149,11 @@ class MirrorService(Service):
             self._untidy = wrote or (self._untidy and await self._tidy())
         except Exception as error:
             self._failed(error)
+        finally:
+            self._busy = False
+        if self._again:
+            self._again = False
+            self.hurry()
 
     async def _write(self, delta: Delta) -> None:
         try:
@@ -134,6 +162,7 @@ class MirrorService(Service):
             self._store.restore(delta)
             raise
         self._store.confirm(delta)
+        self.synced()
 
     async def _tidy(self) -> bool:
         """Give space back. If that fails all is saved nevertheless: no alarm, it is tried again after the next write."""
@@ -174,6 +203,8 @@ class MirrorService(Service):
     async def _stop(self) -> None:
         if self._loop.running:
             self._loop.stop()
+        if self._hurried is not None:
+            self._hurried.cancel()
         if self._writing is not None:
             await self._writing
         deadline = self._clock.seconds() + _STOP_TIMEOUT

@@ -10,12 +10,21 @@ CREATE TABLE queue (
 CREATE TABLE message (
     number   INTEGER PRIMARY KEY,  -- by order of acceptance, never reused
     queue    INTEGER NOT NULL,
-    position INTEGER NOT NULL,     -- order in the queue: the number, or a later one once re-queued
+    position INTEGER NOT NULL,     -- order in the queue: the number, or a later one once re-queued; negative while delayed
     accepted INTEGER NOT NULL,
     expires  INTEGER,
     attempts INTEGER NOT NULL,
     crc      INTEGER NOT NULL,     -- CRC-32 of the body, mixed with the other columns
     body     BLOB NOT NULL
+);
+
+-- What only some messages, also dead ones, have.
+CREATE TABLE extra (
+    number   INTEGER PRIMARY KEY,  -- the message's
+    queue    INTEGER NOT NULL,
+    due      INTEGER NOT NULL,     -- when it becomes ready, its position is negative until then; 0 once it is
+    key      TEXT,                 -- by which a second send of it is recognised
+    headers  BLOB                  -- a JSON object of strings
 );
 
 CREATE TABLE dead (
@@ -33,6 +42,13 @@ CREATE TABLE dead (
 CREATE TABLE damaged (
     number, queue, position, accepted, expires, attempts, crc, body
 );
+
+-- The highest number that was accepted of each producer, so that a retry is not stored again.
+CREATE TABLE producer (
+    name     BLOB PRIMARY KEY,
+    number   INTEGER NOT NULL,
+    used     INTEGER NOT NULL      -- when it was last
+) WITHOUT ROWID;
 
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,

@@ -2,3 +2,5 @@
 CREATE INDEX message_order ON message (queue, position);
 CREATE INDEX message_expiry ON message (expires) WHERE expires IS NOT NULL;
 CREATE INDEX dead_queue ON dead (queue, died);
+CREATE INDEX extra_due ON extra (due) WHERE due > 0;
+CREATE INDEX extra_key ON extra (queue, key) WHERE key IS NOT NULL;
