@@ -130,6 +130,19 @@ def number(content: bytes) -> int:
     return int(content)
 
 
+class Versions:
+    """
+    The frames of all versions that a server takes, for its limits; one for all its connections.
+
+    @ivar first: what the first frame of a connection may be, by header
+    """
+
+    def __init__(self, max_message_size: int = DEFAULT_LIMITS[CONTENT]) -> None:
+        self.version01 = Version01(max_message_size)
+        self.version02 = Version02(max_message_size)
+        self.first: Mapping[bytes, FrameShape] = {**self.version01.shapes[0], **self.version02.shapes}
+
+
 _DECIMAL = re.compile(rb"[0-9]+(?:\.[0-9]+)?")
 
 

@@ -90,7 +90,7 @@ class FrameShape:
         self.count = len(packets) if count is None else count
         self._slots = {packet: slot for slot, packet in enumerate(packets)}
         self._limits = limits
-        self.varying = next((self._slots[packet] for packet in (CONTENT, ID) if packet in packets), 0)
+        self.varying = next((self._slots[packet] for packet in (CONTENT, ID) if packet in packets[: self.required]), 0)
         if self.count != self.required:
             self.varying = -1
         #: packet header -> (slot, length of the content), filled as they come.

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from phpmq.commands import Version01
+from phpmq.commands import Versions
 from phpmq.errors import ProtocolError, TooLarge
 from phpmq.interfaces import IConnection
 from phpmq.session import Session
@@ -61,7 +61,7 @@ class QueueProtocol(Protocol):
         self._mark = 0
         self._written = 0
         self._producing = False
-        self._closing = False
+        self._closing = self._leaving = False
 
     # Transport
 
@@ -69,7 +69,7 @@ class QueueProtocol(Protocol):
         """Start the conversation."""
         connections = self._connections
         connections.open.add(self)
-        self._session = Session(connections.broker, connections.version, self, self._original)
+        self._session = Session(connections.broker, connections.versions, self, self._original)
         transport: Any = self.transport
         if ISSLTransport.providedBy(transport):
             connections.expect(self, "handshake", HANDSHAKE_TIMEOUT)
@@ -85,7 +85,7 @@ class QueueProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Hand bytes to the session, and see that frames are finished in time."""
         session = self._session
-        if session is None or self._closing:
+        if session is None or self._closing or self._leaving:
             return
         self._watch(session, session.receive(data))
 
@@ -139,7 +139,7 @@ class QueueProtocol(Protocol):
     def go_on_reading(self) -> None:
         """See L{IConnection}."""
         self._connections.unread.discard(self)
-        if self._session is not None and not self._closing:
+        if self._session is not None and not (self._closing or self._leaving):
             transport: Any = self.transport
             transport.resumeProducing()
             self._watch(self._session, True)
@@ -161,11 +161,11 @@ class QueueProtocol(Protocol):
         transport.loseConnection()
 
     def leave(self) -> None:
-        """The server is about to stop: read no more, and give back what the client holds."""
+        """The server is about to stop: read no more, and give back what the client holds. It still gets its receipts."""
         self.stop_reading()
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
+        self._leaving = True
+        if self._session is not None:
+            self._session.drain()
 
     def hung_up(self) -> None:
         """The client is gone, though not all that it sent is read yet: what it holds is for others."""
@@ -218,14 +218,14 @@ class Connections:
 
     def __init__(
         self,
-        version: Version01,
+        versions: Versions,
         clock: IReactorTime,
         max_connections: int = 10000,
         frame_timeout: float = 30.0,
         write_timeout: float = 60.0,
         unfinished_limit: int = 2**62,
     ) -> None:
-        self.version = version
+        self.versions = versions
         self._clock = clock
         self.max_connections = max_connections
         self.frame_timeout = frame_timeout

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 
 from phpmq.broker import Broker
 from phpmq.clock import SteadyClock
-from phpmq.commands import Version01
+from phpmq.commands import Versions
 from phpmq.errors import StartError
 from phpmq.frames import CONTENT, DEFAULT_LIMITS
 from phpmq.mirror import MirrorService, StoreFile
@@ -32,6 +32,9 @@ _SPARE_DESCRIPTORS = 64
 
 #: Unfinished frames of all connections may take the memory limit divided by this, on top of it.
 _UNFINISHED_SHARE = 4
+
+# Seconds between two looks at deadlines of connections and at what expired, and at what is due or was leased.
+_CHECK_INTERVAL, _TICK_INTERVAL = 1.0, 0.1
 
 #: Connections that the system completes before the server takes them, for each listener that does not name its own number.
 _BACKLOG = 1024
@@ -62,6 +65,7 @@ class Settings:
     @ivar memory_limit: bytes of all messages, from which on senders wait
     @ivar max_connections: connections at a time, over all listeners
     @ivar max_window: messages that a consumer may hold unacknowledged in one queue, whatever it asks for
+    @ivar producer_timeout: seconds after which a producer that sends nothing is forgotten
     @ivar frame_timeout: seconds that a begun frame may make no progress
     @ivar write_timeout: seconds that a consumer may leave its deliveries unread
     """
@@ -74,6 +78,7 @@ class Settings:
     memory_limit: int = field(default_factory=default_memory_limit)
     max_connections: int = 10000
     max_window: int = 65535
+    producer_timeout: float = 86400.0
     frame_timeout: float = 30.0
     write_timeout: float = 60.0
 
@@ -97,7 +102,7 @@ class QueueService(MultiService):
         self.settings = settings
         self._reactor = reactor
         self.clock = SteadyClock()
-        version = Version01(settings.max_message_size)
+        version = Versions(settings.max_message_size)
         self.connections = Connections(
             version,
             reactor,
@@ -120,6 +125,8 @@ class QueueService(MultiService):
             port.setServiceParent(self)
         self._ticks = LoopingCall(self._tick)
         self._ticks.clock = reactor
+        self._broker_ticks = LoopingCall(self._tick_broker)
+        self._broker_ticks.clock = reactor
 
     # Start
 
@@ -149,13 +156,23 @@ class QueueService(MultiService):
         self._check_descriptors()
         settings = self.settings
         self._store = store = self._open_store()
-        self.broker = Broker(store, self.clock.now, settings.memory_limit, settings.max_window, self._dispatch_soon)
+        self.broker = Broker(
+            store,
+            self.clock.now,
+            settings.memory_limit,
+            settings.max_window,
+            self._dispatch_soon,
+            int(settings.producer_timeout * 1000),
+        )
         self.broker.dispatch()
         self.connections.broker = self.broker
         if self.mirror is not None:
+            self.mirror.synced = self.broker.synced
+            self.broker.mirror = self.mirror
             self.mirror.startService()
         super().startService()
-        self._ticks.start(1.0, now=False)
+        self._ticks.start(_CHECK_INTERVAL, now=False)
+        self._broker_ticks.start(_TICK_INTERVAL, now=False)
         self._log.info(
             "phpmq is ready: {queues} queues, listening on {listeners}, store {store}",
             queues=len(self.broker.queues),
@@ -215,6 +232,13 @@ class QueueService(MultiService):
         except Exception:
             self._log.failure("a periodic check failed")
 
+    def _tick_broker(self) -> None:
+        """Delays and leases. Catches everything, likewise."""
+        try:
+            self.broker.tick()
+        except Exception:
+            self._log.failure("delayed messages could not be released")
+
     def _sweep(self) -> None:
         if self.running and not self.broker.sweep():
             self._reactor.callLater(0, self._sweep)
@@ -227,8 +251,9 @@ class QueueService(MultiService):
 
     async def _stop(self) -> None:
         self.running = 0
-        if self._ticks.running:
-            self._ticks.stop()
+        for ticks in self._ticks, self._broker_ticks:
+            if ticks.running:
+                ticks.stop()
         await DeferredList([port.stopService() for port in self._listeners])
         if self._store is None:
             return  # It never started.

@@ -69,6 +69,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "memory-limit": _at_least(1024**2, _size),
     "max-connections": _at_least(1, int),
     "max-window": _at_least(1, int),
+    "producer-timeout": _at_least(1, float),
     "frame-timeout": _at_least(0.1, float),
     "write-timeout": _at_least(0.1, float),
     "log-level": _one_of(*(level.name for level in LogLevel.iterconstants())),
@@ -108,6 +109,12 @@ class Options(usage.Options):
             None,
             None,
             "Messages that one consumer may hold unacknowledged in a queue [default: 65535]",
+        ],
+        [
+            "producer-timeout",
+            None,
+            None,
+            "Seconds after which a producer that sends nothing is forgotten, so that its retries are no longer recognised [default: 86400]",
         ],
         ["frame-timeout", None, None, "Seconds that a begun frame may make no progress [default: 30]"],
         [

@@ -104,6 +104,14 @@ class Client:
         if self.unwritten == self.output:
             self.channel.pause()
 
+    def receipt(self, tag: bytes, id: bytes = b"", duplicate: bool = False) -> None:
+        """Nothing that it does has a tag; see L{IPeer}."""
+        raise AssertionError("a receipt")
+
+    def superseded(self) -> None:
+        """It is no producer; see L{IPeer}."""
+        raise AssertionError("superseded")
+
     def refused(self, tag: bytes | None, error: Exception) -> None:
         """Note a refusal; see L{IPeer}."""
         self.refusals.append(error)
@@ -164,7 +172,7 @@ class BrokerMachine(RuleBasedStateMachine):
         before, self.live = self.live, {}
         found: dict[int, State] = {}
         paused = {}
-        for record, _, _ in self.store.queues():
+        for record, _, _, _ in self.store.queues():
             paused[record.name] = record.paused
             for message in self.store.read(record, record.flushed, MANY, MANY):
                 number = message.number

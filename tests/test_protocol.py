@@ -26,7 +26,7 @@ from zope.interface.verify import verifyObject
 
 from phpmq.broker import Broker
 from phpmq.broker.broker import QUEUE_OVERHEAD
-from phpmq.commands import Version01
+from phpmq.commands import Versions
 from phpmq.interfaces import IConnection
 from phpmq.message import MESSAGE_OVERHEAD
 from phpmq.protocol import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT, Connections, QueueFactory, QueueProtocol
@@ -108,7 +108,7 @@ class ProtocolTestCase(SynchronousTestCase):
 
     def server(self, **settings: Any) -> Connections:
         """The limits and deadlines of a server."""
-        connections = Connections(Version01(), self.clock, **settings)
+        connections = Connections(Versions(), self.clock, **settings)
         connections.broker = self.broker
         return connections
 

@@ -9,7 +9,7 @@ from zope.interface.verify import verifyObject
 
 from phpmq.broker import SENDS, Broker
 from phpmq.broker.broker import QUEUE_OVERHEAD
-from phpmq.commands import DOCUMENTED, ORIGINAL, Version01
+from phpmq.commands import DOCUMENTED, ORIGINAL, Versions
 from phpmq.errors import BadFrame, BadName, TooLarge, Unsupported
 from phpmq.interfaces import IConnection, IPeer
 from phpmq.message import MESSAGE_OVERHEAD
@@ -24,7 +24,7 @@ UNKNOWN = b"d7e7f68761d34838494b233148b5486c"
 class Client:
     """One end of a conversation, the server's session being the other."""
 
-    def __init__(self, broker: Broker, version: Version01, original: bool) -> None:
+    def __init__(self, broker: Broker, version: Versions, original: bool) -> None:
         self.connection = RecordingConnection()
         self.session = Session(broker, version, self.connection, original)
 
@@ -63,7 +63,7 @@ class SessionTestCase(SynchronousTestCase):
         self.store = SQLiteStore()
         self.addCleanup(self.store.close)
         self.broker = Broker(self.store, lambda: self.time, wake=self.wake)
-        self.version = Version01()
+        self.version = Versions()
 
     def wake(self) -> None:
         """Count how often the broker wants to be called."""

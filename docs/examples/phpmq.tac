@@ -35,6 +35,12 @@ class Shouter(Service):
         self.channel.close()
         return super().stopService()
 
+    def receipt(self, tag, id=b"", duplicate=False):
+        """Nothing here has a tag."""
+
+    def superseded(self):
+        """This is no producer."""
+
     def shout(self):
         while self.words:
             self.full = False

@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING
 
 from zope.interface import implementer
 
+from phpmq.broker.producer import Producer
 from phpmq.broker.queue import Consumer, Queue
-from phpmq.errors import NoRoom, UnknownId
+from phpmq.errors import BadFrame, CommandRefused, NoRoom, PHPMQError, UnknownId
 from phpmq.interfaces import IChannel, IPeer
-from phpmq.message import Message
+from phpmq.message import Extra, Message
 
 if TYPE_CHECKING:
     from phpmq.broker.broker import Broker
+
+# A number fits into 64 bits.
+_SEQUENCE_DIGITS = 18
 
 
 @implementer(IChannel)
@@ -23,10 +27,14 @@ class Channel:
     @ivar consumers: its consumers by name of the queue; one that ended stays as long as it holds messages
     @ivar unacked: what it holds, by id
     @ivar paused: whether its peer takes no deliveries now
-    @ivar touched: whether its peer has deliveries to flush
+    @ivar touched: whether its peer has deliveries or receipts to flush
+    @ivar producer: whose numbers the tags of its sends are; None if they are just tags
+    @ivar refusal: why a send of the producer was refused: all further ones are refused likewise until it says hello again, so that a number
+        that was refused is never below one that was accepted
+    @ivar closed: whether its peer is gone
     """
 
-    __slots__ = ("broker", "consumers", "paused", "peer", "touched", "unacked")
+    __slots__ = ("broker", "closed", "consumers", "paused", "peer", "producer", "refusal", "touched", "unacked")
 
     def __init__(self, broker: Broker, peer: IPeer) -> None:
         self.broker = broker
@@ -35,6 +43,9 @@ class Channel:
         self.unacked: dict[bytes, Message] = {}
         self.paused = False
         self.touched = False
+        self.producer: Producer | None = None
+        self.refusal: PHPMQError | None = None
+        self.closed = False
 
     def publish(self, tag: bytes | None, queue: str, body: bytes, ttl: int, revision: int = 0) -> None:
         """Send a message; see L{IChannel}."""
@@ -44,8 +55,91 @@ class Channel:
             self.broker.wait_for_room(self)
             self.peer.refused(tag, error)
 
-    def consume(self, queue: str, window: int) -> None:
+    def send(self, tag: bytes | None, queue: str, body: bytes, ttl: int, synced: bool, extra: Extra | None) -> None:
+        """Send a message and answer; see L{IChannel}."""
+        broker = self.broker
+        producer = self.producer if tag is not None else None
+        sequence = 0
+        if producer is not None:
+            sequence = _sequence(tag)
+            if self.refusal is None and sequence <= producer.number:
+                self._answer_send(tag, b"", broker.latest, synced, True)
+                return
+        try:
+            if self.refusal is not None and producer is not None:
+                raise self.refusal
+            if synced:
+                broker.check_sync()
+            if extra is not None and extra.key and (found := broker.find(queue, extra.key)):
+                self._answer_send(tag, broker.message_id(found), found, synced, True)
+                return
+            message = broker.publish(queue, body, ttl, 0, extra, producer, sequence)
+        except CommandRefused as error:
+            self.refuse(tag, error)
+            return
+        if tag is not None:
+            message.id = broker.message_id(message.number)
+            self._answer_send(tag, message.id, message.number, synced, False)
+
+    def refuse(self, tag: bytes | None, error: PHPMQError) -> None:
+        """A send of that tag is not carried out."""
+        if tag is None:
+            if isinstance(error, NoRoom):
+                self.broker.wait_for_room(self)
+        elif self.producer is not None:
+            self.refusal = error
+        self._refused(tag, error)
+
+    def _refused(self, tag: bytes | None, error: Exception) -> None:
+        self.peer.refused(tag, error)
+        if tag is not None:
+            self.broker.touch(self)
+
+    def _answer_send(self, tag: bytes | None, message_id: bytes, number: int, synced: bool, duplicate: bool) -> None:
+        if duplicate:
+            self.broker.duplicates += 1
+        if tag is None:
+            return
+        if synced:
+            self.broker.receipt_when_synced(number, self, tag, message_id, duplicate)
+        else:
+            self.answer(tag, message_id, duplicate)
+
+    def answer(self, tag: bytes | None, message_id: bytes = b"", duplicate: bool = False) -> None:
+        """A command of that tag is carried out."""
+        if tag is not None and not self.closed:
+            self.peer.receipt(tag, message_id, duplicate)
+            if not self.touched:
+                self.broker.touch(self)
+
+    def hello(self, tag: bytes, producer: bytes | None) -> None:
+        """Answer, perhaps as a producer from here on; see L{IChannel}."""
+        self.refusal = None
+        if producer is not None and (self.producer is None or self.producer.name != producer):
+            try:
+                new = self.broker.producer(producer)
+            except NoRoom as error:
+                self._refused(tag, error)
+                return
+            self._release_producer()
+            if new.channel is not None:
+                new.channel.producer = None
+                new.channel.peer.superseded()
+            new.channel = self
+            self.producer = new
+        self.answer(tag)
+
+    def _release_producer(self) -> None:
+        producer, self.producer = self.producer, None
+        if producer is not None:
+            self.broker.release_producer(producer)
+
+    def consume(self, queue: str, window: int, lease: int = 0, tag: bytes | None = None) -> None:
         """Set this channel's window for a queue; see L{IChannel}."""
+        self._consume(queue, window, lease)
+        self.answer(tag)
+
+    def _consume(self, queue: str, window: int, lease: int) -> None:
         consumer = self.consumers.get(queue)
         if consumer is None:
             if not window:
@@ -53,6 +147,9 @@ class Channel:
             consumer = self.consumers[queue] = Consumer(self, self.broker.queue(queue))
         if window:
             consumer.window = min(window, self.broker.max_window)
+            consumer.lease = lease
+            if lease:
+                self.broker.leasing[consumer] = None
             consumer.queue.consumers.add(consumer)
             consumer.wait()
         else:
@@ -70,29 +167,49 @@ class Channel:
         message = self._settle(tag, id, queue)
         if message is not None:
             self.broker.acknowledged(message)
+            if tag is not None:
+                self.answer(tag)
 
-    def requeue(self, tag: bytes | None, id: bytes, ttl: int, queue: str | None = None) -> None:
+    def requeue(self, tag: bytes | None, id: bytes, ttl: int, queue: str | None = None, delay: int = 0) -> None:
         """Settle a message by sending it to the tail; see L{IChannel}."""
         message = self._settle(tag, id, queue)
         if message is not None:
-            self.broker.requeue(message, ttl)
+            self.broker.requeue(message, ttl, delay)
+            self.answer(tag)
 
     def dead_letter(self, tag: bytes | None, id: bytes, reason: str = "", queue: str | None = None) -> None:
         """Settle a message by setting it aside; see L{IChannel}."""
         message = self._settle(tag, id, queue)
         if message is not None:
             self.broker.bury(message, "rejected", reason)
+            self.answer(tag)
+
+    def touch(self, tag: bytes | None, id: bytes) -> None:
+        """The lease of a message starts again; see L{IChannel}."""
+        message = self.unacked.get(id)
+        if message is None:
+            self._unknown(tag)
+            return
+        consumer: Consumer = message.consumer
+        if consumer.deadlines.pop(id, None) is not None:
+            consumer.deadlines[id] = self.broker.now + consumer.lease
+        self.answer(tag)
+
+    def _unknown(self, tag: bytes | None) -> None:
+        self.broker.unknown_ids += 1
+        self._refused(tag, UnknownId("not in flight on this connection"))
 
     def _settle(self, tag: bytes | None, id: bytes, queue: str | None) -> Message | None:
         """Rule 10: take a message out of this channel's hands, if it is there."""
         message = self.unacked.get(id)
         if message is None or (queue is not None and message.queue.name != queue):
-            self.broker.unknown_ids += 1
-            self.peer.refused(tag, UnknownId("not in flight on this connection"))
+            self._unknown(tag)
             return None
         del self.unacked[id]
         consumer: Consumer = message.consumer
         message.consumer = None
+        if consumer.deadlines:
+            consumer.deadlines.pop(id, None)
         consumer.held -= 1
         consumer.queue.in_flight -= 1
         if not consumer.window:
@@ -100,6 +217,26 @@ class Channel:
         elif not consumer.idle:
             consumer.wait()
         return message
+
+    def take_away(self, consumer: Consumer) -> None:
+        """Rule 16: what one of this channel's consumers holds longer than its lease becomes ready again."""
+        now = self.broker.now
+        messages = []
+        for message_id, deadline in consumer.deadlines.items():
+            if deadline > now:
+                break
+            messages.append(self.unacked.pop(message_id))
+        for message in messages:
+            del consumer.deadlines[message.id]
+            message.consumer = None
+        if messages:
+            consumer.held -= len(messages)
+            self.broker.take_back(consumer.queue, messages)
+            consumer.wait()
+        if not consumer.window and not consumer.held and self.consumers.get(consumer.queue.name) is consumer:
+            self._retire(consumer)
+        if (not consumer.lease and not consumer.deadlines) or self.closed:
+            self.broker.leasing.pop(consumer, None)
 
     def pause(self) -> None:
         """The peer cannot take more deliveries now."""
@@ -117,7 +254,9 @@ class Channel:
 
     def close(self) -> None:
         """Rule 9: all that the channel held becomes ready again, at its original place."""
+        self.closed = True
         self.broker.stop_waiting(self)
+        self._release_producer()
         self.give_back()
 
     def give_back(self) -> None:
@@ -129,7 +268,20 @@ class Channel:
             message.consumer = None
         for consumer in self.consumers.values():
             consumer.leave()
+            consumer.deadlines.clear()
+            self.broker.leasing.pop(consumer, None)
         self.unacked = {}
         self.consumers = {}
         for queue, messages in held.items():
             self.broker.take_back(queue, messages)
+
+
+def _sequence(tag: bytes | None) -> int:
+    """
+    The number that the tag of a producer's send is.
+
+    @raise BadFrame: it is none
+    """
+    if tag is None or not tag.isdigit() or len(tag) > _SEQUENCE_DIGITS:
+        raise BadFrame("the tags of a producer's sends are decimal numbers")
+    return int(tag)

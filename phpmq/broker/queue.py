@@ -32,7 +32,8 @@ class Queue(QueueRecord):
     @ivar consumers: who is interested
     @ivar idle: consumers with room, the one that has waited longest first; some may have none any more
     @ivar in_flight: how many messages were delivered and not settled
-    @ivar ready_size: bytes of the bodies that wait
+    @ivar delayed: how many messages are not ready yet
+    @ivar ready_size: bytes of the messages that wait, also of the delayed ones
     @ivar due: whether the broker has it on its list of queues to look at
     """
 
@@ -42,18 +43,20 @@ class Queue(QueueRecord):
         "behind",
         "consumers",
         "cursor",
+        "delayed",
         "due",
         "idle",
         "in_flight",
         "ready_size",
     )
 
-    def __init__(self, record: QueueRecord, ready: int = 0, ready_size: int = 0) -> None:
+    def __init__(self, record: QueueRecord, ready: int = 0, ready_size: int = 0, delayed: int = 0) -> None:
         super().__init__(record.number, record.name, record.revision, record.flushed, record.paused)
         self.ahead: deque[Message] = deque()
         self.ahead_size = 0
         self.cursor = record.flushed
         self.behind = ready
+        self.delayed = delayed
         self.ready_size = ready_size
         self.consumers: set[Consumer] = set()
         self.idle: deque[Consumer] = deque()
@@ -62,17 +65,28 @@ class Queue(QueueRecord):
 
     @property
     def ready(self) -> int:
-        """How many messages wait."""
+        """How many messages could be delivered now."""
         return len(self.ahead) + self.behind
 
     @property
     def unused(self) -> bool:
         """Rule 1: whether nobody would notice if the queue went away."""
-        return not (self.consumers or self.ahead or self.behind or self.in_flight or self.paused)
+        return not (self.consumers or self.ahead or self.behind or self.delayed or self.in_flight or self.paused)
+
+    def hold(self, message: Message) -> None:
+        """Count a message that is delayed."""
+        self.delayed += 1
+        self.ready_size += message.size
+
+    def release(self, message: Message) -> None:
+        """A delayed message is due: it takes its place at the tail."""
+        self.delayed -= 1
+        self.ready_size -= message.size
+        self.append(message)
 
     def append(self, message: Message) -> None:
         """Add a message at the tail: in Python if all before it is there, somebody may want it soon and there is room."""
-        size = len(message.body)
+        size = message.size
         self.ready_size += size
         ahead = self.ahead
         if self.behind or not self.consumers or len(ahead) >= _AHEAD_MESSAGES or self.ahead_size >= _AHEAD_BYTES:
@@ -90,12 +104,12 @@ class Queue(QueueRecord):
         self.cursor = messages[-1].position
         self.behind -= len(messages)
         self.ahead.extend(messages)
-        self.ahead_size = sum(len(message.body) for message in messages)
+        self.ahead_size = sum(message.size for message in messages)
         return True
 
     def put_back(self, messages: list[Message]) -> None:
         """Rule 3: messages that were in flight wait again, at their original places."""
-        size = sum(len(message.body) for message in messages)
+        size = sum(message.size for message in messages)
         self.ready_size += size
         self.ahead_size += size
         messages.sort(key=_position)
@@ -108,16 +122,16 @@ class Queue(QueueRecord):
         expired = [message for message in self.ahead if message.expires and message.expires <= now]
         if expired:
             self.ahead = deque(message for message in self.ahead if not message.expires or message.expires > now)
-            size = sum(len(message.body) for message in expired)
+            size = sum(message.size for message in expired)
             self.ahead_size -= size
             self.ready_size -= size
         return expired
 
     def clear(self, position: int) -> tuple[int, int]:
-        """Rule 4: forget all that waits, up to C{position}; how many messages that was, and the bytes of their bodies."""
-        removed = self.ready, self.ready_size
+        """Rule 4: forget all that waits, up to C{position}; how many messages that was, and their bytes."""
+        removed = self.ready + self.delayed, self.ready_size
         self.ahead.clear()
-        self.behind = self.ahead_size = self.ready_size = 0
+        self.behind = self.delayed = self.ahead_size = self.ready_size = 0
         self.cursor = self.flushed = position
         return removed
 
@@ -129,9 +143,11 @@ class Consumer:
     @ivar window: the most messages it holds unacknowledged
     @ivar held: how many it holds
     @ivar idle: whether it stands in the queue's line of idle consumers
+    @ivar lease: how long it may hold a message, in milliseconds; 0 for as long as it is there
+    @ivar deadlines: id -> when the lease of a message that it holds is over, milliseconds since the epoch
     """
 
-    __slots__ = ("channel", "held", "idle", "queue", "window")
+    __slots__ = ("channel", "deadlines", "held", "idle", "lease", "queue", "window")
 
     def __init__(self, channel: Channel, queue: Queue) -> None:
         self.channel = channel
@@ -139,6 +155,8 @@ class Consumer:
         self.window = 0
         self.held = 0
         self.idle = False
+        self.lease = 0
+        self.deadlines: dict[bytes, int] = {}
 
     def wait(self) -> None:
         """Stand in line for the queue's next message, if there is room for it."""

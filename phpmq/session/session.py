@@ -1,4 +1,4 @@
-"""One client's conversation in protocol version 01: commands in, deliveries out."""
+"""One client's conversation; in version 01, which has no answers, all of it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import ClassVar
 from zope.interface import implementer
 
 from phpmq.broker import Broker
-from phpmq.commands import DOCUMENTED, ORIGINAL, Version01, encode_delivery, number, queue_name
-from phpmq.errors import NoRoom, ProtocolError
-from phpmq.frames import FrameDecoder
+from phpmq.commands import DOCUMENTED, ORIGINAL, Versions, encode_delivery, number, queue_name
+from phpmq.errors import NoRoom, NotAllowed, PHPMQError, ProtocolError
+from phpmq.frames import FrameDecoder, FrameShape
 from phpmq.interfaces import IConnection, IPeer
 from phpmq.message import Message
+from phpmq.session.version02 import Version02Peer
 
 # Deliveries are gathered up to so many bytes, then the channel waits until they are written.
 _OUTPUT_LIMIT = 128 * 1024
@@ -23,8 +24,11 @@ class Session:
     """
     Turns what one connection receives into calls of its channel, and what the channel delivers into bytes.
 
+    The first frame tells the version. It is this class that speaks version 01; for version 02 L{Version02Peer} does.
+
     @ivar revision: the revision of version 01 that the client speaks; 0 until it gives evidence or gets its first delivery
     @ivar waiting: whether the client's sends wait for room
+    @ivar out: what is to be written at the end of the turn
     """
 
     __slots__ = (
@@ -32,28 +36,30 @@ class Session:
         "_choked",
         "_connection",
         "_decoder",
-        "_out",
         "_out_size",
-        "_version",
+        "_speaker",
+        "_versions",
         "channel",
         "default",
+        "out",
         "revision",
         "waiting",
     )
 
-    def __init__(self, broker: Broker, version: Version01, connection: IConnection, original: bool = False) -> None:
+    def __init__(self, broker: Broker, versions: Versions, connection: IConnection, original: bool = False) -> None:
         """
         @param original: this listener is for clients of the original revision: consumers that send nothing are taken for such
         """
         self._broker = broker
-        self._version = version
+        self._versions = versions
         self._connection = connection
         self.default = ORIGINAL if original else DOCUMENTED
-        self._decoder = FrameDecoder(version.shapes[0])
+        self._decoder = FrameDecoder(versions.first)
+        self._speaker: Session | Version02Peer | None = None
         self.channel = broker.channel(self)
         self.revision = 0
         self.waiting = False
-        self._out: list[bytes] = []
+        self.out: list[bytes] = []
         self._out_size = 0
         self._choked = False
 
@@ -73,22 +79,40 @@ class Session:
         if self.waiting:
             return True
         progress = False
-        broker, handlers = self._broker, self._handlers
+        broker, speaker = self._broker, self._speaker
         broker.begin()
         try:
             for shape, start, contents in self._decoder.frames():
                 progress = True
-                handlers[shape.name](self, *contents)
+                if speaker is None:
+                    speaker = self._choose(shape)
+                speaker.handlers[shape.name](speaker, *contents)
                 if self.waiting:
                     self._decoder.unread(start)
                     break
         except ProtocolError as error:
-            self._connection.broken(error)
-            # What it held goes to others at once, not when its connection is closed at last.
-            self.channel.close()
+            self.fatal(error)
         finally:
             broker.end()
         return progress
+
+    def _choose(self, first: FrameShape) -> Session | Version02Peer:
+        """The first frame decides the version of the connection."""
+        if first.open:
+            self._speaker = self.channel.peer = Version02Peer(self)
+            self._decoder.shapes = self._versions.version02.shapes
+        else:
+            self._speaker = self
+            self._decoder.shapes = self._versions.version01.shapes[0]
+        return self._speaker
+
+    def fatal(self, error: PHPMQError) -> None:
+        """The conversation is over: say why if the version can, and close."""
+        if isinstance(self._speaker, Version02Peer):
+            self._speaker.farewell(error)
+        self._connection.broken(error)
+        # What it held goes to others at once, not when its connection is closed at last.
+        self.channel.close()
 
     def _send(self, queue: bytes, content: bytes, ttl: bytes) -> None:
         if self.revision != DOCUMENTED:
@@ -114,7 +138,7 @@ class Session:
         self._decide(DOCUMENTED)
         self.channel.dead_letter(None, message_id, "", queue_name(queue))
 
-    _handlers: ClassVar[dict[str, Callable[..., None]]] = {
+    handlers: ClassVar[dict[str, Callable[..., None]]] = {
         "send": _send,
         "send original": _send_original,
         "consume": _consume,
@@ -127,7 +151,7 @@ class Session:
         """The first evidence of the client's revision; from then on frames of the other one are errors."""
         if not self.revision:
             self.revision = revision
-            self._decoder.shapes = self._version.shapes[revision]
+            self._decoder.shapes = self._versions.version01.shapes[revision]
 
     # From the broker
 
@@ -138,22 +162,33 @@ class Session:
             self._decide(self.default if self.default == ORIGINAL else queue.revision or self.default)
         body = message.body
         left = message.expires - now if message.expires else 0
-        self._out += encode_delivery(self.revision, queue.name, body, message.id, left)
-        self._out_size += len(body) + 200
+        self.out += encode_delivery(self.revision, queue.name, body, message.id, left)
+        self.count_output(len(body) + 200)
+
+    def count_output(self, size: int) -> None:
+        """So many bytes more are to be written: beyond a limit they have to be before there are more."""
+        self._out_size += size
         if self._out_size > _OUTPUT_LIMIT:
             self.channel.pause()
 
+    def receipt(self, tag: bytes, id: bytes = b"", duplicate: bool = False) -> None:
+        """Version 01 has no answers."""
+
+    def superseded(self) -> None:
+        """Another client goes on as the same producer; see L{IPeer}."""
+        self.fatal(NotAllowed("another connection goes on as this producer"))
+
     def flush(self) -> None:
         """Write what was delivered; see L{IPeer}."""
-        data = b"".join(self._out)
-        self._out.clear()
+        data = b"".join(self.out)
+        self.out.clear()
         self._out_size = 0
         self._connection.write(data)
         if self.channel.paused and not self._choked:
             self.channel.resume()
 
     def refused(self, tag: bytes | None, error: Exception) -> None:
-        """Version 01 has no answers: a send waits, together with all that the client sends after it; the rest is ignored."""
+        """Without an answer, a send waits, together with all that the client sends after it; the rest is ignored."""
         if isinstance(error, NoRoom):
             self.waiting = True
             self._connection.stop_reading()
@@ -162,7 +197,7 @@ class Session:
         """Try again what waited; see L{IPeer}."""
         self.waiting = False
         self._carry_out()
-        if not self.waiting:
+        if not (self.waiting or (self._choked and self._answers)):
             self._connection.go_on_reading()
 
     # From the transport
@@ -171,6 +206,8 @@ class Session:
         """The transport has more to write than it likes."""
         self._choked = True
         self.channel.pause()
+        if self._answers:
+            self._connection.stop_reading()
 
     def unchoke(self) -> None:
         """The transport wrote what it had."""
@@ -178,6 +215,19 @@ class Session:
         self._broker.begin()
         self.channel.resume()
         self._broker.end()
+        if self._answers and not (self.waiting or self._choked):
+            self._connection.go_on_reading()
+
+    @property
+    def _answers(self) -> bool:
+        """Whether what the client sends makes output: one that does not read its receipts is not read either."""
+        return isinstance(self._speaker, Version02Peer)
+
+    def drain(self) -> None:
+        """The server is about to stop: the client holds and gets nothing more but the receipts that it waits for."""
+        if isinstance(self._speaker, Version02Peer):
+            self._speaker.draining("the server stops")
+        self.give_back()
 
     def give_back(self) -> None:
         """The client is gone, but not all that it sent is carried out: it holds and gets nothing more."""

@@ -1,0 +1,29 @@
+"""Who sends with numbers, so that a retry is not stored again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from phpmq.broker.channel import Channel
+
+#: What a producer counts against the memory limit, in bytes.
+PRODUCER_OVERHEAD = 512
+
+
+class Producer:
+    """
+    Rule 17b: a client that keeps its name across its connections and numbers its sends.
+
+    @ivar number: the highest number accepted from it; -1 before the first
+    @ivar used: when that was, milliseconds since the epoch
+    @ivar channel: its conversation; None while it is not connected
+    """
+
+    __slots__ = ("channel", "name", "number", "used")
+
+    def __init__(self, name: bytes, number: int = -1, used: int = 0) -> None:
+        self.name = name
+        self.number = number
+        self.used = used
+        self.channel: Channel | None = None
