@@ -101,6 +101,10 @@ class TimedOut(ClientError):
     """No answer within the time that the caller gave."""
 
 
+class ClientFull(ClientError):
+    """Too many sends wait for their receipts; this one was not sent."""
+
+
 class Closed(ClientError):
     """The client was closed before the server answered."""
 

@@ -1,0 +1,161 @@
+"""Sends on their way: numbered, and kept until the server has receipted them."""
+
+from __future__ import annotations
+
+import os
+from binascii import hexlify
+from collections.abc import Callable, Iterable
+from enum import Enum
+
+from phpmq.conversation.pending import Request, Send
+from phpmq.errors import ClientFull, Draining, PHPMQError
+from phpmq.requests import encode_hello
+
+#: Most sends that may wait for their receipts, and the most bytes of their frames.
+MAX_UNCONFIRMED, MAX_UNCONFIRMED_SIZE = 10_000, 64 * 1024 * 1024
+
+#: The tag of a hello as producer. There is one at a time.
+HELLO = b"hello"
+
+
+class State(Enum):
+    """What an outbox may write."""
+
+    #: Nothing: there is no connection.
+    OFFLINE = "offline"
+    #: A hello: it is no producer yet, as nothing was to be sent, or the server had no room for one.
+    SILENT = "silent"
+    #: Nothing: a hello is under way, and sends wait for its answer so that their numbers arrive in order.
+    GREETING = "greeting"
+    #: Sends.
+    SENDING = "sending"
+    #: Nothing: the server is about to stop, and sends wait for the next connection.
+    DRAINING = "draining"
+
+
+class Outbox:
+    """
+    Sends, from the call until the receipt, over one connection after the other.
+
+    They are numbered under a producer's name that is made up here (protocol, "Producers"). What is not receipted when a connection is
+    lost is written again to the next one, under the same number, and so stored once.
+
+    @ivar state: what may be written
+    @ivar sends: those without a receipt, by tag, in order of their numbers
+    @ivar size: bytes of their frames
+    @ivar resent: how many were written again after a connection was lost
+    @ivar on_answered: called when sends were answered: there may be room for others
+    """
+
+    def __init__(self, max_unconfirmed: int = MAX_UNCONFIRMED, max_unconfirmed_size: int = MAX_UNCONFIRMED_SIZE) -> None:
+        self.max_unconfirmed = max_unconfirmed
+        self.max_unconfirmed_size = max_unconfirmed_size
+        self.on_answered: Callable[[], object] = lambda: None
+        self.state = State.OFFLINE
+        self.sends: dict[bytes, Send] = {}
+        self.size = self.resent = 0
+        self._producer = hexlify(os.urandom(16))
+        self._number = 0
+        self._write: Callable[[bytes], object] = lambda data: None
+        # Tags of what is to be written once the hello is answered: refused together with an earlier one, and not written yet.
+        self._refused: list[bytes] = []
+        self._held: list[bytes] = []
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more send may wait for its receipt."""
+        return len(self.sends) < self.max_unconfirmed and self.size < self.max_unconfirmed_size
+
+    def next_tag(self) -> bytes:
+        """
+        The number of the next send.
+
+        @raise ClientFull: too many wait already
+        """
+        if not self.has_room:
+            raise ClientFull(f"{len(self.sends)} sends with {self.size} bytes wait for their receipts")
+        self._number += 1
+        return b"%d" % self._number
+
+    def put(self, send: Send) -> None:
+        """Write a send, now or later."""
+        tag, frame = send.tag, send.frame
+        self.sends[tag] = send
+        self.size += len(frame)
+        if self.state is State.SENDING:
+            self._write(frame)
+        else:
+            self._held.append(tag)
+            if self.state is State.SILENT:
+                self._greet()
+
+    def forget(self, request: Request) -> None:
+        """Nobody waits for this send any more; if it is not written yet it never will be."""
+        if (send := self.sends.pop(request.tag, None)) is not None:
+            self.size -= len(send.frame)
+
+    def fail(self, sends: Iterable[Send], error: Exception) -> None:
+        """These are over."""
+        for send in list(sends):
+            # Whoever hears of one failure may take back others.
+            if send.tag in self.sends:
+                self.forget(send)
+                send.failed(error)
+        self.on_answered()
+
+    def fail_largest(self, error: Exception) -> None:
+        """A message was too large: whichever it was, the largest ones are too."""
+        largest = max((send.body_size for send in self.sends.values()), default=0)
+        self.fail([send for send in self.sends.values() if send.body_size == largest], error)
+
+    # The connection
+
+    def connected(self, write: Callable[[bytes], object]) -> None:
+        """There is a connection, to be written to: all that has no receipt goes there."""
+        self._write = write
+        self.state = State.SILENT
+        self._refused, self._held = [], list(self.sends)
+        self.resent += len(self._held)
+        if self._held:
+            self._greet()
+
+    def lost(self) -> None:
+        """The connection is gone: wait for the next one."""
+        self.state = State.OFFLINE
+
+    def drain(self) -> None:
+        """The server takes no more: wait for the next connection."""
+        self.state = State.DRAINING
+
+    def _greet(self) -> None:
+        self.state = State.GREETING
+        self._write(encode_hello(HELLO, self._producer))
+
+    def greeted(self) -> None:
+        """Write what waits, in order of the numbers: those that were refused are lower than those that were never written."""
+        if self.state is State.GREETING:
+            self.state = State.SENDING
+            tags, self._refused, self._held = self._refused + self._held, [], []
+            for tag in tags:
+                if (send := self.sends.get(tag)) is not None:
+                    self._write(send.frame)
+
+    def not_greeted(self, error: PHPMQError) -> None:
+        """The server cannot have one more producer, so nothing can be sent; the next send tries again."""
+        self.state = State.SILENT
+        self._refused, self._held = [], []
+        self.fail(self.sends.values(), error)
+
+    def refused(self, send: Send, error: PHPMQError) -> None:
+        """
+        The server refuses a send, and with it all later ones until a hello. Those are not at fault and are written again after it.
+
+        Meanwhile none may overtake them: a number below one that was accepted would be taken for a repetition, and lost.
+        """
+        if self.state is not State.SENDING:
+            self._refused.append(send.tag)
+        elif isinstance(error, Draining):
+            self.drain()
+        else:
+            self._greet()
+            self.fail([send], error)

@@ -1,0 +1,224 @@
+"""
+What a client of version 02 sends and what it gets: encoders of its frames, and the table of a server's.
+
+The mirror image of L{phpmq.commands}. Source: docs/reference/protocol.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+
+from phpmq.errors import BadFrame, TooLarge
+from phpmq.frames import (
+    ATTEMPTS,
+    CODE,
+    CONTENT,
+    COUNT,
+    DEFAULT_LIMITS,
+    DELAY,
+    DUPLICATE,
+    HEADERS,
+    ID,
+    KEY,
+    LEASE,
+    LEVEL,
+    PRODUCER,
+    QUEUE,
+    REASON,
+    TAG,
+    TTL,
+    FrameShape,
+    frame_header,
+    open_shapes,
+    packet,
+    packet_header,
+)
+from phpmq.message import check_name
+
+#: The largest body that a server can be told to take, in bytes; what is delivered is no larger.
+MAX_BODY = 512 * 1024 * 1024
+
+# More seconds than anybody means; a number of the protocol has 20 digits at most.
+_MAX_SECONDS = 10.0**12
+
+# name, type, packets that must be there, packets that may be
+_SERVER = (
+    ("deliver", 3, (QUEUE, CONTENT, ID, ATTEMPTS), (TTL, HEADERS)),
+    ("receipt", 7, (TAG,), (ID, DUPLICATE)),
+    ("refused", 8, (CODE, REASON), (TAG,)),
+    ("draining", 11, (REASON,), ()),
+)
+
+
+def server_shapes() -> dict[bytes, FrameShape]:
+    """The frames that a server sends, by header."""
+    limits = {**DEFAULT_LIMITS, CONTENT: MAX_BODY}
+    shapes: dict[bytes, FrameShape] = {}
+    for name, frame_type, required, optional in _SERVER:
+        shapes |= open_shapes(name, frame_type, required, optional, limits)
+    for shape in shapes.values():
+        shape.varying = -1  # content and id, tag and id: always more than one
+    return shapes
+
+
+@lru_cache(maxsize=4096)
+def _queue_packet(name: str) -> bytes:
+    return packet(QUEUE, check_name(name).encode("utf-8"))
+
+
+@lru_cache(maxsize=1024)
+def _seconds(what: str, packet_type: int, seconds: float) -> bytes:
+    """
+    A packet with a number of seconds, at least a millisecond.
+
+    @raise ValueError: they are negative or no number
+    """
+    if not seconds > 0:
+        raise ValueError(f"{what} is a number of seconds above 0, or 0 for none, not {seconds!r}")
+    return packet(packet_type, b"%.3f" % max(0.001, min(seconds, _MAX_SECONDS)))
+
+
+def _text(what: str, packet_type: int, text: str) -> bytes:
+    content = text.encode("utf-8")
+    if len(content) > DEFAULT_LIMITS[packet_type]:
+        raise TooLarge(f"{what} of {len(content)} bytes, the limit is {DEFAULT_LIMITS[packet_type]}")
+    return packet(packet_type, content)
+
+
+def _headers(headers: Mapping[str, str]) -> bytes:
+    if not all(isinstance(name, str) and isinstance(value, str) for name, value in headers.items()):
+        raise TypeError("headers are strings by name")
+    return _text("headers", HEADERS, json.dumps(dict(headers), ensure_ascii=False, separators=(",", ":")))
+
+
+_LEVELS = {"stored": b"", "synced": packet(LEVEL, b"synced")}
+_PLAIN_SEND = frame_header(2, 1, 3)
+
+
+def encode_send(
+    tag: bytes,
+    queue: str,
+    body: bytes,
+    ttl: float = 0,
+    delay: float = 0,
+    headers: Mapping[str, str] | None = None,
+    key: str | None = None,
+    level: str = "stored",
+) -> bytes:
+    """
+    A send.
+
+    @param ttl: seconds until it expires; 0 for never
+    @param delay: seconds until it is ready
+    @raise BadName: no queue can have that name
+    @raise TooLarge: key or headers are longer than the protocol allows
+    @raise TypeError: the body is not C{bytes}, or a header no string
+    @raise ValueError: a number of seconds is negative, the key is empty, or there is no such level
+    """
+    if not isinstance(body, bytes):
+        raise TypeError(f"a body is bytes, not {type(body).__name__}")
+    if level == "stored" and not (ttl or delay or headers or key is not None):
+        return b"".join((_PLAIN_SEND, _queue_packet(queue), packet_header(CONTENT, len(body)), body, packet_header(TAG, len(tag)), tag))
+    return _encode_full_send(tag, queue, body, ttl, delay, headers, key, level)
+
+
+def _encode_full_send(
+    tag: bytes, queue: str, body: bytes, ttl: float, delay: float, headers: Mapping[str, str] | None, key: str | None, level: str
+) -> bytes:
+    optional = [_LEVELS.get(level)]
+    if optional[0] is None:
+        raise ValueError(f"a level is stored or synced, not {level!r}")
+    if key == "":
+        raise ValueError("a key is not empty")
+    optional.append(_seconds("ttl", TTL, ttl) if ttl else b"")
+    optional.append(_seconds("delay", DELAY, delay) if delay else b"")
+    optional.append(_headers(headers) if headers else b"")
+    optional.append(b"" if key is None else _text("key", KEY, key))
+    there = [one for one in optional if one]
+    start = frame_header(2, 1, 3 + len(there)), _queue_packet(queue), packet_header(CONTENT, len(body)), body
+    return b"".join((*start, *there, packet_header(TAG, len(tag)), tag))
+
+
+def encode_consume(tag: bytes, queue: str, window: int, lease: float = 0) -> bytes:
+    """
+    A consume.
+
+    @param window: the most messages to hold; 0 ends it
+    @param lease: seconds that a message may be held; 0 for no limit
+    @raise BadName: no queue can have that name
+    @raise ValueError: the lease is negative
+    """
+    packets = [_queue_packet(queue), packet(COUNT, b"%d" % window), packet(TAG, tag)]
+    if lease:
+        packets.append(_seconds("lease", LEASE, lease))
+    return frame_header(2, 2, len(packets)) + b"".join(packets)
+
+
+_ACK, _UNTAGGED_ACK, _TOUCH = frame_header(2, 4, 2), frame_header(2, 4, 1), frame_header(2, 9, 2)
+
+
+def encode_ack(tag: bytes, message_id: bytes) -> bytes:
+    """
+    An acknowledgement.
+
+    @param tag: empty for one that is not answered
+    """
+    if not tag:
+        return b"%b%b%b" % (_UNTAGGED_ACK, packet_header(ID, len(message_id)), message_id)
+    return b"%b%b%b%b%b" % (_ACK, packet_header(ID, len(message_id)), message_id, packet_header(TAG, len(tag)), tag)
+
+
+def encode_touch(tag: bytes, message_id: bytes) -> bytes:
+    """A touch: the lease starts again."""
+    return _TOUCH + packet(ID, message_id) + packet(TAG, tag)
+
+
+def encode_requeue(tag: bytes, message_id: bytes, ttl: float = 0, delay: float = 0) -> bytes:
+    """
+    A re-queue.
+
+    @raise ValueError: a number of seconds is negative
+    """
+    packets = [packet(ID, message_id), packet(TAG, tag)]
+    if ttl:
+        packets.append(_seconds("ttl", TTL, ttl))
+    if delay:
+        packets.append(_seconds("delay", DELAY, delay))
+    return frame_header(2, 5, len(packets)) + b"".join(packets)
+
+
+def encode_dead_letter(tag: bytes, message_id: bytes, reason: str = "") -> bytes:
+    """A dead letter; of a reason that is too long the beginning is sent."""
+    packets = [packet(ID, message_id), packet(TAG, tag)]
+    if reason:
+        # A character that the limit cuts in two is left out.
+        text = reason.encode("utf-8", "replace")[: DEFAULT_LIMITS[REASON]].decode("utf-8", "ignore")
+        packets.append(packet(REASON, text.encode("utf-8")))
+    return frame_header(2, 6, len(packets)) + b"".join(packets)
+
+
+def encode_hello(tag: bytes, producer: bytes = b"") -> bytes:
+    """A hello; without a producer's name it is just a ping."""
+    packets = [packet(TAG, tag)]
+    if producer:
+        packets.append(packet(PRODUCER, producer))
+    return frame_header(2, 10, len(packets)) + b"".join(packets)
+
+
+def headers_of(content: bytes | None) -> dict[str, str]:
+    """
+    The headers of a delivery; empty for None.
+
+    @raise BadFrame: they are no JSON object of strings
+    """
+    if content is None:
+        return {}
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        raise BadFrame("headers are not JSON") from None
+    if not isinstance(value, dict):
+        raise BadFrame("headers are not a JSON object")
+    return value
