@@ -9,17 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.broker import Broker
 from phpmq.commands import (
     DOCUMENTED,
     ORIGINAL,
     Version01,
     Version02,
-    Versions,
     encode_delivery,
     encode_delivery_02,
     encode_draining,
-    encode_receipt,
     encode_refusal,
     milliseconds,
     number,
@@ -27,10 +24,7 @@ from phpmq.commands import (
 )
 from phpmq.errors import BadFrame, BadName, ProtocolError, Unsupported
 from phpmq.frames import CONTENT, COUNT, DEFAULT_LIMITS, TTL, UNKNOWN_LIMIT, FrameDecoder
-from phpmq.session import Session
-from phpmq.store import SQLiteStore
-from tests.doubles import RecordingConnection
-from tests.test_version02 import FileMirror
+from tests.conversation import Client, Server
 from tests.wire import (
     BAD,
     BAD_02,
@@ -193,29 +187,22 @@ class ConversationTests(SynchronousTestCase):
     """The recorded frames of version 02 in whole conversations, with a broker and a store."""
 
     def setUp(self) -> None:
-        store = SQLiteStore()
-        self.broker = Broker(store, lambda: 1_700_000_000_000)
-        self.mirror = FileMirror(store)
-        self.mirror.synced = self.broker.synced
-        self.broker.mirror = self.mirror  # type: ignore[assignment]
-        self.versions = Versions()
+        """Start a server."""
+        self.server = Server()
         self.good = {vector.name: vector.frame for vector in GOOD_02}
 
-    def converse(self, start: bytes, frame: bytes, size: int) -> tuple[list[Frame], RecordingConnection]:
-        """What is answered to a frame that comes in chunks after others, once the file is written."""
-        connection = RecordingConnection()
-        session = Session(self.broker, self.versions, connection)
-        session.receive(start)
-        connection.writes.clear()
-        for place in range(0, len(frame), size):
-            if not connection.errors:  # as a transport that is being closed
-                session.receive(frame[place : place + size])
+    def converse(self, start: bytes, frame: bytes, size: int) -> tuple[list[Frame], Client]:
+        """What is answered to a frame that comes in chunks after others, once the file is written, and to whom."""
+        client = Client(self.server)
+        client.says(start)
+        client.hears()
+        client.says(frame, size)
         if b"synced" in frame:
-            self.mirror.write()
-        session.close()
-        self.broker.flush_all()
-        self.broker.dispatch()
-        return read(b"".join(connection.writes)), connection
+            self.server.mirror.write()
+        client.session.close()
+        self.server.broker.flush_all()
+        self.server.broker.dispatch()
+        return read(client.hears()), client
 
     def before(self, vector: Vector) -> bytes:
         """What comes before a bad frame: without any, the server would not know yet in which version to answer."""
@@ -228,10 +215,10 @@ class ConversationTests(SynchronousTestCase):
             names = ["refused" if "id" in vector.fields else "receipt"] if "tag" in vector.fields else []
             for start in b"", compose("hello", tag="first"):
                 for size in chunk_sizes(vector.frame):
-                    answers, connection = self.converse(start, vector.frame, size)
+                    answers, client = self.converse(start, vector.frame, size)
                     answers = [answer for answer in answers if answer.name != "deliver"]
                     self.assertEqual([answer.name for answer in answers], names, (vector.name, size))
-                    self.assertEqual(connection.errors, [], vector.name)
+                    self.assertEqual(client.errors, [], vector.name)
                     for answer in answers:
                         self.assertEqual(answer.fields["tag"], as_bytes(vector.fields["tag"]), vector.name)
                         self.assertEqual(answer.fields.get("code", b"unknown-id"), b"unknown-id")
@@ -239,19 +226,19 @@ class ConversationTests(SynchronousTestCase):
     def test_bad(self) -> None:
         """A bad frame is refused with its code, however it is cut: with its tag where it says so, and else for good."""
         for vector in BAD_02:
-            start, received = self.before(vector), self.broker.received
+            start, received = self.before(vector), self.server.broker.received
             for size in chunk_sizes(vector.frame):
-                answers, connection = self.converse(start, vector.frame, size)
-                self.assert_refused(vector, answers, connection)
-            self.assertEqual(self.broker.received, received, vector.name)
+                answers, client = self.converse(start, vector.frame, size)
+                self.assert_refused(vector, answers, client)
+            self.assertEqual(self.server.broker.received, received, vector.name)
 
     def test_bad_with_trailing_bytes(self) -> None:
         """What comes with a bad frame is carried out if that had its tag, and else not."""
         for vector in BAD_02:
-            received = self.broker.received
-            answers, connection = self.converse(self.before(vector), vector.frame + self.good["send in 02"], 1 << 20)
-            self.assert_refused(vector, answers, connection)
-            self.assertEqual(self.broker.received - received, vector.tag is not None, vector.name)
+            received = self.server.broker.received
+            answers, client = self.converse(self.before(vector), vector.frame + self.good["send in 02"], 1 << 20)
+            self.assert_refused(vector, answers, client)
+            self.assertEqual(self.server.broker.received - received, vector.tag is not None, vector.name)
 
     @settings(deadline=None, database=None, max_examples=300)
     @given(st.lists(st.sampled_from(CLIENT_02), min_size=1, max_size=4), st.data())
@@ -263,30 +250,29 @@ class ConversationTests(SynchronousTestCase):
         stream = b"".join(vector.frame for vector in vectors[:-1]) + damaged + compose("hello", tag="last")
         outcomes = []
         for size in len(stream), 1:
-            answers, connection = self.converse(compose("hello", tag="first"), stream, size)
+            answers, client = self.converse(compose("hello", tag="first"), stream, size)
             told = [(name, fields.get("code"), fields.get("tag")) for name, fields in answers if name != "deliver"]
-            outcomes.append((told, [str(error) for error in connection.errors]))
-            if connection.errors:
+            outcomes.append((told, [str(error) for error in client.errors]))
+            if client.errors:
                 self.assertEqual((told[-1][0], told[-1][2]), ("refused", None))
         self.assertEqual(*outcomes)
 
-    def assert_refused(self, vector: Vector, answers: list[Frame], connection: RecordingConnection) -> None:
+    def assert_refused(self, vector: Vector, answers: list[Frame], client: Client) -> None:
         """See that this is the answer to a bad frame."""
         [(name, fields)] = answers
         self.assertEqual((name, fields["code"]), ("refused", vector.code.encode()), vector.name)
         self.assertTrue(fields["reason"].decode(), vector.name)
         tag = None if vector.tag is None else vector.tag.encode()
         self.assertEqual(fields.get("tag"), tag, vector.name)
-        self.assertEqual(len(connection.errors), vector.tag is None, vector.name)
+        self.assertEqual(len(client.errors), vector.tag is None, vector.name)
 
     def test_bad_before_version_01(self) -> None:
         """Frames of version 02 on a connection of version 01 are refused without an answer."""
         for vector in GOOD_02:
-            connection = RecordingConnection()
-            session = Session(self.broker, self.versions, connection)
-            session.receive(GOOD[0].frame + vector.frame)
-            self.assertEqual([type(error) for error in connection.errors], [Unsupported], vector.name)
-            self.assertEqual(connection.writes, [])
+            client = Client(self.server)
+            client.says(GOOD[0].frame + vector.frame)
+            self.assertEqual([type(error) for error in client.errors], [Unsupported], vector.name)
+            self.assertEqual(client.hears(), b"")
 
 
 class EncodeDeliveryTests(SynchronousTestCase):
@@ -330,7 +316,12 @@ class EncodeDeliveryTests(SynchronousTestCase):
             ttl = round(float(fields.get("ttl", 0)) * 1000)
             return b"".join(encode_delivery_02(*texts, fields["attempts"], ttl, fields.get("headers", "").encode()))
         if name == "receipt":
-            return encode_receipt(fields["tag"].encode(), fields.get("id", "").encode(), "duplicate" in fields)
+            client = Client(Server())
+            client.says(compose("hello", tag="first"))
+            client.hears()
+            client.session.channel.peer.receipt(fields["tag"].encode(), fields.get("id", "").encode(), "duplicate" in fields)
+            client.session.flush()
+            return client.hears()
         if name == "refused":
             return encode_refusal(fields["tag"].encode() if "tag" in fields else None, fields["code"], fields["reason"])
         return encode_draining(fields["reason"])
