@@ -318,6 +318,14 @@ class CodesTests(SynchronousTestCase):
             described = {code: self.table[code][1 if tag else 2] for code in outcomes}
             self.assertEqual(outcomes, described, f"tag: {tag}")
 
+    def test_hello(self) -> None:
+        """A producer that is new meets a full memory too, a hello without one does not."""
+        for producer, outcome in (("new", "memory-full answered"), ("known", "done"), (None, "done")):
+            situation = Situation(wire.compose("hello", tag="h", producer="known"))
+            situation.server.broker.memory_limit = 0
+            hello = wire.compose("hello", tag="t", **({} if producer is None else {"producer": producer}))
+            self.assertEqual(situation.outcome(hello), outcome)
+
     def provoked(self, tag: bool) -> dict[str, str]:
         """What comes of requests that are refused with each code."""
         outcomes = {}
