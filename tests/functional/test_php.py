@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -22,7 +23,8 @@ from tests.functional.client import Client, bodies, take_all
 from tests.functional.server import TCP, Process, Server, directory, wait_until
 
 CLIENT = Path(__file__).with_name("client.php")
-EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLES = DOCS / "examples"
 
 
 class PHPTestCase(SynchronousTestCase):
@@ -395,3 +397,15 @@ class ExampleTests(PHPTestCase):
         first, second = (json.loads(message.body) for message in take_all(self.server.tcp, b"webhooks", 2))
         self.assertEqual(first, second)
         self.assertEqual(first["data"], {"number": 17})
+
+
+class TutorialTests(PHPTestCase):
+    """docs/tutorials/php-worker.md."""
+
+    def test_code(self) -> None:
+        """All its PHP is PHP."""
+        blocks = re.findall(r"^```php\n(.*?)^```$", (DOCS / "tutorials" / "php-worker.md").read_text(encoding="utf-8"), re.M | re.S)
+        self.assertTrue(blocks)
+        for block in blocks:
+            done = self.run_php("-l", text=block)
+            self.assertEqual(done.returncode, 0, done.stdout + block)
