@@ -53,6 +53,7 @@ class Broker:
         @param producer_timeout: milliseconds after which a producer that sends nothing is forgotten
         """
         self._store = store
+        self._id_format: bytes = store.id_prefix + b"%016x"
         self._clock = clock
         self.memory_limit = memory_limit
         self.max_window = max_window
@@ -182,7 +183,7 @@ class Broker:
 
     def _deliver(self, queue: Queue) -> None:  # noqa: C901  # the hot path: calls would cost more than they do
         """Rule 8: hand the next messages round among the consumers with room."""
-        idle, now, id_prefix = queue.idle, self.now, self._store.id_prefix
+        idle, now, id_format = queue.idle, self.now, self._id_format
         delivered = 0
         budget = self._budget
         while idle and delivered < budget and (queue.ahead or queue.read_ahead(self._store)):
@@ -204,7 +205,7 @@ class Broker:
             if message.attempts > 1:
                 self.redelivered += 1
             if not message.id:
-                message.id = id_prefix + b"%016x" % message.number
+                message.id = id_format % message.number
             delivered += 1
             queue.in_flight += 1
             consumer.held += 1
@@ -290,7 +291,7 @@ class Broker:
 
     def message_id(self, number: int) -> bytes:
         """The id by which clients know the message of that number."""
-        return b"%b%016x" % (self._store.id_prefix, number)
+        return self._id_format % number
 
     # Syncing
 
@@ -387,12 +388,8 @@ class Broker:
 
     # Settling
 
-    def acknowledged(self, message: Message) -> None:
-        """A consumer is done with a message."""
-        self.acknowledged_total += 1
-        self._forget(message)
-
-    def _forget(self, message: Message) -> None:
+    def forget(self, message: Message) -> None:
+        """A message is gone for good."""
         self._store.remove(message.number)
         self.used -= message.size + MESSAGE_OVERHEAD
         if self._was_full:
@@ -447,7 +444,7 @@ class Broker:
         back = []
         for message in messages:
             if message.position <= queue.flushed:
-                self._forget(message)
+                self.forget(message)
             elif message.expires and message.expires <= self.now:
                 self._expire(message)
             else:
@@ -495,7 +492,7 @@ class Broker:
 
     def _expire(self, message: Message) -> None:
         self.expired += 1
-        self._forget(message)
+        self.forget(message)
 
     def sweep(self) -> bool:
         """Rule 12: drop messages that expired while they waited. False if there may be more, which the next call looks at."""

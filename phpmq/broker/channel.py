@@ -166,7 +166,8 @@ class Channel:
         """Settle a message: it is done; see L{IChannel}."""
         message = self._settle(tag, id, queue)
         if message is not None:
-            self.broker.acknowledged(message)
+            self.broker.acknowledged_total += 1
+            self.broker.forget(message)
             if tag is not None:
                 self.answer(tag)
 
