@@ -168,8 +168,8 @@ class QueueService(MultiService):
         self.broker.dispatch()
         self.connections.broker = self.broker
         if self.mirror is not None:
-            self.mirror.synced = self.broker.synced
-            self.broker.mirror = self.mirror
+            self.mirror.synced = self.broker.receipts.synced
+            self.broker.receipts.mirror = self.mirror
             self.mirror.startService()
         super().startService()
         self._ticks.start(_CHECK_INTERVAL, now=False)

@@ -125,8 +125,8 @@ class Version02Tests(SynchronousTestCase):
     def mirrored(self) -> FileMirror:
         """Give the broker a mirror."""
         mirror = FileMirror(self.store)
-        mirror.synced = self.broker.synced
-        self.broker.mirror = mirror  # type: ignore[assignment]
+        mirror.synced = self.broker.receipts.synced
+        self.broker.receipts.mirror = mirror  # type: ignore[assignment]
         return mirror
 
     def test_interface(self) -> None:
@@ -254,7 +254,7 @@ class Version02Tests(SynchronousTestCase):
         self.peer.session.close()
         self.now += 86_400_001
         self.broker.sweep()
-        self.assertEqual(self.broker.producers, {})
+        self.assertEqual(self.broker.producers.by_name, {})
 
     def test_key(self) -> None:
         """While a message with that key is in the queue, another one is a duplicate of it, gathered, written or in flight."""

@@ -52,7 +52,7 @@ class Channel:
         try:
             self.broker.publish(queue, body, ttl, revision)
         except NoRoom as error:
-            self.broker.wait_for_room(self)
+            self.broker.room.wait(self)
             self.peer.refused(tag, error)
 
     def send(self, tag: bytes | None, queue: str, body: bytes, ttl: int, synced: bool, extra: Extra | None) -> None:
@@ -69,7 +69,7 @@ class Channel:
             if self.refusal is not None and producer is not None:
                 raise self.refusal
             if synced:
-                broker.check_sync()
+                broker.receipts.check()
             if extra is not None and extra.key and (found := broker.find(queue, extra.key)):
                 self._answer_send(tag, broker.message_id(found), found, synced, True)
                 return
@@ -85,7 +85,7 @@ class Channel:
         """A send of that tag is not carried out."""
         if tag is None:
             if isinstance(error, NoRoom):
-                self.broker.wait_for_room(self)
+                self.broker.room.wait(self)
         elif self.producer is not None:
             self.refusal = error
         self._refused(tag, error)
@@ -101,7 +101,7 @@ class Channel:
         if tag is None:
             return
         if synced:
-            self.broker.receipt_when_synced(number, self, tag, message_id, duplicate)
+            self.broker.receipts.give_when_synced(self, number, tag, message_id, duplicate)
         else:
             self.answer(tag, message_id, duplicate)
 
@@ -117,7 +117,7 @@ class Channel:
         self.refusal = None
         if producer is not None and (self.producer is None or self.producer.name != producer):
             try:
-                new = self.broker.producer(producer)
+                new = self.broker.producers.get(producer)
             except NoRoom as error:
                 self._refused(tag, error)
                 return
@@ -132,7 +132,7 @@ class Channel:
     def _release_producer(self) -> None:
         producer, self.producer = self.producer, None
         if producer is not None:
-            self.broker.release_producer(producer)
+            self.broker.producers.release(producer)
 
     def consume(self, queue: str, window: int, lease: int = 0, tag: bytes | None = None) -> None:
         """Set this channel's window for a queue; see L{IChannel}."""
@@ -149,15 +149,15 @@ class Channel:
             consumer.window = min(window, self.broker.max_window)
             consumer.lease = lease
             if lease:
-                self.broker.leasing[consumer] = None
+                self.broker.lifetime.lease(consumer)
             consumer.queue.consumers.add(consumer)
             consumer.wait()
         else:
             consumer.leave()
-            self._retire(consumer)
+            self.retire(consumer)
             self.broker.forget_if_unused(consumer.queue)
 
-    def _retire(self, consumer: Consumer) -> None:
+    def retire(self, consumer: Consumer) -> None:
         """A consumer that ended is forgotten once it holds nothing: until then it counts, should it come back."""
         if not consumer.held:
             del self.consumers[consumer.queue.name]
@@ -175,14 +175,14 @@ class Channel:
         """Settle a message by sending it to the tail; see L{IChannel}."""
         message = self._settle(tag, id, queue)
         if message is not None:
-            self.broker.requeue(message, ttl, delay)
+            self.broker.lifetime.requeue(message, ttl, delay)
             self.answer(tag)
 
     def dead_letter(self, tag: bytes | None, id: bytes, reason: str = "", queue: str | None = None) -> None:
         """Settle a message by setting it aside; see L{IChannel}."""
         message = self._settle(tag, id, queue)
         if message is not None:
-            self.broker.bury(message, "rejected", reason)
+            self.broker.lifetime.bury(message, "rejected", reason)
             self.answer(tag)
 
     def touch(self, tag: bytes | None, id: bytes) -> None:
@@ -214,30 +214,10 @@ class Channel:
         consumer.held -= 1
         consumer.queue.in_flight -= 1
         if not consumer.window:
-            self._retire(consumer)
+            self.retire(consumer)
         elif not consumer.idle:
             consumer.wait()
         return message
-
-    def take_away(self, consumer: Consumer) -> None:
-        """Rule 16: what one of this channel's consumers holds longer than its lease becomes ready again."""
-        now = self.broker.now
-        messages = []
-        for message_id, deadline in consumer.deadlines.items():
-            if deadline > now:
-                break
-            messages.append(self.unacked.pop(message_id))
-        for message in messages:
-            del consumer.deadlines[message.id]
-            message.consumer = None
-        if messages:
-            consumer.held -= len(messages)
-            self.broker.take_back(consumer.queue, messages)
-            consumer.wait()
-        if not consumer.window and not consumer.held and self.consumers.get(consumer.queue.name) is consumer:
-            self._retire(consumer)
-        if (not consumer.lease and not consumer.deadlines) or self.closed:
-            self.broker.leasing.pop(consumer, None)
 
     def pause(self) -> None:
         """The peer cannot take more deliveries now."""
@@ -256,7 +236,7 @@ class Channel:
     def close(self) -> None:
         """Rule 9: all that the channel held becomes ready again, at its original place."""
         self.closed = True
-        self.broker.stop_waiting(self)
+        self.broker.room.leave(self)
         self._release_producer()
         self.give_back()
 
@@ -270,11 +250,11 @@ class Channel:
         for consumer in self.consumers.values():
             consumer.leave()
             consumer.deadlines.clear()
-            self.broker.leasing.pop(consumer, None)
+            self.broker.lifetime.forget(consumer)
         self.unacked = {}
         self.consumers = {}
         for queue, messages in held.items():
-            self.broker.take_back(queue, messages)
+            self.broker.lifetime.take_back(queue, messages)
 
 
 def _sequence(tag: bytes | None) -> int:

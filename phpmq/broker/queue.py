@@ -117,6 +117,14 @@ class Queue(QueueRecord):
         messages.sort(key=_position)  # of two sorted runs: a merge
         self.ahead = deque(messages)
 
+    def drop_unseen(self, position: int, size: int) -> None:
+        """A message that is not in Python, as it is delayed or beyond the cursor, is gone."""
+        if position < 0:
+            self.delayed -= 1
+        else:
+            self.behind -= 1
+        self.ready_size -= size
+
     def drop_expired(self, now: int) -> list[Message]:
         """Take the messages that expired by C{now} out of C{ahead}."""
         expired = [message for message in self.ahead if message.expires and message.expires <= now]
