@@ -64,9 +64,11 @@ class Broker(Dispatch):
         max_window: int = 65535,
         wake: Callable[[], object] = lambda: None,
         producer_timeout: int = 86_400_000,
+        max_unconfirmed: int = 10_000,
     ) -> None:
         """
         @param producer_timeout: milliseconds after which a producer that sends nothing is forgotten
+        @param max_unconfirmed: how many synced sends of one channel may wait for the file
         """
         super().__init__(store, clock, wake)
         self.memory_limit = memory_limit
@@ -82,7 +84,7 @@ class Broker(Dispatch):
         self.unknown_ids = self.duplicates = 0
         self._load()
         self.producers = Producers(self, store, producer_timeout)
-        self.receipts = Receipts(self, store)
+        self.receipts = Receipts(self, store, max_unconfirmed)
         self.lifetime = Lifetime(self, store)
 
     def _load(self) -> None:

@@ -31,10 +31,11 @@ class Channel:
     @ivar producer: whose numbers the tags of its sends are; None if they are just tags
     @ivar refusal: why a send of the producer was refused: all further ones are refused likewise until it says hello again, so that a number
         that was refused is never below one that was accepted
+    @ivar unconfirmed: its synced sends that wait for the file: number, tag, id, and whether it is a duplicate
     @ivar closed: whether its peer is gone
     """
 
-    __slots__ = ("broker", "closed", "consumers", "paused", "peer", "producer", "refusal", "touched", "unacked")
+    __slots__ = ("broker", "closed", "consumers", "paused", "peer", "producer", "refusal", "touched", "unacked", "unconfirmed")
 
     def __init__(self, broker: Broker, peer: IPeer) -> None:
         self.broker = broker
@@ -45,6 +46,7 @@ class Channel:
         self.touched = False
         self.producer: Producer | None = None
         self.refusal: PHPMQError | None = None
+        self.unconfirmed: list[tuple[int, bytes, bytes, bool]] = []
         self.closed = False
 
     def publish(self, tag: bytes | None, queue: str, body: bytes, ttl: int, revision: int = 0) -> None:
@@ -59,15 +61,16 @@ class Channel:
         """Send a message and answer; see L{IChannel}."""
         broker = self.broker
         producer = self.producer if tag is not None else None
+        if producer is not None and self.refusal is not None:
+            self._refused(tag, self.refusal)
+            return
         sequence = 0
         if producer is not None:
             sequence = _sequence(tag)
-            if self.refusal is None and sequence <= producer.number:
+            if sequence <= producer.number:
                 self._answer_send(tag, b"", broker.latest, synced, True)
                 return
         try:
-            if self.refusal is not None and producer is not None:
-                raise self.refusal
             if synced:
                 broker.receipts.check()
             if extra is not None and extra.key and (found := broker.find(queue, extra.key)):
@@ -87,7 +90,8 @@ class Channel:
             if isinstance(error, NoRoom):
                 self.broker.room.wait(self)
         elif self.producer is not None:
-            self.refusal = error
+            # Without its traceback, which would hold on to the body, and grow with each time that it is refused.
+            self.refusal = error.with_traceback(None)
         self._refused(tag, error)
 
     def _refused(self, tag: bytes | None, error: Exception) -> None:
@@ -237,6 +241,7 @@ class Channel:
         """Rule 9: all that the channel held becomes ready again, at its original place."""
         self.closed = True
         self.broker.room.leave(self)
+        self.broker.receipts.forget(self)
         self._release_producer()
         self.give_back()
 

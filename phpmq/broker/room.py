@@ -24,7 +24,7 @@ class Room:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._waiting: dict[Channel, None] = {}
-        self._may_try = False
+        self._may_try: dict[Channel, None] = {}
         self.full = False
 
     def refuse(self) -> NoReturn:
@@ -38,23 +38,31 @@ class Room:
 
     def wait(self, channel: Channel) -> None:
         """Tell the channel's peer when a send that was refused may succeed."""
-        self._waiting[channel] = None
+        if channel not in self._may_try:
+            self._waiting[channel] = None
 
     def leave(self, channel: Channel) -> None:
         """Undo L{wait}."""
         self._waiting.pop(channel, None)
+        self._may_try.pop(channel, None)
 
     def came(self) -> None:
-        """There is room for other reasons than memory: all may try."""
-        self._may_try = True
+        """There is room: all may try."""
+        self._may_try |= self._waiting
+        self._waiting = {}
+
+    def came_for(self, channel: Channel) -> None:
+        """There is room for this one."""
+        if self._waiting.pop(channel, channel) is None:
+            self._may_try[channel] = None
 
     def announce(self) -> None:
         """Tell those who wait, if there is room."""
         if self.full and self._broker.used < self._broker.memory_limit * _AGAIN:
             self.full = False
-            self._may_try = True
-        if self._may_try:
-            self._may_try = False
-            waiting, self._waiting = self._waiting, {}
-            for channel in waiting:
-                channel.peer.room()
+            self.came()
+        while self._may_try:
+            # One at a time: what one does may be the end of another.
+            channel = next(iter(self._may_try))
+            del self._may_try[channel]
+            channel.peer.room()

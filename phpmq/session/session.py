@@ -26,7 +26,7 @@ class Session:
     The first frame tells the version. It is this class that speaks version 01; for version 02 L{Version02Peer} does.
 
     @ivar revision: the revision of version 01 that the client speaks; 0 until it gives evidence or gets its first delivery
-    @ivar waiting: whether the client's sends wait for room
+    @ivar waiting: whether the client's sends wait for room or receipts
     @ivar out: what is to be written at the end of the turn
     @ivar out_room: about how many bytes more of deliveries fit in there
     """
@@ -195,8 +195,12 @@ class Session:
     def refused(self, tag: bytes | None, error: Exception) -> None:
         """Without an answer, a send waits, together with all that the client sends after it; the rest is ignored."""
         if isinstance(error, NoRoom):
-            self.waiting = True
-            self._connection.stop_reading()
+            self.wait()
+
+    def wait(self) -> None:
+        """What the client sends waits, from this frame on, until there is L{room}."""
+        self.waiting = True
+        self._connection.stop_reading()
 
     def room(self) -> None:
         """Try again what waited; see L{IPeer}."""

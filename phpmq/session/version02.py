@@ -35,11 +35,12 @@ _SYNCED = {None: False, b"stored": False, b"synced": True}
 class Version02Peer:
     """What a L{Session} becomes when its client's first frame is of version 02."""
 
-    __slots__ = ("_channel", "_session")
+    __slots__ = ("_channel", "_receipts", "_session")
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._channel = session.channel
+        self._receipts = session.channel.broker.receipts
 
     # From the client
 
@@ -49,6 +50,10 @@ class Version02Peer:
             synced = _SYNCED[level]
         except KeyError:
             raise BadFrame("level is neither stored nor synced") from None
+        if synced and len(self._channel.unconfirmed) >= self._receipts.limit:
+            self._receipts.hold_up(self._channel)
+            self._session.wait()
+            return
         extra = None
         if delay is not None or header_packet is not None or key is not None:
             extra = Extra(milliseconds(delay), text(key), headers(header_packet) if header_packet else b"")
@@ -130,7 +135,7 @@ class Version02Peer:
         if tag is not None:
             self._answer_refused(tag, error)
         elif isinstance(error, NoRoom):
-            self._session.refused(tag, error)
+            self._session.wait()
         elif isinstance(error, PHPMQError) and not isinstance(error, UnknownId):
             self._session.fatal(error)
 
