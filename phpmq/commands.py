@@ -180,7 +180,7 @@ def headers(content: bytes) -> bytes:
     @raise BadFrame: they are something else
     """
     try:
-        value = json.loads(content)
+        value = json.loads(content.decode("utf-8"))  # it would take UTF-16 as well
     except (ValueError, RecursionError):
         raise BadFrame("headers are not JSON") from None
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):

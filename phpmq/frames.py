@@ -169,6 +169,10 @@ class FrameDecoder:
             return len(self._buffer)
         return len(self._data) - self._offset
 
+    def starts_with(self, start: bytes) -> bool:
+        """Whether the frame at hand begins with these bytes; to be asked after it was refused."""
+        return self._data.startswith(start, self._offset)
+
     def receive(self, data: bytes) -> None:
         """Take bytes from the peer; L{frames} hands out what they complete."""
         if self._buffer is not None:

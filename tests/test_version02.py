@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from zope.interface.verify import verifyClass
 
-from phpmq.broker import DELIVERIES, SENDS
+from phpmq.broker import DELIVERIES, SENDS, Broker
+from phpmq.commands import Versions
 from phpmq.frames import (
+    CONTENT,
+    COUNT,
     DELAY,
     HEADERS,
     ID,
     KEY,
+    LEASE,
     LEVEL,
     QUEUE,
     REASON,
+    SECRET,
     TAG,
     TTL,
+    USER,
     frame_header,
 )
 from phpmq.interfaces import IPeer
+from phpmq.session import Session
 from phpmq.session.version02 import Version02Peer
+from tests import wire
+from tests.doubles import RecordingConnection
 from tests.version02 import ConversationTestCase, Peer, consume, frame, hello, send
 
 
@@ -127,3 +136,113 @@ class Version02Tests(ConversationTestCase):
         self.assertFalse(self.peer.connection.reading)
         self.peer.session.unchoke()
         self.assertTrue(self.peer.connection.reading)
+
+    def test_fatal_is_the_end(self) -> None:
+        """Nothing is carried out of what came behind a request that ended the conversation."""
+        answers = self.peer.says(send(b"x", (LEVEL, b"synced")), send(b"y"), consume(1), send(b"z", (TAG, b"1")))
+        self.assertEqual([(name, contents[0], contents[2]) for name, contents in answers], [("refused", b"not-allowed", None)])
+        self.assertEqual((self.broker.received, self.broker.queues), (0, {}))
+
+    def test_first_frame(self) -> None:
+        """A client whose very first frame is bad is told so, if it is of version 02."""
+        for bad, code in (
+            (b"H0201201", b"unsupported"),
+            (frame_header(2, 1, 2) + b"P02%029d" % (1 << 40), b"too-large"),
+            (frame(1, (QUEUE, b"q"), (TAG, b"t")), b"bad-frame"),
+        ):
+            for cuts in [bad], [bad[:3], bad[3:7], bad[7:8], bad[8:30], bad[30:]]:
+                peer = Peer(self.broker)
+                answers = peer.says(*cuts[:1])
+                for cut in cuts[1:]:
+                    answers += peer.says(cut)
+                self.assertEqual([(name, contents[0], contents[2]) for name, contents in answers], [("refused", code, None)])
+        for other in b"H0100999", b"H0300101", b"GET / HTTP/1.1":
+            peer = Peer(self.broker)
+            self.assertEqual(peer.says(other), [])
+            self.assertEqual(len(peer.connection.errors), 1)
+
+    def test_tags(self) -> None:
+        """A tag is anything of up to 64 bytes, also nothing; the same one may come twice."""
+        tags = b"", b"x" * 64, b"\0\xff\n", b"t", b"t"
+        answers = self.peer.says(*[frame(10, (TAG, tag)) for tag in tags], send(b"x", (TAG, b"")), frame(4, (ID, b"none"), (TAG, b"")))
+        self.assertEqual([contents[0] for _, contents in answers[:-1]], [*tags, b""])
+        self.assertEqual((answers[-1][0], answers[-1][1][2]), ("refused", b""))
+        [(_, contents)] = self.peer.says(frame(10, (TAG, b"x" * 65)))
+        self.assertEqual((contents[0], contents[2]), (b"too-large", None))
+
+    def test_hello(self) -> None:
+        """Hello may come at any time and often; there are no users, so every login is as good as none."""
+        login = frame(10, (TAG, b"2"), (USER, b"me"), (SECRET, b"\xff" * 255))
+        answers = self.peer.says(frame(10, (TAG, b"1")), login, hello(b"3", b"me"), hello(b"4", b"me"), frame(10, (TAG, b"5")))
+        self.assertEqual(answers, [("receipt", [b"%d" % number, None, None]) for number in range(1, 6)])
+
+    def test_packets(self) -> None:
+        """Packets come in any order, unknown ones often and up to 99 in all; known ones once."""
+        unknown = [(kind, b"") for kind in range(19, 99)]
+        answers = self.peer.says(frame(1, (CONTENT, b"x"), *unknown, (TAG, b"1"), *[(42, b"?" * 8192)] * 16, (QUEUE, b"q")))
+        self.assertEqual([contents[0] for _, contents in answers], [b"1"])
+        for kind in QUEUE, CONTENT, TTL, DELAY, LEVEL, HEADERS, KEY, TAG:
+            peer = Peer(self.broker)
+            [(_, contents)] = peer.says(frame(1, (QUEUE, b"q"), (CONTENT, b"x"), (kind, b"1"), (kind, b"1")))
+            self.assertEqual((contents[0], contents[2]), (b"bad-frame", None), kind)
+        [(_, contents)] = self.peer.says(frame(1, (QUEUE, b"q"), (CONTENT, b"x"), (42, b"?" * 8193)))
+        self.assertEqual(contents[0], b"too-large")
+
+    def test_numbers(self) -> None:
+        """Seconds are digits with at most one dot between them; however large or small, they are understood."""
+        for kind, packets in (1, ((QUEUE, b"q"), (CONTENT, b"x"))), (2, ((QUEUE, b"q"), (COUNT, b"1"))), (5, ((ID, b"none"),)):
+            for number in {1: (TTL, DELAY), 2: (LEASE,), 5: (TTL, DELAY)}[kind]:
+                for good in b"0", b"00", b"0.0", b"0.0000000000000001", b"9" * 20, b"1" * 9 + b"." + b"1" * 10, b"007.50":
+                    answers = Peer(self.broker).says(frame(kind, *packets, (number, good), (TAG, b"1")))
+                    self.assertEqual(answers[0][1][-1 if answers[0][0] == "refused" else 0], b"1", (kind, number, good))
+                for bad in b"", b".", b"1.", b".5", b"1.2.3", b"-1", b"+1", b"1e5", b"nan", b"inf", b"1_0", b" 1", b"1\n", b"\xb2", b"0x1":
+                    [(_, contents)] = Peer(self.broker).says(frame(kind, *packets, (number, bad), (TAG, b"1")))
+                    self.assertEqual((contents[0], contents[2]), (b"bad-frame", None), (kind, number, bad))
+                [(_, contents)] = Peer(self.broker).says(frame(kind, *packets, (number, b"9" * 21), (TAG, b"1")))
+                self.assertEqual(contents[0], b"too-large")
+
+    def test_largest_numbers(self) -> None:
+        """What lasts for ever or never begins does so, also over a restart."""
+        largest = b"9" * 20
+        self.peer.says(send(b"long", (TTL, largest)), send(b"late", (DELAY, largest), (TTL, largest)), consume(9, (LEASE, largest)))
+        self.now += 10**12
+        self.broker.tick()
+        self.broker.sweep()
+        self.assertEqual([message.body for message in self.peer.session.channel.unacked.values()], [b"long"])
+        [message_id] = self.peer.session.channel.unacked
+        self.peer.says(frame(9, (ID, message_id)), frame(5, (ID, message_id), (TTL, largest), (DELAY, largest)))
+        self.store.write()
+        again = Broker(self.store, lambda: self.now)
+        self.assertEqual((again.queues["q"].delayed, again.used), (2, self.broker.used))
+
+    def test_bad_headers(self) -> None:
+        """Headers are a JSON object of strings, in UTF-8, or empty."""
+        for good in b"", b"{}", b' {"a" : "\\u00e9"}\n', '{"ä": "€"}'.encode():
+            self.assertEqual(Peer(self.broker).says(send(b"x", (HEADERS, good), (TAG, b"1")))[0][0], "receipt", good)
+        for bad in (
+            b"[]",
+            b'"a"',
+            b'{"a": null}',
+            b'{"a": {"b": "c"}}',
+            b'{"a": NaN}',
+            b'{"a": "b"',
+            b"[" * 8000,
+            b'{"a": ' + b"1" * 8000 + b"}",
+            '{"a": "b"}'.encode("utf-16-le"),
+            b'{"a": "\xff"}',
+        ):
+            [(_, contents)] = Peer(self.broker).says(send(b"x", (HEADERS, bad), (TAG, b"1")))
+            self.assertEqual((contents[0], contents[2]), (b"bad-frame", None), bad)
+
+    def test_both_versions(self) -> None:
+        """Clients of both versions share a queue; what version 01 cannot say, it does not get."""
+        old = RecordingConnection()
+        session = Session(self.broker, Versions(), old)
+        session.receive(wire.send("q", b"1") + wire.consume("q", 1))
+        self.peer.session.receive(send(b"2", (HEADERS, b'{"a": "b"}'), (TTL, b"1.5"), (KEY, b"k")) + consume(1))
+        self.assertEqual([(delivery.content, delivery.ttl) for delivery in wire.deliveries(b"".join(old.writes))], [(b"1", 0)])
+        self.assertEqual(self.peer.gets(), [b"2"])
+        self.peer.session.close()
+        [held] = session.channel.unacked
+        session.receive(wire.acknowledge("q", held))
+        self.assertEqual([(delivery.content, delivery.ttl) for delivery in wire.deliveries(old.writes[-1])], [(b"2", 2)])

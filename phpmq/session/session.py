@@ -9,7 +9,7 @@ from zope.interface import implementer
 from phpmq.broker import Broker
 from phpmq.commands import DOCUMENTED, ORIGINAL, Versions, encode_delivery, number, queue_name
 from phpmq.errors import NoRoom, NotAllowed, PHPMQError, ProtocolError
-from phpmq.frames import FrameDecoder, FrameShape
+from phpmq.frames import FrameDecoder
 from phpmq.interfaces import IConnection, IPeer
 from phpmq.message import Message
 from phpmq.session.version02 import Handlers, Version02Peer
@@ -26,7 +26,7 @@ class Session:
     The first frame tells the version. It is this class that speaks version 01; for version 02 L{Version02Peer} does.
 
     @ivar revision: the revision of version 01 that the client speaks; 0 until it gives evidence or gets its first delivery
-    @ivar waiting: whether the client's sends wait for room or receipts
+    @ivar waiting: whether what the client sends waits, for room or receipts; for ever once the conversation is over
     @ivar out: what is to be written at the end of the turn
     @ivar out_room: about how many bytes more of deliveries fit in there
     """
@@ -87,7 +87,7 @@ class Session:
             for shape, start, contents in self._decoder.frames():
                 progress = True
                 if speaker is None:
-                    speaker, handlers = self._choose(shape)
+                    speaker, handlers = self._choose(shape.open)
                 handlers[shape.name](speaker, contents)
                 if self.waiting:
                     self._decoder.unread(start)
@@ -98,9 +98,9 @@ class Session:
             broker.end()
         return progress
 
-    def _choose(self, first: FrameShape) -> tuple[Session | Version02Peer, Handlers]:
+    def _choose(self, version02: bool) -> tuple[Session | Version02Peer, Handlers]:
         """The first frame decides the version of the connection."""
-        if first.open:
+        if version02:
             self._speaker = self.channel.peer = Version02Peer(self)
             self._decoder.shapes = self._versions.version02.shapes
         else:
@@ -111,9 +111,13 @@ class Session:
 
     def fatal(self, error: PHPMQError) -> None:
         """The conversation is over: say why if the version can, and close."""
+        if self._speaker is None and self._decoder.starts_with(b"H02"):
+            self._choose(True)
         if isinstance(self._speaker, Version02Peer):
             self._speaker.farewell(error)
         self._connection.broken(error)
+        # What the client sent behind that is not carried out: it would count on answers.
+        self.waiting = True
         # What it held goes to others at once, not when its connection is closed at last.
         self.channel.close()
 
