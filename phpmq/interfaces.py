@@ -60,7 +60,7 @@ class IChannel(Interface):
         """
 
     def hello(tag: bytes, producer: bytes | None) -> None:
-        """Answer; with a name, the tags of later sends are that producer's numbers."""
+        """Answer; with a name, the tags of later sends are that producer's numbers, and what was refused may be sent again."""
 
     def consume(queue: str, window: int, lease: int = 0, tag: bytes | None = None) -> None:
         """

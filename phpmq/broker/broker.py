@@ -168,8 +168,8 @@ class Broker(Dispatch):
 
     @property
     def latest(self) -> int:
-        """The highest number that a message or a place in a queue got so far."""
-        return self._next - 1
+        """The number of the message that was accepted last."""
+        return self._store.latest  # type: ignore[no-any-return]
 
     def find(self, name: str, key: str) -> int:
         """Rule 17: the number of the message with that key in a queue, 0 if there is none."""

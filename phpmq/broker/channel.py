@@ -29,8 +29,8 @@ class Channel:
     @ivar paused: whether its peer takes no deliveries now
     @ivar touched: whether its peer has deliveries or receipts to flush
     @ivar producer: whose numbers the tags of its sends are; None if they are just tags
-    @ivar refusal: why a send of the producer was refused: all further ones are refused likewise until it says hello again, so that a number
-        that was refused is never below one that was accepted
+    @ivar refusal: why a send of the producer was refused, or its hello: all further sends are refused likewise until it says hello with
+        its name again, so that a number that was refused is never below one that was accepted
     @ivar unconfirmed: its synced sends that wait for the file: number, tag, id, and whether it is a duplicate
     @ivar closed: whether its peer is gone
     """
@@ -61,7 +61,7 @@ class Channel:
         """Send a message and answer; see L{IChannel}."""
         broker = self.broker
         producer = self.producer if tag is not None else None
-        if producer is not None and self.refusal is not None:
+        if self.refusal is not None and tag is not None:
             self._refused(tag, self.refusal)
             return
         sequence = 0
@@ -89,10 +89,15 @@ class Channel:
         if tag is None:
             if isinstance(error, NoRoom):
                 self.broker.room.wait(self)
+        elif self.refusal is not None:
+            error = self.refusal
         elif self.producer is not None:
-            # Without its traceback, which would hold on to the body, and grow with each time that it is refused.
-            self.refusal = error.with_traceback(None)
+            self._refuse_all(error)
         self._refused(tag, error)
+
+    def _refuse_all(self, error: PHPMQError) -> None:
+        # Without its traceback, which would hold on to the body, and grow with each time that it is refused.
+        self.refusal = error.with_traceback(None)
 
     def _refused(self, tag: bytes | None, error: Exception) -> None:
         self.peer.refused(tag, error)
@@ -118,11 +123,11 @@ class Channel:
 
     def hello(self, tag: bytes, producer: bytes | None) -> None:
         """Answer, perhaps as a producer from here on; see L{IChannel}."""
-        self.refusal = None
         if producer is not None and (self.producer is None or self.producer.name != producer):
             try:
                 new = self.broker.producers.get(producer)
             except NoRoom as error:
+                self._refuse_all(error)
                 self._refused(tag, error)
                 return
             self._release_producer()
@@ -131,6 +136,8 @@ class Channel:
                 new.channel.peer.superseded()
             new.channel = self
             self.producer = new
+        if producer is not None:
+            self.refusal = None
         self.answer(tag)
 
     def _release_producer(self) -> None:
