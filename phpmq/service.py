@@ -239,7 +239,8 @@ class QueueService(MultiService):
     def _tick_broker(self) -> None:
         """Delays and leases. Catches everything, likewise."""
         try:
-            self.broker.tick()
+            if self.running and not self.broker.tick():
+                self._reactor.callLater(0, self._tick_broker)
         except Exception:
             self._log.failure("delayed messages could not be released")
 

@@ -210,7 +210,9 @@ class SQLiteStore:
         """Forget a message; see L{IStore}."""
         if (added := self._added.pop(number, None)) is not None:
             if self._keys and added.extra is not None:
-                self._keys.pop((added.queue.number, added.extra.key), None)
+                key = added.queue.number, added.extra.key
+                if self._keys.get(key) is added:  # when it had expired another may have got its key
+                    del self._keys[key]
         else:
             if self._put:
                 self._put.pop(number, None)
@@ -422,6 +424,8 @@ class SQLiteStore:
     def drop_producer(self, name: bytes) -> None:
         """Forget a producer; see L{IStore}."""
         self.write()
+        for *_, producers in self._batches:
+            producers.pop(name, None)
         self._gone_producers.add(name)
 
     def wants_sync(self) -> None:

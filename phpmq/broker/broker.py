@@ -203,11 +203,11 @@ class Broker(Dispatch):
 
     # Time
 
-    def tick(self) -> None:
-        """What is due or was leased; to be called about ten times a second."""
+    def tick(self) -> bool:
+        """What is due or was leased; to be called about ten times a second. False if there is more."""
         self.begin()
         try:
-            self.lifetime.tick()
+            return self.lifetime.tick()
         finally:
             self.end()
 

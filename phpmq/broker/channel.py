@@ -151,6 +151,7 @@ class Channel:
         self.answer(tag)
 
     def _consume(self, queue: str, window: int, lease: int) -> None:
+        self.broker.enter()
         consumer = self.consumers.get(queue)
         if consumer is None:
             if not window:
@@ -158,9 +159,8 @@ class Channel:
             consumer = self.consumers[queue] = Consumer(self, self.broker.queue(queue))
         if window:
             consumer.window = min(window, self.broker.max_window)
-            consumer.lease = lease
-            if lease:
-                self.broker.lifetime.lease(consumer)
+            if lease != consumer.lease:
+                consumer.change_lease(lease)
             consumer.queue.consumers.add(consumer)
             consumer.wait()
         else:
@@ -198,13 +198,14 @@ class Channel:
 
     def touch(self, tag: bytes | None, id: bytes) -> None:
         """The lease of a message starts again; see L{IChannel}."""
+        self.broker.enter()
         message = self.unacked.get(id)
         if message is None:
             self._unknown(tag)
             return
         consumer: Consumer = message.consumer
         if consumer.deadlines.pop(id, None) is not None:
-            consumer.deadlines[id] = self.broker.now + consumer.lease
+            consumer.start_lease(id, self.broker.now)
         self.answer(tag)
 
     def _unknown(self, tag: bytes | None) -> None:
@@ -262,7 +263,7 @@ class Channel:
         for consumer in self.consumers.values():
             consumer.leave()
             consumer.deadlines.clear()
-            self.broker.lifetime.forget(consumer)
+            self.broker.lifetime.leased.pop(consumer, None)
         self.unacked = {}
         self.consumers = {}
         for queue, messages in held.items():

@@ -179,7 +179,7 @@ class Dispatch(ABC):
                 consumer.idle = False
             channel.unacked[message.id] = message
             if consumer.lease:
-                consumer.deadlines[message.id] = now + consumer.lease
+                consumer.start_lease(message.id, now)
             if not channel.touched:
                 channel.touched = True
                 self._touched.append(channel)

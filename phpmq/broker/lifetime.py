@@ -18,13 +18,17 @@ MAX_TTL = 10**15
 
 
 class Lifetime:
-    """Delayed messages until they are due, leased ones until they are taken back, those that come back or die, and those that expire."""
+    """
+    Delayed messages until they are due, leased ones until they are taken back, those that come back or die, and those that expire.
+
+    @ivar leased: the consumers that hold, or held a moment ago, messages on lease
+    """
 
     def __init__(self, broker: Broker, store: IStore) -> None:
         self._broker = broker
         self._store = store
         self._next_due = store.next_due()  # of the delayed messages, milliseconds since the epoch
-        self._leased: dict[Consumer, None] = {}
+        self.leased: dict[Consumer, None] = {}
 
     # Delays
 
@@ -35,12 +39,14 @@ class Lifetime:
         if not self._next_due or due < self._next_due:
             self._next_due = due
 
-    def tick(self) -> None:
-        """Release what is due, take back what was leased."""
-        if self._next_due and self._next_due <= self._broker.now:
+    def tick(self) -> bool:
+        """Release what is due, take back what was leased. False if more is due, which the next call releases."""
+        now = self._broker.now
+        if self._next_due and self._next_due <= now:
             self._release()
-        for consumer in list(self._leased):
+        for consumer in list(self.leased):
             self._take_away(consumer)
+        return not 0 < self._next_due <= now
 
     def _release(self) -> None:
         broker = self._broker
@@ -58,16 +64,8 @@ class Lifetime:
 
     # Leases
 
-    def lease(self, consumer: Consumer) -> None:
-        """Rule 16: see to it that the consumer holds no message for longer than its lease."""
-        self._leased[consumer] = None
-
-    def forget(self, consumer: Consumer) -> None:
-        """The consumer holds nothing any more."""
-        self._leased.pop(consumer, None)
-
     def _take_away(self, consumer: Consumer) -> None:
-        """What the consumer holds longer than its lease becomes ready again."""
+        """Rule 16: what the consumer holds longer than its lease becomes ready again."""
         channel, now = consumer.channel, self._broker.now
         messages = []
         for message_id, deadline in consumer.deadlines.items():
@@ -83,8 +81,8 @@ class Lifetime:
             consumer.wait()
         if not consumer.window and not consumer.held and channel.consumers.get(consumer.queue.name) is consumer:
             channel.retire(consumer)
-        if (not consumer.lease and not consumer.deadlines) or channel.closed:
-            self.forget(consumer)
+        if not consumer.deadlines:
+            del self.leased[consumer]
 
     # The end of a flight
 
@@ -122,6 +120,8 @@ class Lifetime:
         broker.enter()
         broker.dead_lettered += 1
         self._store.bury(message, reason, text, broker.now)
+        if message.extra is not None:
+            broker.freed(message.extra.give_up_key())
         broker.forget_if_unused(message.queue)  # type: ignore[arg-type]
 
     def take_back(self, queue: Queue, messages: list[Message]) -> None:
