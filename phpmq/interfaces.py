@@ -60,7 +60,7 @@ class IChannel(Interface):
         """
 
     def hello(tag: bytes, producer: bytes | None) -> None:
-        """Answer; with a name, the tags of later sends are that producer's numbers."""
+        """Answer; with a name, the tags of later sends are that producer's numbers, and what was refused may be sent again."""
 
     def consume(queue: str, window: int, lease: int = 0, tag: bytes | None = None) -> None:
         """
@@ -108,6 +108,7 @@ class IStore(Interface):
 
     id_prefix = Attribute("16 bytes [0-9a-f] that start the id of every message of this store.")
     mirrored = Attribute("All that was accepted up to this number is in the file as well.")
+    latest = Attribute("The number of the message that was added last; one below C{next_number} before the first.")
     next_number = Attribute("The first number (and position) that no message ever had.")
 
     def add(message: Message) -> None:
@@ -156,7 +157,7 @@ class IStore(Interface):
         """Forget a producer."""
 
     def wants_sync() -> None:
-        """Somebody waits for C{mirrored} to reach the latest number, even if its message is gone meanwhile."""
+        """Somebody waits for C{mirrored} to reach C{latest}, even if that message is gone meanwhile."""
 
     def create_queue(name: str) -> QueueRecord:
         """A new queue."""

@@ -72,7 +72,12 @@ class Extra:
     @property
     def size(self) -> int:
         """What it adds to the size of its message, in bytes."""
-        return len(self.key) + len(self.headers) + EXTRA_OVERHEAD
+        return len(self.key.encode("utf-8")) + len(self.headers) + EXTRA_OVERHEAD
+
+    def give_up_key(self) -> int:
+        """Have no key any more: by how many bytes it is smaller."""
+        key, self.key = self.key, ""
+        return len(key.encode("utf-8"))
 
 
 class Message:

@@ -58,8 +58,6 @@ def server_shapes() -> dict[bytes, FrameShape]:
     shapes: dict[bytes, FrameShape] = {}
     for name, frame_type, required, optional in _SERVER:
         shapes |= open_shapes(name, frame_type, required, optional, limits)
-    for shape in shapes.values():
-        shape.varying = -1  # content and id, tag and id: always more than one
     return shapes
 
 

@@ -65,6 +65,7 @@ class Settings:
     @ivar memory_limit: bytes of all messages, from which on senders wait
     @ivar max_connections: connections at a time, over all listeners
     @ivar max_window: messages that a consumer may hold unacknowledged in one queue, whatever it asks for
+    @ivar max_unconfirmed: synced sends that one connection may have without a receipt
     @ivar producer_timeout: seconds after which a producer that sends nothing is forgotten
     @ivar frame_timeout: seconds that a begun frame may make no progress
     @ivar write_timeout: seconds that a consumer may leave its deliveries unread
@@ -78,6 +79,7 @@ class Settings:
     memory_limit: int = field(default_factory=default_memory_limit)
     max_connections: int = 10000
     max_window: int = 65535
+    max_unconfirmed: int = 10000
     producer_timeout: float = 86400.0
     frame_timeout: float = 30.0
     write_timeout: float = 60.0
@@ -164,12 +166,13 @@ class QueueService(MultiService):
             settings.max_window,
             self._dispatch_soon,
             int(settings.producer_timeout * 1000),
+            settings.max_unconfirmed,
         )
         self.broker.dispatch()
         self.connections.broker = self.broker
         if self.mirror is not None:
-            self.mirror.synced = self.broker.synced
-            self.broker.mirror = self.mirror
+            self.mirror.synced = self.broker.receipts.synced
+            self.broker.receipts.mirror = self.mirror
             self.mirror.startService()
         super().startService()
         self._ticks.start(_CHECK_INTERVAL, now=False)
@@ -236,7 +239,8 @@ class QueueService(MultiService):
     def _tick_broker(self) -> None:
         """Delays and leases. Catches everything, likewise."""
         try:
-            self.broker.tick()
+            if self.running and not self.broker.tick():
+                self._reactor.callLater(0, self._tick_broker)
         except Exception:
             self._log.failure("delayed messages could not be released")
 

@@ -127,6 +127,7 @@ class SQLiteStore:
     C{mirrored} are new, others are noted when they change or go.
 
     @ivar mirrored: all that was accepted up to this number is in the file as well
+    @ivar latest: the highest number that was added
     """
 
     def __init__(self, database: sqlite3.Connection | None = None) -> None:
@@ -155,7 +156,7 @@ class SQLiteStore:
         self._extracted = self.mirrored
         self._extracted_queue = self._next_queue - 1
         self._batches: deque[_Batch] = deque()
-        self._highest = self._marked = self._wanted = self.mirrored  # number accepted, in a batch, waited for
+        self.latest = self._marked = self._wanted = self.mirrored  # number added, in a batch, waited for
         self._extras = bool(self._one("SELECT count(*) FROM extra"))  # whether there ever was one
         self._keys: dict[tuple[int, str], Message] = {}  # those of _added
         self._new_producers: dict[bytes, tuple[int, int]] = {}
@@ -178,7 +179,7 @@ class SQLiteStore:
     def add(self, message: Message) -> None:
         """Keep a new message; see L{IStore}."""
         self._added[message.number] = message
-        self._highest = message.number
+        self.latest = message.number
         self._gathered_size += message.size
         if message.extra is not None:
             self._extras = True
@@ -209,7 +210,9 @@ class SQLiteStore:
         """Forget a message; see L{IStore}."""
         if (added := self._added.pop(number, None)) is not None:
             if self._keys and added.extra is not None:
-                self._keys.pop((added.queue.number, added.extra.key), None)
+                key = added.queue.number, added.extra.key
+                if self._keys.get(key) is added:  # when it had expired another may have got its key
+                    del self._keys[key]
         else:
             if self._put:
                 self._put.pop(number, None)
@@ -269,8 +272,8 @@ class SQLiteStore:
             self._note_changed(message)
         if added or self._new_producers or self._wanted > self._marked:
             producers, self._new_producers = self._new_producers, {}
-            self._marked = self._highest
-            self._batches.append((self._highest, len(added), sum(message.size for message in added.values()), producers))
+            self._marked = self.latest
+            self._batches.append((self.latest, len(added), sum(message.size for message in added.values()), producers))
             if len(self._batches) > _BATCHES:
                 self._join_batches()
 
@@ -421,11 +424,13 @@ class SQLiteStore:
     def drop_producer(self, name: bytes) -> None:
         """Forget a producer; see L{IStore}."""
         self.write()
+        for *_, producers in self._batches:
+            producers.pop(name, None)
         self._gone_producers.add(name)
 
     def wants_sync(self) -> None:
         """Somebody waits for the mirror; see L{IStore}."""
-        self._wanted = self._highest
+        self._wanted = self.latest
 
     # Queues
 

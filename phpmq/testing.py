@@ -78,7 +78,7 @@ class MemoryServer:
         self._clients: list[QueueClient] = []
         self.service.startService()
         self._store = cast(SQLiteStore, self.service.store)
-        self.broker.mirror = cast(IMirror, _Disk(self._store, self.broker, self.clock))
+        self.broker.receipts.mirror = cast(IMirror, _Disk(self._store, self.broker, self.clock))
 
     @property
     def broker(self) -> Broker:
@@ -318,4 +318,4 @@ class _Disk:
             self._store.confirm(delta)
             if not delta.more:
                 break
-        self._broker.synced()
+        self._broker.receipts.synced()

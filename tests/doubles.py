@@ -99,7 +99,7 @@ class DictStore:
     def __init__(self) -> None:
         self.id_prefix = b"0123456789abcdef"
         self.next_number = 1
-        self.mirrored = 0
+        self.latest = self.mirrored = 0
         self._producers: dict[bytes, tuple[int, int]] = {}
         self._messages: dict[int, Message] = {}
         self._queues: dict[int, QueueRecord] = {}
@@ -110,6 +110,7 @@ class DictStore:
     def add(self, message: Message) -> None:
         """Keep a new message; see L{IStore}."""
         self._messages[message.number] = copy(message)
+        self.latest = message.number
 
     def put(self, message: Message) -> None:
         """Keep a message as it is now; see L{IStore}."""

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from phpmq.interfaces import IStore
-from phpmq.message import Message, QueueRecord
+from phpmq.message import Extra, Message, QueueRecord
 from phpmq.store import SCHEMA_VERSION, Delta, SQLiteStore, checksum, schema
 from tests.doubles import DictStore
 
@@ -269,6 +269,44 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         self.assertEqual(self.bodies(), [b"later"])
         self.assertEqual(self.bodies(other), [b"other"])
 
+    def test_latest(self) -> None:
+        """The number that was added last is known, also when its message is gone."""
+        self.assertEqual(self.store.latest, self.store.next_number - 1)
+        message = self.add()
+        self.store.remove(message.number)
+        self.assertEqual(self.store.latest, message.number)
+
+    def keyed(self, key: str, expires: int = 0) -> Message:
+        """Add a message with a key to the store."""
+        message = Message(self.next, self.queue, self.next, 1000, expires, 0, b"x", Extra(0, key))
+        self.next += 1
+        self.store.add(message)
+        return message
+
+    def test_find(self) -> None:
+        """A key finds its message until that is flushed, expired, dead or gone; not in another queue."""
+        first, second, third = self.keyed("a"), self.keyed("b", expires=2000), self.keyed("c")
+        for _ in range(2):
+            found = [self.store.find(self.queue, key, 1999) for key in ("a", "b", "c", "d")]
+            self.assertEqual(found, [first.number, second.number, third.number, 0])
+            self.assertEqual(self.store.find(self.store.create_queue("other"), "a", 1999), 0)
+            self.bodies()  # Now it is written.
+        self.assertEqual(self.store.find(self.queue, "b", 2000), 0)
+        self.store.bury(third, "rejected", "", 1)
+        self.assertEqual(self.store.find(self.queue, "c", 1999), 0)
+        self.queue.flushed = first.number
+        self.assertEqual(self.store.find(self.queue, "a", 1999), 0)
+        self.queue.flushed = 0
+        self.store.remove(first.number)
+        self.assertEqual(self.store.find(self.queue, "a", 1999), 0)
+
+    def test_key_taken_over(self) -> None:
+        """When a message expires that had a key, its successor keeps it."""
+        first = self.keyed("a", expires=2000)
+        second = self.keyed("a")
+        self.store.remove(first.number)
+        self.assertEqual(self.store.find(self.queue, "a", 2000), second.number)
+
 
 class SQLiteStoreContractTests(StoreContract, SynchronousTestCase):
     """L{SQLiteStore} keeps the promises of L{IStore}."""
@@ -293,6 +331,7 @@ class MirrorDouble:
         self.messages: dict[int, tuple[Any, ...]] = {}
         self.dead: dict[int, tuple[Any, ...]] = {}
         self.queues: dict[int, tuple[Any, ...]] = {}
+        self.producers: dict[bytes, tuple[int, int]] = {}
         self.meta: dict[str, Any] = {}
 
     def apply(self, delta: Delta) -> None:
@@ -306,6 +345,9 @@ class MirrorDouble:
             self.messages.pop(number, None)
         for number in self._numbers(image, "gone_queue"):
             self.queues.pop(number, None)
+        for (name,) in image.execute("SELECT name FROM gone_producer"):
+            self.producers.pop(name, None)
+        self.producers.update({row[0]: row[1:] for row in image.execute("SELECT * FROM producer")})
         for table, rows in (("message", self.messages), ("dead", self.dead), ("queue", self.queues)):
             rows.update({row[0]: row[1:] for row in image.execute(f"SELECT * FROM {table}")})
         self.meta.update(dict(image.execute("SELECT key, value FROM meta")))
@@ -644,6 +686,41 @@ class SQLiteStoreTests(SynchronousTestCase):
         self.assertIn(new.number, self.file.messages)
         for number, (queue, position, accepted, expires, attempts, crc, body) in self.file.messages.items():
             self.assertEqual(crc, checksum(number, queue, position, accepted, expires, attempts, body))
+
+    def producers(self) -> set[tuple[bytes, int]]:
+        """Producers and their numbers in the file, after it was brought up to date."""
+        self.mirror()
+        return {(name, row[0]) for name, row in self.file.producers.items()}
+
+    def test_producers(self) -> None:
+        """A producer's number is in the same delta as the message that was added next, until it is dropped."""
+        self.store.save_producer(b"a", 1, 1000)
+        self.add()
+        self.store.write()
+        self.store.save_producer(b"a", 2, 2000)
+        self.store.save_producer(b"b", 7, 2000)
+        self.add()
+        delta = self.extract(1)
+        self.file.apply(delta)
+        self.store.confirm(delta)
+        self.assertEqual((len(self.file.messages), self.file.producers), (1, {b"a": (1, 1000)}))
+        self.assertEqual(self.producers(), {(b"a", 2), (b"b", 7)})
+        self.store.drop_producer(b"a")
+        self.assertEqual(self.producers(), {(b"b", 7)})
+
+    def test_dropped_producer(self) -> None:
+        """One that is dropped before its number got to the file does not come back, also if the write fails in which it would go."""
+        for fails in False, True:
+            self.store.save_producer(b"a", 5, 1000)
+            self.add()
+            self.store.drop_producer(b"a")
+            if fails:
+                self.store.restore(self.extract())
+            self.assertEqual(self.producers(), set())
+            self.store.save_producer(b"a", 1, 2000)
+            self.assertEqual(self.producers(), {(b"a", 1)})
+            self.store.drop_producer(b"a")
+            self.assertEqual(self.producers(), set())
 
     def test_schema_version(self) -> None:
         """There is a schema file for every version up to the newest."""

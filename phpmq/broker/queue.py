@@ -117,6 +117,14 @@ class Queue(QueueRecord):
         messages.sort(key=_position)  # of two sorted runs: a merge
         self.ahead = deque(messages)
 
+    def drop_unseen(self, position: int, size: int) -> None:
+        """A message that is not in Python, as it is delayed or beyond the cursor, is gone."""
+        if position < 0:
+            self.delayed -= 1
+        else:
+            self.behind -= 1
+        self.ready_size -= size
+
     def drop_expired(self, now: int) -> list[Message]:
         """Take the messages that expired by C{now} out of C{ahead}."""
         expired = [message for message in self.ahead if message.expires and message.expires <= now]
@@ -144,7 +152,7 @@ class Consumer:
     @ivar held: how many it holds
     @ivar idle: whether it stands in the queue's line of idle consumers
     @ivar lease: how long it may hold a message, in milliseconds; 0 for as long as it is there
-    @ivar deadlines: id -> when the lease of a message that it holds is over, milliseconds since the epoch
+    @ivar deadlines: id -> when the lease of a message that it holds is over, milliseconds since the epoch; the earliest come first
     """
 
     __slots__ = ("channel", "deadlines", "held", "idle", "lease", "queue", "window")
@@ -164,6 +172,22 @@ class Consumer:
             self.idle = True
             self.queue.idle.append(self)
             self.channel.broker.distribute(self.queue)
+
+    def change_lease(self, lease: int) -> None:
+        """Another lease holds from now on, for what is held already as well: it starts now."""
+        self.lease = lease
+        self.deadlines.clear()
+        if lease:
+            now = self.channel.broker.now
+            for message in self.channel.unacked.values():
+                if message.consumer is self:
+                    self.start_lease(message.id, now)
+
+    def start_lease(self, message_id: bytes, now: int) -> None:
+        """Rule 16: hold a message for so long from now."""
+        if not self.deadlines:
+            self.channel.broker.lifetime.leased[self] = None
+        self.deadlines[message_id] = now + self.lease
 
     def leave(self) -> None:
         """Be no consumer of the queue any more; what it holds it still holds."""
