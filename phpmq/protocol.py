@@ -7,6 +7,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IHandshakeListener,
@@ -237,6 +238,7 @@ class Connections:
         self.accepted = self.rejected = 0
         self.timeouts: dict[str, int] = {}
         self.errors: dict[str, int] = {}
+        self._all_gone: Deferred[None] | None = None
         self._deadlines: dict[tuple[QueueProtocol, str], float] = {}
         self._offenders: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
@@ -271,6 +273,24 @@ class Connections:
         self.unread.discard(protocol)
         for what in "handshake", "frame", "write", "close":
             self.met(protocol, what)
+        if self._all_gone is not None and not self.open:
+            self._leave_behind()
+
+    async def all_gone(self, seconds: float) -> None:
+        """Wait until all that are being closed are gone, for so long at most: what they were sent last has to leave the process."""
+        if self.open:
+            self._all_gone = Deferred()
+            late = self._clock.callLater(seconds, self._leave_behind)
+            await self._all_gone
+            if late.active():
+                late.cancel()
+
+    def _leave_behind(self) -> None:
+        all_gone, self._all_gone = self._all_gone, None
+        for protocol in list(self.open):
+            protocol.abort()
+        if all_gone is not None:
+            all_gone.callback(None)
 
     def check(self) -> None:
         """Cut off those that missed a deadline, find those that hung up; to be called about once a second."""

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL.crypto import X509, PKey
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.internet.interfaces import IAddress, IHandshakeListener, IPushProducer
 from twisted.internet.protocol import Factory, Protocol
@@ -572,6 +573,33 @@ class CloseTimeoutTests(ProtocolTestCase):
         self.pass_time(1000, step=10)
         self.assertEqual(self.connections.timeouts, {})
         self.assertEqual(self.connections.open, set())
+
+    def all_gone(self) -> Deferred[None]:
+        """Fires when a stop need not wait for clients any more."""
+        return Deferred.fromCoroutine(self.connections.all_gone(1.5))
+
+    def test_stop_waits(self) -> None:
+        """A stop waits until the last client has taken what it was sent last."""
+        self.assertIsNone(self.successResultOf(self.all_gone()))
+        peers = [self.connect(), self.connect()]
+        for peer in peers:
+            peer.protocol.close()
+        stopped = self.all_gone()
+        peers[0].goes()
+        self.assertNoResult(stopped)
+        peers[1].goes()
+        self.assertIsNone(self.successResultOf(stopped))
+
+    def test_stop_does_not_wait_for_ever(self) -> None:
+        """It does not wait for one that takes nothing."""
+        stuck = self.connect()
+        stuck.protocol.close()
+        stopped = self.all_gone()
+        self.clock.advance(1.4)
+        self.assertNoResult(stopped)
+        self.clock.advance(0.1)
+        self.assertIsNone(self.successResultOf(stopped))
+        self.assertTrue(stuck.aborted)
 
     def test_frame_deadline_of_a_broken_client(self) -> None:
         """Who broke the protocol is not expected to finish a frame."""
