@@ -17,6 +17,7 @@ from phpmq.cli.output import note
 #: The verbs: which module has each. They are imported when they are wanted, so that the others cost nothing.
 VERBS = {
     "send": "phpmq.cli.send",
+    "consume": "phpmq.cli.consume",
     "completion": "phpmq.cli.completion",
 }
 
