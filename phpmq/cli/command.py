@@ -18,6 +18,7 @@ from phpmq.cli.output import note
 VERBS = {
     "send": "phpmq.cli.send",
     "consume": "phpmq.cli.consume",
+    "bench": "phpmq.cli.bench",
     "completion": "phpmq.cli.completion",
 }
 
