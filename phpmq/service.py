@@ -90,6 +90,7 @@ class QueueService(MultiService):
     @ivar broker: the queues, once the service was started; other code of the process sends and consumes through it
     @ivar connections: the clients
     @ivar mirror: the file's keeper, once the service was started; None without a file
+    @ivar store: the messages, once the service was started
     """
 
     _log = Logger()
@@ -113,7 +114,7 @@ class QueueService(MultiService):
         )
         self.broker: Broker
         self.mirror: MirrorService | None = None
-        self._store: SQLiteStore | None = None
+        self.store: SQLiteStore | None = None
         self._wake: Any = None
         self._listeners = [
             listener(_with_backlog(description), QueueFactory(self.connections, original), reactor)
@@ -155,7 +156,7 @@ class QueueService(MultiService):
         """
         self._check_descriptors()
         settings = self.settings
-        self._store = store = self._open_store()
+        self.store = store = self._open_store()
         self.broker = Broker(
             store,
             self.clock.now,
@@ -255,7 +256,7 @@ class QueueService(MultiService):
             if ticks.running:
                 ticks.stop()
         await DeferredList([port.stopService() for port in self._listeners])
-        if self._store is None:
+        if self.store is None:
             return  # It never started.
         connections = list(self.connections.open)
         self.broker.stop()
@@ -268,7 +269,7 @@ class QueueService(MultiService):
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None
-        self._store.close()
+        self.store.close()
         self._log.info("phpmq stopped")
 
 

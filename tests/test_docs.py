@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq import service, tap
+from phpmq.broker import SENDS
 from phpmq.commands import DOCUMENTED, ORIGINAL, Version01, encode_delivery
-from phpmq.frames import FrameDecoder
+from phpmq.errors import CommandRefused, PHPMQError, ProtocolError
+from phpmq.frames import CONTENT, DEFAULT_LIMITS, UNKNOWN_LIMIT
+from phpmq.protocol import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
 from tests import wire
+from tests.conversation import Client, Server
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,37 +26,333 @@ def text(path: str) -> str:
     return (ROOT / path).read_text(encoding="utf-8")
 
 
+def rows(path: str, start: str) -> list[list[str]]:
+    """The rows of the table in a document whose first line starts like that, without its head; each row is its cells."""
+    lines = text(path).split("\n" + start, 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
+
+
+def columns(path: str, start: str) -> dict[str, list[str]]:
+    """The rows of a table by what their first cell says."""
+    return {first.strip("`"): rest for first, *rest in rows(path, start)}
+
+
+class Block(NamedTuple):
+    """What one side of a conversation says, and when."""
+
+    caption: str
+    frames: bytes
+
+
+def conversations(path: str) -> dict[str, list[Block]]:
+    """The conversations that a document shows, by the title of their section."""
+    found = {}
+    for section in re.split(r"^#+ ", text(path), flags=re.MULTILINE):
+        blocks = re.findall(r"^```{code-block} text\n:caption: ([^\n]*)\n\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+        if blocks:
+            title = section.partition("\n")[0]
+            found[title] = [Block(caption, "".join(lines.splitlines()).encode()) for caption, lines in blocks]
+    return found
+
+
+SPECIFICATION = "docs/reference/protocol-01.md", "docs/reference/protocol-conversation.md"
+
+_CAPTION = re.compile(r"(Client|Server)(?: to client)?(?: ([12]))?(?:, (?:(.+) seconds later|(.+)))?")
+_ID = re.compile(rb"(?<=P03%029d)[0-9a-f]{32}" % 32)
+
+
+class Replay:
+    """
+    A server, and clients that say what a document has them say.
+
+    Ids are what the server makes of them: the n-th that it mentions stands for the n-th of the document.
+    """
+
+    def __init__(self, case: SynchronousTestCase) -> None:
+        self._case = case
+        self._server = Server()
+        self._clients: dict[str, Client] = {}
+        self._ids: dict[bytes, bytes] = {}  # the document's -> the server's
+        self._closed = 0
+
+    def play(self, block: Block) -> None:
+        """Have a client say what a block has, or see that the server has said it."""
+        match = _CAPTION.fullmatch(block.caption)
+        assert match is not None, block.caption
+        side, number, seconds, what = match.groups()
+        number = number or "1"
+        client = self._clients[number] = self._clients.get(number) or Client(self._server)
+        closes = what in ("and closes", "and the server closes")
+        if seconds is not None:
+            self._server.later(float(seconds))
+        elif what is not None and not closes:
+            self._happen(what, client)
+        if side == "Client":
+            self._case.assertEqual(self._unread(), b"", f"before {block.caption}")
+            self._case.assertEqual(client.errors, [])
+            client.says(self._translated(block.frames, self._ids))
+        else:
+            self._case.assertEqual(self._heard(client, block.frames), block.frames, block.caption)
+        if side == "Server" or closes:
+            self._case.assertEqual(len(client.errors), closes, f"{block.caption}: {client.errors}")
+        self._closed += closes
+
+    def _happen(self, what: str, client: Client) -> None:
+        if what == "once the file is written":
+            self._case.assertEqual(self._unread(), b"", "before the file is written")
+            self._server.mirror.write()
+        elif what == "when it stops":
+            self._server.broker.stop()
+            client.session.drain()
+        else:
+            self._case.assertIn(what, ("while the disk is full", "with room on the disk"))
+            self._server.mirror.failing = what == "while the disk is full"
+
+    def end(self) -> None:
+        """See that all that the server said was shown, and which connections it closed."""
+        self._case.assertEqual(self._unread(), b"", "the server said more than is shown")
+        self._case.assertEqual(sum(len(client.errors) for client in self._clients.values()), self._closed)
+
+    def _unread(self) -> bytes:
+        return b"".join(client.unread for client in self._clients.values())
+
+    def _heard(self, client: Client, expected: bytes) -> bytes:
+        """What the server has said to a client, with the document's ids."""
+        data = client.hears()
+        known = set(self._ids.values())
+        for shown, real in zip(_ID.findall(expected), _ID.findall(data), strict=False):
+            if real not in known:
+                self._ids.setdefault(shown, real)
+        return self._translated(data, {real: shown for shown, real in self._ids.items()})
+
+    @staticmethod
+    def _translated(data: bytes, ids: dict[bytes, bytes]) -> bytes:
+        return _ID.sub(lambda match: ids.get(match[0], match[0]), data)
+
+
+class ConversationTests(SynchronousTestCase):
+    """The conversations of docs/reference/protocol-01.md and protocol-conversation.md."""
+
+    def test_replay(self) -> None:
+        """What the clients say is taken by a server, and it says what the pages have, to the byte, and nothing else."""
+        for path in SPECIFICATION:
+            for title, blocks in conversations(path).items():
+                replay = Replay(self)
+                for number, block in enumerate(blocks):
+                    try:
+                        replay.play(block)
+                    except self.failureException as error:
+                        raise self.failureException(f"{path}, {title}, block {number}: {error}") from error
+                replay.end()
+
+    def test_complete(self) -> None:
+        """There is an example of every frame, and of every packet that it may have."""
+        original, documented = (
+            {block.frames[start : start + 8] for block in blocks for start in starts(block.frames)}
+            for blocks in conversations(SPECIFICATION[0]).values()
+        )
+        shapes = Version01().shapes
+        self.assertEqual(original, set(shapes[ORIGINAL]) | {b"H0100303"})
+        self.assertEqual(documented, set(shapes[DOCUMENTED]) | {b"H0100304", b"H0201001"})
+        seen: dict[str, set[str]] = {name: set() for name in wire.FRAMES}
+        for blocks in conversations(SPECIFICATION[1]).values():
+            for block in blocks:
+                for name, fields in wire.read(block.frames, block.caption[:6].lower()):
+                    seen[name] |= set(fields)
+        self.assertEqual(seen, {name: set(kind.required + kind.optional) for name, kind in wire.FRAMES.items()})
+
+
+def starts(frames: bytes) -> list[int]:
+    """Where frames of version 01 begin; none of those that are shown has a body that looks like one."""
+    return [match.start() for match in re.finditer(rb"H0\d{6}(?=P)", frames)]
+
+
 class ProtocolTests(SynchronousTestCase):
-    """docs/reference/protocol.md."""
+    """The tables of docs/reference/protocol.md, protocol-01.md and protocol-02.md."""
+
+    def test_packets(self) -> None:
+        """The table of packets has each kind, with its name and limit."""
+        table = rows("docs/reference/protocol.md", "| kind | packet |")
+        self.assertEqual({name: int(kind.strip("`")) for kind, name, *_ in table}, wire.PACKETS)
+        shown = {int(kind.strip("`")): limit.split(",")[0] for kind, *_, limit in table}
+        limits = {kind: "16 MiB" if kind == CONTENT else f"{limit} byte" + "s" * (limit > 1) for kind, limit in DEFAULT_LIMITS.items()}
+        self.assertEqual(shown, limits)
+        self.assertEqual(DEFAULT_LIMITS[CONTENT], 16 * 1024 * 1024)
+        self.assertIn(f"may have {UNKNOWN_LIMIT}\nbytes", text("docs/reference/protocol.md"))
+
+    def test_frames_01(self) -> None:
+        """The table of frames of version 01 has the header of each."""
+        headers = {header.decode() for header in Version01().shapes[0]} | {"H0100303", "H0100304"}
+        table = rows("docs/reference/protocol-01.md", "| type | from |")
+        self.assertEqual({header for row in table for header in re.findall(r"`(H\d{7})`", " ".join(row))}, headers)
+
+    def test_frames_02(self) -> None:
+        """The table of frames of version 02 has each type, who sends it, and its packets."""
+        table = {}
+        for number, sender, name, packets, _ in rows("docs/reference/protocol-02.md", "| type | from |"):
+            required, _, optional = packets.rstrip("]").partition(" [")
+            table[name] = wire.Kind(int(number), sender, tuple(required.split(", ")), tuple(optional.split(", ")) if optional else ())
+        self.assertEqual(table, wire.FRAMES)
+
+    def test_levels(self) -> None:
+        """Each level of the table is one."""
+        levels = columns("docs/reference/protocol-02.md", "| level | the receipt")
+        self.assertEqual(list(levels), ["stored", "synced"])
+        for level in levels:
+            self.assertEqual(Situation().outcome(wire.compose("send", queue="q", content="x", level=level, tag="t")), "done")
+
+    def test_settings(self) -> None:
+        """The limits that it names are those that a server has by default."""
+        settings = service.Settings()
+        pages = " ".join((text("docs/reference/protocol.md") + text("docs/reference/protocol-02.md")).split())
+        for words in (
+            f"`--frame-timeout`, {settings.frame_timeout:.0f} seconds",
+            f"`--write-timeout`, {settings.write_timeout:.0f} seconds",
+            f"`--max-connections` connections, {settings.max_connections:,}",
+            f"`--max-window`, {settings.max_window}",
+            f"handshake of more than {HANDSHAKE_TIMEOUT:.0f} seconds",
+            f"up to {CLOSE_TIMEOUT:.0f} seconds for the client to take",
+        ):
+            self.assertIn(words, pages)
+        self.assertEqual(settings.producer_timeout, 24 * 3600)
+        self.assertIn("`--producer-timeout`, a day,", text("docs/reference/protocol-producers.md"))
+
+
+class Situation:
+    """A server with a queue that takes no sends, and one client of it that is in some state."""
+
+    def __init__(self, *frames: bytes, file: bool = True) -> None:
+        """
+        @param frames: what the client has said
+        """
+        self.server = Server(file)
+        self.server.broker.pause("full", SENDS)
+        self.client = Client(self.server)
+        self.client.says(b"".join(frames))
+        self.client.hears()
+
+    def outcome(self, frame: bytes) -> str:
+        """What comes of one more frame of version 02: a code and what the specification calls it, or that it is done."""
+        self.client.says(frame)
+        self.server.mirror.write()
+        answers = wire.read(self.client.hears())
+        if not answers:
+            return "waits" if self.client.waits else "ignored"
+        [(name, fields)] = answers
+        if name == "receipt":
+            return "done"
+        assert ("tag" not in fields) == bool(self.client.errors)
+        return fields["code"].decode() + (" fatal" if "tag" not in fields else " answered")
+
+
+_HELLO = wire.compose("hello", tag="h", producer="p")
+
+#: What brings a connection into each state of the specification.
+STATES = {
+    "fresh": (),
+    "01, revision unknown": (wire.consume("q", 0),),
+    "01, original": (wire.send("q", b"x", None),),
+    "01, documented": (wire.send("q", b"x"),),
+    "02, plain": (wire.compose("hello", tag="h"),),
+    "02, producer": (_HELLO,),
+    "02, refusing": (_HELLO, wire.compose("send", queue="full", content="x", tag="1")),
+}
+
+
+class StatesTests(SynchronousTestCase):
+    """The states of a connection in docs/reference/protocol.md."""
+
+    def test_legal_frames(self) -> None:
+        """In each state, the frames of the table can be sent, and no others."""
+        table = columns("docs/reference/protocol.md", "| state | the client may send")
+        self.assertEqual(list(table), [*STATES, "draining", "closed"])
+        samples = {self.start(vector): vector.frame for vector in wire.GOOD + wire.GOOD_02}
+        legal: list[str] = []
+        for state, frames in STATES.items():
+            cell = table[state][0]
+            legal = legal if cell.startswith("the same") else re.findall(r"`(H\d+)`", cell.partition(";")[0])
+            taken = []
+            for start, frame in samples.items():
+                client = Situation(*frames).client
+                client.says(frame)
+                taken += [start] if not client.errors else []
+            self.assertEqual(sorted(taken), sorted(legal), state)
+
+    def test_what_the_server_sends(self) -> None:
+        """The table has what a server sends in each version and revision."""
+        table = {state: re.findall(r"`(H\d+)`", cells[1]) for state, cells in columns("docs/reference/protocol.md", "| state |").items()}
+        answers = [f"H02{kind.type:03}" for kind in wire.FRAMES.values() if kind.sender == "server"]
+        self.assertEqual((table["01, original"], table["01, documented"], table["02, plain"]), (["H0100303"], ["H0100304"], answers))
+        self.assertEqual((table["fresh"], table["01, revision unknown"], table["closed"]), ([], [], []))
+
+    def test_refusing(self) -> None:
+        """A producer of which a send was refused has all sends with a tag refused, and no others."""
+        for tag, outcome in (("2", "queue-full answered"), ("1", "queue-full answered"), (None, "ignored")):
+            send = wire.compose("send", queue="q", content="x", **({} if tag is None else {"tag": tag}))
+            self.assertEqual(Situation(*STATES["02, refusing"]).outcome(send), outcome)
+            self.assertIn(Situation(*STATES["02, refusing"], wire.compose("hello", tag="h")).outcome(send), ("done", "ignored"))
+
+    @staticmethod
+    def start(vector: wire.Vector) -> str:
+        """The start of a frame as the table has it: in version 02 the number of packets may vary."""
+        return vector.frame[: 8 if vector.version == 1 else 6].decode()
+
+
+class CodesTests(SynchronousTestCase):
+    """The codes in docs/reference/protocol-02.md and protocol-01.md."""
 
     def setUp(self) -> None:
-        """Find the examples: blocks of one line that is a frame."""
-        self.examples = [block.encode() for block in re.findall(r"^```text\n(H.*)\n```$", text("docs/reference/protocol.md"), re.MULTILINE)]
+        self.table = columns("docs/reference/protocol-02.md", "| code | cause")
 
-    def test_client_frames(self) -> None:
-        """Each example that a client sends is one frame to a server, and each frame that there is has an example."""
-        understood = set()
-        shapes = Version01().shapes[0]
-        for example in self.examples:
-            if not example.startswith(b"H01003"):
-                decoder = FrameDecoder(shapes)
-                decoder.receive(example)
-                understood |= {shape.header for shape, _, _ in decoder.frames()}
-                self.assertEqual(decoder.pending, 0, example)
-        self.assertEqual(understood, set(shapes))
+    def test_list(self) -> None:
+        """All are there."""
+        self.assertEqual(set(self.table) - {""}, {kind.code for kind in {PHPMQError} | kinds(ProtocolError) | kinds(CommandRefused)})
+        self.assertEqual(set(columns("docs/reference/protocol-01.md", "| code |")), {kind.code for kind in kinds(ProtocolError)})
 
-    def test_deliveries(self) -> None:
-        """The examples of deliveries are what a server sends."""
-        delivery = "Foo", b"Hello World", b"d7e7f68761d34838494b233148b5486c", 3_300_000
-        self.assertEqual(
-            [example for example in self.examples if example.startswith(b"H01003")],
-            [b"".join(encode_delivery(revision, *delivery)) for revision in (ORIGINAL, DOCUMENTED)],
-        )
+    def test_what_happens(self) -> None:
+        """What each does to a request with a tag and to one without is what a server does; those that it does not send are named."""
+        unsent = {code for code, cells in self.table.items() if "Not sent by this release" in cells[0]}
+        self.assertEqual(set(self.table) - unsent - {""}, set(self.provoked(True)))
+        for tag in True, False:
+            outcomes = {code: outcome.removeprefix(f"{code} ") for code, outcome in self.provoked(tag).items()}
+            described = {code: self.table[code][1 if tag else 2] for code in outcomes}
+            self.assertEqual(outcomes, described, f"tag: {tag}")
 
-    def test_table(self) -> None:
-        """The table of types has the header of every frame."""
-        headers = {header.decode() for header in Version01().shapes[0]} | {"H0100303", "H0100304"}
-        self.assertEqual(set(re.findall(r"`(H\d{7})`", text("docs/reference/protocol.md"))), headers)
+    def test_hello(self) -> None:
+        """A producer that is new meets a full memory too, a hello without one does not."""
+        for producer, outcome in (("new", "memory-full answered"), ("known", "done"), (None, "done")):
+            situation = Situation(wire.compose("hello", tag="h", producer="known"))
+            situation.server.broker.memory_limit = 0
+            hello = wire.compose("hello", tag="t", **({} if producer is None else {"producer": producer}))
+            self.assertEqual(situation.outcome(hello), outcome)
+
+    def provoked(self, tag: bool) -> dict[str, str]:
+        """What comes of requests that are refused with each code."""
+        outcomes = {}
+        optional = {"tag": "t"} if tag else {}
+        synced = wire.compose("send", queue="q", content="x", level="synced", **optional)
+        for code, frame in {
+            "bad-frame": wire.compose("send", queue="q", content="x", ttl="1.", **optional),
+            "unsupported": b"H0200301",
+            "too-large": b"H0200102P02" + b"9" * 29,
+            "bad-name": wire.compose("send", queue="", content="x", **optional),
+            "unknown-id": wire.compose("acknowledge", id="none", **optional),
+            "queue-full": wire.compose("send", queue="full", content="x", **optional),
+            "memory-full": wire.compose("send", queue="q", content="x", **optional),
+            "disk-failing": synced,
+            "not-allowed": synced,
+        }.items():
+            situation = Situation(wire.compose("hello", tag="h"), file=code != "not-allowed")
+            if code == "memory-full":
+                situation.server.broker.memory_limit = 0
+            situation.server.mirror.failing = code == "disk-failing"
+            outcomes[code] = situation.outcome(frame)
+        return outcomes
+
+
+def kinds(base: type[PHPMQError]) -> set[type[PHPMQError]]:
+    """An error and all that are special cases of it."""
+    return {base}.union(*map(kinds, base.__subclasses__()))
 
 
 class OptionsTests(SynchronousTestCase):

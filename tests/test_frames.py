@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
 
@@ -10,11 +11,28 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq import frames
-from phpmq.commands import DOCUMENTED, ORIGINAL, Version01, number, queue_name
+from phpmq.commands import DOCUMENTED, ORIGINAL, Version01, Version02, number, queue_name
 from phpmq.errors import BadFrame, ProtocolError, TooLarge, Unsupported
-from phpmq.frames import CONTENT, COUNT, DEFAULT_LIMITS, ID, QUEUE, TTL, FrameDecoder, FrameShape
+from phpmq.frames import (
+    ATTEMPTS,
+    CODE,
+    CONTENT,
+    COUNT,
+    DEFAULT_LIMITS,
+    DUPLICATE,
+    HEADERS,
+    ID,
+    MAX_PACKETS,
+    QUEUE,
+    REASON,
+    TAG,
+    TTL,
+    FrameDecoder,
+    FrameShape,
+    open_shapes,
+)
 from tests import wire
-from tests.wire import BAD, GOOD, Vector
+from tests.wire import BAD, BAD_02, FRAMES, GOOD, GOOD_02, LIMITS, PACKETS, Vector
 
 SHAPES: Mapping[bytes, FrameShape] = {
     **Version01().shapes[0],
@@ -23,9 +41,23 @@ SHAPES: Mapping[bytes, FrameShape] = {
     b"H0100304": FrameShape("deliver", b"H0100304", (QUEUE, CONTENT, ID, TTL), DEFAULT_LIMITS),
 }
 
-FIELDS = {QUEUE: "queue", CONTENT: "content", ID: "id", COUNT: "count", TTL: "ttl"}
+#: What a server of version 02 takes.
+SHAPES_02: Mapping[bytes, FrameShape] = Version02().shapes
+
+#: The frames of both versions in both directions.
+ALL_SHAPES: Mapping[bytes, FrameShape] = {
+    **SHAPES,
+    **SHAPES_02,
+    **open_shapes("deliver", 3, (QUEUE, CONTENT, ID, ATTEMPTS), (TTL, HEADERS), DEFAULT_LIMITS),
+    **open_shapes("receipt", 7, (TAG,), (ID, DUPLICATE), DEFAULT_LIMITS),
+    **open_shapes("refused", 8, (CODE, REASON), (TAG,), DEFAULT_LIMITS),
+    **open_shapes("draining", 11, (REASON,), (), DEFAULT_LIMITS),
+}
+
+NAMES = {kind: name for name, kind in PACKETS.items()}
 
 CLIENT = [vector for vector in GOOD if vector.sender == "client"]
+CLIENT_02 = [vector for vector in GOOD_02 if vector.sender == "client"]
 
 # What a decoder that knows packets, but not what they mean, cannot see.
 FAULTS_IN_CONTENT = {
@@ -58,10 +90,10 @@ def feed(decoder: FrameDecoder, chunks: Iterator[bytes] | Sequence[bytes]) -> li
     return result
 
 
-def expected(vector: Vector) -> list[bytes]:
-    """The contents that a decoder has to find in a good vector."""
-    shape = SHAPES[vector.frame[:8]]
-    return [str(vector.fields[FIELDS[packet]]).encode() for packet in shape.packets]
+def expected(vector: Vector) -> list[bytes | None]:
+    """The contents that a decoder has to find in a good vector; None for a packet that is missing."""
+    names = [NAMES[packet] for packet in ALL_SHAPES[vector.frame[:8]].packets]
+    return [wire.as_bytes(vector.fields[name]) if name in vector.fields else None for name in names]
 
 
 def understand(shape: FrameShape, contents: list[bytes]) -> None:
@@ -78,28 +110,29 @@ class VectorTests(SynchronousTestCase):
 
     def test_good_in_every_chunk_size(self) -> None:
         """A good frame gives the same contents however it is cut, and leaves nothing behind."""
-        for vector in GOOD:
+        for vector in GOOD + GOOD_02:
+            right = [(ALL_SHAPES[vector.frame[:8]].name, expected(vector))]
             for size in range(1, len(vector.frame) + 1):
-                subject = FrameDecoder(SHAPES)
+                subject = FrameDecoder(ALL_SHAPES)
                 result = feed(subject, cut(vector.frame, size))
-                self.assertEqual(result, [(SHAPES[vector.frame[:8]].name, expected(vector))], (vector.name, size))
+                self.assertEqual(result, right, (vector.name, size))
                 self.assertEqual(subject.pending, 0)
 
     def test_good_with_trailing_bytes(self) -> None:
         """A good frame is handed out at once, whatever part of the next one came along; that part is kept."""
-        for vector in GOOD:
-            frame = vector.frame
+        for vector in GOOD + GOOD_02:
+            frame, right = vector.frame, expected(vector)
             for trailing in range(1, len(frame)):
-                subject = FrameDecoder(SHAPES)
+                subject = FrameDecoder(ALL_SHAPES)
                 self.assertEqual(len(feed(subject, [frame + frame[:trailing]])), 1, (vector.name, trailing))
                 self.assertEqual(subject.pending, trailing)
-                self.assertEqual(feed(subject, [frame[trailing:]])[0][1], expected(vector))
+                self.assertEqual(feed(subject, [frame[trailing:]])[0][1], right)
                 self.assertEqual(subject.pending, 0)
 
     def test_good_not_before_the_end(self) -> None:
         """No part of a good frame is taken for a frame, and its bytes are accounted for meanwhile."""
-        for vector in GOOD:
-            subject = FrameDecoder(SHAPES)
+        for vector in GOOD + GOOD_02:
+            subject = FrameDecoder(ALL_SHAPES)
             for place, byte in enumerate(cut(vector.frame[:-1], 1), 1):
                 self.assertEqual(feed(subject, [byte]), [])
                 self.assertEqual(subject.pending, place)
@@ -112,6 +145,42 @@ class VectorTests(SynchronousTestCase):
                 for size in range(1, len(data) + 1):
                     reasons.add(self.refusal(data, size, vector.name))
             self.assertEqual(len(reasons), 1, (vector.name, reasons))
+
+    def test_bad_02_in_every_chunk_size(self) -> None:
+        """
+        A bad frame of version 02 that is not even well-formed is refused on the byte that shows it, with its code, however it is cut and
+        whatever follows. The others are handed out as they are: the fault is in what a packet says.
+        """
+        well_formed = set()
+        for vector in BAD_02:
+            try:
+                [(name, fields)] = wire.read(vector.frame, "client")
+            except (AssertionError, ValueError):
+                self.assert_refused_02(vector)
+                continue
+            well_formed.add(vector.name)
+            names = [NAMES[packet] for packet in SHAPES_02[vector.frame[:8]].packets]
+            right = [(name, [fields.get(name) for name in names])]
+            for size in range(1, len(vector.frame) + 1):
+                self.assertEqual(feed(FrameDecoder(SHAPES_02), cut(vector.frame, size)), right, (vector.name, size))
+        self.assertEqual({vector.code for vector in BAD_02 if vector.name in well_formed}, {"bad-frame", "bad-name", "unknown-id"})
+        self.assertEqual({v.code for v in BAD_02 if v.name not in well_formed}, {"bad-frame", "unsupported", "too-large"})
+
+    def assert_refused_02(self, vector: Vector) -> None:
+        """See that a frame is refused on its last byte, or on its first one if that starts no frame."""
+        frame = vector.frame if vector.frame.startswith(b"H") else vector.frame[:1]
+        for data in frame, vector.frame + CLIENT_02[0].frame:
+            for size in range(1, len(data) + 1):
+                subject = FrameDecoder(SHAPES_02)
+                received = 0
+                with self.assertRaises(ProtocolError) as caught:
+                    for chunk in cut(data, size):
+                        received += len(chunk)
+                        subject.receive(chunk)
+                        self.assertEqual(list(subject.frames()), [], vector.name)
+                self.assertEqual(caught.exception.code, vector.code, vector.name)
+                # With the chunk that had the byte, not a later one.
+                self.assertTrue(len(frame) <= received < len(frame) + size, (vector.name, size))
 
     def refusal(self, data: bytes, size: int, name: str) -> tuple[type[Exception], str]:
         """Why the data is refused."""
@@ -139,6 +208,15 @@ class VectorTests(SynchronousTestCase):
                 self.assertEqual(next(found)[2], expected(CLIENT[0]))
             self.assertRaises(ProtocolError, next, found)
 
+    def test_one_after_the_other(self) -> None:
+        """All good frames of version 02, twice in one chunk and in both orders, come out as if each had come alone."""
+        for vectors in CLIENT_02, CLIENT_02[::-1]:
+            subject = FrameDecoder(SHAPES_02)
+            stream = b"".join(vector.frame * 2 for vector in vectors)
+            got = feed(subject, [stream])
+            self.assertEqual([contents for _, contents in got], [expected(vector) for vector in vectors for _ in range(2)])
+            self.assertEqual(subject.pending, 0)
+
 
 class RefusalTests(SynchronousTestCase):
     """What is refused, and how early."""
@@ -162,6 +240,37 @@ class RefusalTests(SynchronousTestCase):
         subject = decoder()
         self.assertRaises(Unsupported, feed, subject, [b"H0100105"])
         self.assertLessEqual(subject.pending, 8)
+
+    def test_header_alone_02(self) -> None:
+        """In version 02 the type and too small a count are judged on the header; more packets than the table has are welcome, up to 99."""
+        least = {kind.type: len(kind.required) for kind in FRAMES.values() if kind.sender == "client"}
+        for kind in range(20):
+            for count in range(MAX_PACKETS + 1):
+                header = b"H02%03d%02d" % (kind, count)
+                if kind in least and count >= least[kind]:
+                    subject = FrameDecoder(SHAPES_02)
+                    self.assertEqual(feed(subject, [header]), [])
+                    self.assertEqual(subject.pending, 8)
+                else:
+                    self.refused(Unsupported, header, FrameDecoder(SHAPES_02))
+
+    def test_length_limit_02(self) -> None:
+        """In version 02 every packet has its limit, whatever frame it is in and whether it belongs there or not."""
+        for kind in FRAMES.values():
+            if kind.sender == "client":
+                header = b"H02%03d%02d" % (kind.type, MAX_PACKETS)
+                for packet in range(100):
+                    limit = LIMITS.get(packet, LIMITS[0])
+                    fits, above = (header + b"P%02d%029d" % (packet, limit + more) for more in (0, 1))
+                    self.assertEqual(feed(FrameDecoder(SHAPES_02), [fits]), [])
+                    self.refused(TooLarge, above, FrameDecoder(SHAPES_02))
+
+    def test_most_packets(self) -> None:
+        """A frame of 99 packets, most of them unknown, is taken."""
+        packets = [wire.packet(19 + number % 80, b"%d" % number) for number in range(MAX_PACKETS - 3)]
+        packets[50:50] = [wire.packet(TAG, b"t"), wire.packet(CONTENT, b"x"), wire.packet(QUEUE, b"q")]
+        [(name, contents)] = feed(FrameDecoder(SHAPES_02), [wire.frame(1, *packets, version=2)])
+        self.assertEqual((name, contents), ("send", [b"q", b"x", None, None, None, None, None, b"t"]))
 
     def test_not_a_frame(self) -> None:
         """What does not start like a frame is refused on its first byte, so that nobody waits for seven more."""
@@ -367,8 +476,64 @@ def _frame(draw: st.DrawFn) -> tuple[bytes, tuple[str, list[bytes]]]:
     return shape.header + b"".join(packets), (shape.name, contents)
 
 
+_tags = st.binary(max_size=64)
+_texts = st.text(max_size=20).map(str.encode)
+_values_02 = {
+    "queue": _values[QUEUE],
+    "content": _bodies,
+    "id": _ids,
+    "count": _numbers,
+    "ttl": _numbers,
+    "delay": st.decimals(0, 10**6, places=3).map(lambda value: f"{value:.3f}".encode()),
+    "lease": _numbers,
+    "level": st.sampled_from([b"stored", b"synced"]),
+    "headers": st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=3).map(lambda value: json.dumps(value).encode()),
+    "key": _texts,
+    "tag": _tags,
+    "reason": _texts,
+    "producer": st.binary(min_size=1, max_size=64),
+    "user": _texts,
+    "secret": _texts,
+}
+
+
+@st.composite
+def _frame_02(draw: st.DrawFn) -> tuple[bytes, tuple[str, list[bytes | None]]]:
+    """A frame of version 02 with some optional packets, packets to ignore, all in any order, and what a decoder should make of it."""
+    name = draw(st.sampled_from([name for name, kind in FRAMES.items() if kind.sender == "client"]))
+    kind = FRAMES[name]
+    there = set(kind.required) | draw(st.sets(st.sampled_from(kind.optional)))
+    fields = {field: draw(_values_02[field]) for field in kind.required + kind.optional if field in there}
+    foreign = [packet for packet in range(100) if NAMES.get(packet) not in kind.required + kind.optional]
+    ignored = draw(st.lists(st.tuples(st.sampled_from(foreign), st.binary(max_size=1)), max_size=5))
+    packets = [wire.packet(PACKETS[field], content) for field, content in fields.items()]
+    packets = draw(st.permutations(packets + [wire.packet(number, content) for number, content in ignored]))
+    return wire.frame(kind.type, *packets, version=2), (name, [fields.get(field) for field in kind.required + kind.optional])
+
+
 class PropertyTests(SynchronousTestCase):
     """What holds for any frames."""
+
+    @settings(deadline=None, database=None, max_examples=300)
+    @given(st.lists(st.tuples(_frame_02(), st.integers(1, 3)), max_size=8), st.data())
+    def test_round_trip_02(self, written: list[tuple[tuple[bytes, tuple[str, list[bytes | None]]], int]], data: st.DataObject) -> None:
+        """Any frames of version 02, some of them several times running, cut anywhere, come out as they went in."""
+        frames = [frame for frame, times in written for _ in range(times)]
+        stream = b"".join(frame for frame, _ in frames)
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
+        chunks = [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+        subject = FrameDecoder(SHAPES_02)
+        self.assertEqual(feed(subject, chunks), [frame for _, frame in frames])
+        self.assertEqual(subject.pending, 0)
+
+    @settings(deadline=None, database=None, max_examples=300)
+    @given(st.sampled_from(CLIENT_02), st.sampled_from(CLIENT_02), st.data())
+    def test_damage_02(self, before: Vector, vector: Vector, data: st.DataObject) -> None:
+        """A damaged frame of version 02 after a good one is refused, awaited or understood, the same way at once and byte by byte."""
+        place = data.draw(st.integers(0, len(vector.frame) - 1))
+        damage = data.draw(st.binary(max_size=6))
+        stream = before.frame + vector.frame[:place] + damage + vector.frame[place + data.draw(st.integers(0, 6)) :]
+        self.assertEqual(self.outcome([stream], SHAPES_02), self.outcome(list(cut(stream, 1)), SHAPES_02))
 
     @settings(deadline=None, database=None, max_examples=150)
     @given(st.lists(_frame(), max_size=8), st.data())
@@ -390,9 +555,11 @@ class PropertyTests(SynchronousTestCase):
         stream = vector.frame[:place] + damage + vector.frame[place + data.draw(st.integers(0, 6)) :]
         self.assertEqual(self.outcome([stream]), self.outcome(list(cut(stream, 1))))
 
-    def outcome(self, chunks: list[bytes]) -> tuple[list[tuple[str, list[bytes]]], object]:
+    def outcome(
+        self, chunks: list[bytes], shapes: Mapping[bytes, FrameShape] | None = None
+    ) -> tuple[list[tuple[str, list[bytes]]], object]:
         """What comes out of chunks, and how it ends."""
-        subject = decoder()
+        subject = decoder() if shapes is None else FrameDecoder(shapes)
         result: list[tuple[str, list[bytes]]] = []
         try:
             for chunk in chunks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from random import random
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +28,11 @@ HEARTBEAT = 30.0
 
 # Seconds between two looks at what is late.
 _CHECK_INTERVAL = 1.0
+
+
+def _jitter() -> float:
+    """Seconds by which the clients of a server that comes back differ."""
+    return random() / 10
 
 
 class QueueClient(Service):
@@ -73,7 +79,7 @@ class QueueClient(Service):
         self._link = ClientService(
             where,
             Factory.forProtocol(lambda: _ClientProtocol(self)),
-            retryPolicy=retry or backoffPolicy(0.1, 10.0),
+            retryPolicy=retry or backoffPolicy(0.1, 10.0, 1.5, _jitter),
             clock=reactor,
             prepareConnection=lambda protocol: Deferred.fromCoroutine(protocol.prepare()),  # type: ignore[attr-defined]
         )

@@ -35,6 +35,7 @@ class Conversation:
     @ivar receivers: those who consume, by queue
     @ivar connection: changes with each connection, and when it is lost; deliveries of another one cannot be settled
     @ivar online: whether there is a connection
+    @ivar closed: whether it is over
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Conversation:
         self.outbox = Outbox(max_unconfirmed, max_unconfirmed_size)
         self.receivers: dict[str, Receiver] = {}
         self.connection = 0
-        self.online = self._closed = False
+        self.online = self.closed = False
         self._tags = 0
         self._requests: dict[bytes, Request] = {}
         self._shapes = server_shapes()
@@ -68,7 +69,7 @@ class Conversation:
 
     def open(self) -> None:
         """Undo L{close}."""
-        self._closed = False
+        self.closed = False
 
     def connected(self, write: Callable[[bytes], object]) -> None:
         """There is a connection, to be written to: say again what it has to know."""
@@ -89,6 +90,7 @@ class Conversation:
             return
         self.online = False
         self.connection += 1
+        self._last_error = error
         self.outbox.lost()
         for receiver in list(self.receivers.values()):
             receiver.lost()
@@ -97,8 +99,8 @@ class Conversation:
     def close(self) -> None:
         """It is over: everything that waits fails with L{Closed}."""
         self.lost()
-        self._closed = True
-        self.outbox.fail(self.outbox.sends.values(), Closed("the client was closed before the server answered"))
+        self.closed = True
+        self.outbox.fail_all(Closed("the client was closed before the server answered"))
 
     def expire(self) -> None:
         """Fail what is not answered in time; to be called about once a second."""
@@ -150,7 +152,7 @@ class Conversation:
         return send
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self.closed:
             raise Closed("the client is closed")
 
     def consume(self, queue: str, receiver: Receiver, window: int, lease: float) -> Request | None:
@@ -295,7 +297,7 @@ class Conversation:
         if isinstance(error, TooLarge):
             self.outbox.fail_largest(error)
         else:
-            self.outbox.fail(self.outbox.sends.values(), error)
+            self.outbox.fail_all(error)
         raise error
 
     def _drain(self, reason: bytes) -> None:

@@ -103,6 +103,10 @@ class Outbox:
                 send.failed(error)
         self.on_answered()
 
+    def fail_all(self, error: Exception) -> None:
+        """All are over."""
+        self.fail(self.sends.values(), error)
+
     def fail_largest(self, error: Exception) -> None:
         """A message was too large: whichever it was, the largest ones are too."""
         largest = max((send.body_size for send in self.sends.values()), default=0)
@@ -144,7 +148,7 @@ class Outbox:
         """The server cannot have one more producer, so nothing can be sent; the next send tries again."""
         self.state = State.SILENT
         self._refused, self._held = [], []
-        self.fail(self.sends.values(), error)
+        self.fail_all(error)
 
     def refused(self, send: Send, error: PHPMQError) -> None:
         """

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +18,7 @@ from statistics import median
 from tests.benchmarks import load
 from tests.benchmarks.brokers import PEERS, Broker, Phpmq, Redis
 from tests.benchmarks.order import Order
+from tests.benchmarks.synced import SYNCED_PEERS, RabbitMQ, SyncedBeanstalkd, SyncedPhpmq
 
 #: Seconds that the reactor may stand still.
 LONGEST_STALL = 0.05
@@ -219,7 +223,41 @@ def order(directory: Path, scale: Scale) -> Iterator[Row]:
     yield Row(f"{check.count:,} messages of 8 senders, restart after {check.before:,}", figure, "none", met)
 
 
+def synced(directory: Path, scale: Scale) -> Iterator[Row]:
+    """Sends from one connection whose receipt says that they are on the disk, beside peers that promise the same."""
+    with ExitStack() as stack:
+        server = stack.enter_context(SyncedPhpmq(directory))
+        peers = [stack.enter_context(peer(directory)) for peer in SYNCED_PEERS if peer.installed()]
+        brokers: list[Broker] = [server, *peers]
+        counts = [scale.speed // 10 if isinstance(broker, SyncedBeanstalkd) else scale.speed // 2 for broker in brokers]
+        rounds = [
+            [count / timed(partial(broker.send, count)) for broker, count in zip(brokers, counts, strict=True)] for _ in range(scale.rounds)
+        ]
+        own, *rates = (median(each) for each in zip(*rounds, strict=True))
+        yield Row("synced sends, phpmq", _rate(own), ">= 60,000 /s", own >= 60_000)
+        least = {RabbitMQ: 1.5, SyncedBeanstalkd: 5.0}
+        for peer, rate in zip(peers, rates, strict=True):
+            yield Row(f"synced sends, {peer.name}", _rate(rate))
+            ratio, wanted = own / rate, least.get(type(peer), 0.0)
+            measure = f"phpmq / {peer.name}"
+            yield _ratio(measure, ratio, wanted) if wanted else Row(measure, f"{ratio:.2f}")
+        yield from (Row(f"synced sends, {peer.name}", "skipped: not installed") for peer in SYNCED_PEERS if not peer.installed())
+
+
+def clients(directory: Path, scale: Scale) -> Iterator[Row]:
+    """What the package's own clients do over one connection."""
+    with Phpmq(directory) as server:
+        for name, least in ("twisted", 40_000), ("blocking", 20_000):
+            for level in "stored", "synced":
+                command = [sys.executable, "-m", "tests.benchmarks.clients", name, str(server.port), str(scale.speed // 2), level]
+                runs = [json.loads(subprocess.check_output(command)) for _ in range(scale.rounds)]
+                for what in ("send", "consume") if level == "stored" else ("send",):
+                    rate = median(run[what] for run in runs)
+                    measure = f"{name} client, sends, {level}" if what == "send" else f"{name} client, deliveries with acknowledgements"
+                    yield Row(measure, _rate(rate), f">= {least:,} /s", rate >= least)
+
+
 #: name -> part, in the order in which they run.
 PARTS: dict[str, Callable[[Path, Scale], Iterator[Row]]] = {
-    part.__name__: part for part in (speed, backlog, memory, connections, queues, order)
+    part.__name__: part for part in (speed, backlog, synced, clients, memory, connections, queues, order)
 }

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from signal import SIGTERM
+from typing import IO
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -50,6 +51,7 @@ class Process:
         arguments: Sequence[str],
         cwd: Path,
         environment: Mapping[str, str] | None = None,
+        stdin: IO[str] | int = subprocess.DEVNULL,
     ) -> None:
         self._output = cwd / "output"
         self._from = self._output.stat().st_size if self._output.exists() else 0
@@ -59,7 +61,7 @@ class Process:
                 arguments,
                 cwd=cwd,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
