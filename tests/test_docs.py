@@ -403,14 +403,15 @@ class RulesTests(SynchronousTestCase):
         self.assertEqual(named - rules, set())
 
 
-class ReadmeTests(SynchronousTestCase):
-    """README.md."""
+class TutorialTests(SynchronousTestCase):
+    """docs/tutorials/first-queue.md."""
 
     def test_numbers_in_the_shell(self) -> None:
         """The delivery that its commands read is as long as they say, with the id where they take it from."""
-        script = text("README.md")
+        script = text("docs/tutorials/first-queue.md")
         message_id = b"d7e7f68761d34838494b233148b5486c"
-        delivery = b"".join(encode_delivery(DOCUMENTED, "jobs", b"hello", message_id, 0))
-        self.assertEqual(wire.deliveries(delivery), [wire.Delivery("jobs", b"hello", message_id, 0)])
+        delivery = b"".join(encode_delivery(DOCUMENTED, "jobs", b"first", message_id, 0))
+        self.assertEqual(wire.deliveries(delivery), [wire.Delivery("jobs", b"first", message_id, 0)])
         self.assertIn(f"read -r -N {len(delivery)} delivery", script)
+        self.assertIn(f"read -r -N {len(delivery) + 1} delivery", script)
         self.assertIn(f"id=${{delivery:{delivery.index(message_id)}:{len(message_id)}}}", script)

@@ -1,0 +1,85 @@
+"""How a command ends: its exit code, and the one line that says why."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from phpmq.errors import LoginRequired, NotAllowed, NotConnected, ProtocolError, TimedOut
+
+
+class Exit(IntEnum):
+    """Exit codes; those above 60 are those of C{sysexits.h}, and 130 is what shells say of Ctrl-C."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    PARTLY = 3
+    UNREACHABLE = 69
+    TIMED_OUT = 75
+    NOT_ALLOWED = 77
+    INTERRUPTED = 130
+
+
+class Failed(Exception):
+    """
+    The command did not do what it was told.
+
+    @ivar sentence: what, why, and what to try, on one line
+    @ivar code: the exit code
+    """
+
+    def __init__(self, sentence: str, code: Exit = Exit.FAILED) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.code = code
+
+
+_CODES: tuple[tuple[type[Exception], Exit], ...] = (
+    (NotConnected, Exit.UNREACHABLE),
+    (TimedOut, Exit.TIMED_OUT),
+    (NotAllowed, Exit.NOT_ALLOWED),
+    (LoginRequired, Exit.NOT_ALLOWED),
+)
+
+
+def code_of(error: Exception) -> Exit:
+    """The exit code for an error of the client, or of the server."""
+    if isinstance(error, Failed):
+        return error.code
+    return next((code for kind, code in _CODES if isinstance(error, kind)), Exit.FAILED)
+
+
+def not_reached(error: Exception, server: str) -> Failed:
+    """
+    Why a server could not be reached.
+
+    @param error: what L{phpmq.client.QueueClient.connected} failed with
+    @param server: how the user named it
+    """
+    if isinstance(error, Failed):
+        return error
+    if isinstance(error, ProtocolError):
+        return Failed(f"{server} is not a phpmq server that speaks protocol 2: {error}", Exit.UNREACHABLE)
+    if isinstance(error, NotConnected) and error.__cause__ is None:
+        return Failed(f"{server} hung up without an answer: {_no_answer(server)}", Exit.UNREACHABLE)
+    why, code = _why(error.__cause__ or error)
+    return Failed(f"cannot reach {server}: {why}; see that phpmq is running, or name another --server", code)
+
+
+def _no_answer(server: str) -> str:
+    if server.startswith(("tls:", "ssl:")):
+        return "its certificate may not be trusted here, or it is not a phpmq server that speaks protocol 2"
+    return "it may not be a phpmq server that speaks protocol 2, or take no more connections"
+
+
+def _why(error: BaseException) -> tuple[str, Exit]:
+    """A few words for what Twisted says in several lines."""
+    # The class of the same name in Twisted says what the system said in a field of its own.
+    system: object = getattr(error, "osError", None)
+    number = system if isinstance(system, int) else getattr(system, "errno", None)
+    if number is not None:
+        import errno
+        import os
+
+        return os.strerror(number).lower(), Exit.NOT_ALLOWED if number in (errno.EACCES, errno.EPERM) else Exit.UNREACHABLE
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__, Exit.UNREACHABLE

@@ -1,0 +1,241 @@
+"""
+Standard input and output without blocking the reactor, and without making them non-blocking: they are shared with other processes.
+
+A descriptor that is ready is read, or written to, by as much as cannot block.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import sys
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReadWriteDescriptor
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from phpmq.cli.exits import Failed
+from phpmq.requests import MAX_BODY
+
+_BLOCK = 1 << 16
+
+# Bytes that are written before others get their turn.
+_TURN = 1 << 18
+
+
+@implementer(IReadWriteDescriptor)
+class _Descriptor:
+    """Tells when a descriptor is ready."""
+
+    def __init__(self, reactor: Any, number: int) -> None:
+        self._reactor = reactor
+        self._number = number
+        self._readable: Deferred[None] | None = None
+        self._writable: Deferred[None] | None = None
+
+    def readable(self) -> Deferred[None]:
+        """Fires when it can be read, or its other end is closed; one at a time. Can be cancelled."""
+        self._readable = Deferred(self._stop_reading)
+        self._reactor.addReader(self)
+        return self._readable
+
+    def writable(self) -> Deferred[None]:
+        """Likewise for writing."""
+        self._writable = Deferred(self._stop_writing)
+        self._reactor.addWriter(self)
+        return self._writable
+
+    def _stop_reading(self, _: object = None) -> None:
+        self._reactor.removeReader(self)
+        self._readable = None
+
+    def _stop_writing(self, _: object = None) -> None:
+        self._reactor.removeWriter(self)
+        self._writable = None
+
+    def doRead(self) -> None:
+        """See L{IReadWriteDescriptor}."""
+        readable = self._readable
+        self._stop_reading()
+        if readable is not None:
+            readable.callback(None)
+
+    def doWrite(self) -> None:
+        """See L{IReadWriteDescriptor}."""
+        writable = self._writable
+        self._stop_writing()
+        if writable is not None:
+            writable.callback(None)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Its other end is closed: to read or to write will say so."""
+        self.doRead()
+        self.doWrite()
+
+    def fileno(self) -> int:
+        """The descriptor's number."""
+        return self._number
+
+    def logPrefix(self) -> str:
+        """See L{IReadWriteDescriptor}."""
+        return "phpmq"
+
+
+class Input:
+    """
+    A stream of bytes that somebody else may write slowly.
+
+    @ivar line: how many lines were handed out
+    """
+
+    def __init__(self, reactor: Any, descriptor: int = 0) -> None:
+        self._number = descriptor
+        self._descriptor = _Descriptor(reactor, descriptor)
+        # The beginning of a line whose end is still to come.
+        self._rest: list[bytes] = []
+        self._rest_size = 0
+        self._ended = False
+        self.line = 0
+
+    async def _read(self) -> bytes:
+        await self._descriptor.readable()
+        try:
+            return os.read(self._number, _BLOCK)
+        except OSError as error:
+            raise Failed(f"cannot read standard input: {error.strerror}") from error
+
+    async def all(self) -> bytes:
+        """
+        Everything there is.
+
+        @raise Failed: it is more than a message can have, or cannot be read
+        """
+        blocks = []
+        size = 0
+        while block := await self._read():
+            blocks.append(block)
+            size += len(block)
+            self._check(size, "standard input")
+        return b"".join(blocks)
+
+    @staticmethod
+    def _check(size: int, what: str) -> None:
+        if size > MAX_BODY:
+            raise Failed(f"{what} is longer than {MAX_BODY >> 20} MiB, which no message can have")
+
+    async def lines(self) -> list[bytes] | None:
+        """
+        The lines that are there, without their newlines, or those of the next moment; None at the end.
+
+        @raise Failed: a line is longer than a message can be, or the input cannot be read
+        """
+        while not self._ended:
+            block = await self._read()
+            if not block:
+                self._ended = True
+                if self._rest_size:
+                    self.line += 1
+                    return [b"".join(self._rest)]
+            elif b"\n" in block:
+                *lines, rest = b"".join((*self._rest, block)).split(b"\n")
+                self._rest, self._rest_size = [rest], len(rest)
+                self.line += len(lines)
+                return lines
+            else:
+                self._rest.append(block)
+                self._rest_size += len(block)
+                self._check(self._rest_size, f"line {self.line + 1:,} of standard input")
+        return None
+
+
+class Output:
+    """
+    A stream of bytes that somebody else may read slowly.
+
+    @ivar waiting: how many bytes are not written yet
+    """
+
+    def __init__(self, reactor: Any, descriptor: int = 1) -> None:
+        """
+        @raise Failed: there is no standard output
+        """
+        if descriptor == 1 and sys.stdout is None:
+            raise Failed("standard output is closed")
+        self._number = descriptor
+        self._descriptor = _Descriptor(reactor, descriptor)
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        # A pipe that is ready takes so many bytes at once, a file any number.
+        mode = os.fstat(descriptor).st_mode
+        self._piece = _TURN if stat.S_ISREG(mode) else select.PIPE_BUF
+        self._is_pipe = stat.S_ISFIFO(mode)
+        self._blocks: list[bytes] = []
+        self._writing = False
+        self._error: Exception | None = None
+        self._waiters: list[Deferred[None]] = []
+        self.waiting = 0
+
+    def put(self, data: bytes) -> None:
+        """Write this, after what was put before. If that cannot be, L{check} and L{written} tell."""
+        if data and self._error is None:
+            self._blocks.append(data)
+            self.waiting += len(data)
+            if not self._writing:
+                self._writing = True
+                Deferred.fromCoroutine(self._write())
+
+    def check(self) -> None:
+        """
+        See that it can be written to, as far as it is known.
+
+        @raise BrokenPipeError: nobody reads it
+        @raise Failed: it cannot
+        """
+        if self._error is not None:
+            raise self._error
+
+    def written(self) -> Deferred[None]:
+        """Fires when all that was put is written; fails with C{BrokenPipeError} or L{Failed}."""
+        waiter: Deferred[None] = Deferred(self._waiters.remove)
+        self._waiters.append(waiter)
+        if not self._writing:
+            self._tell()
+        return waiter
+
+    def closed(self) -> Deferred[None]:
+        """Fires when nobody will read it, if that can be known without writing."""
+        return self._descriptor.readable() if self._is_pipe else Deferred()
+
+    def _tell(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if self._error is None:
+                waiter.callback(None)
+            else:
+                waiter.errback(self._error)
+
+    async def _write(self) -> None:
+        try:
+            while self._blocks:
+                blocks, self._blocks = self._blocks, []
+                await self._write_all(memoryview(b"".join(blocks)))
+        except BrokenPipeError as error:
+            self._error = error
+        except OSError as error:
+            self._error = Failed(f"cannot write to standard output: {error.strerror}")
+        self._writing = False
+        self._tell()
+
+    async def _write_all(self, data: memoryview) -> None:
+        budget = _TURN
+        while data:
+            if budget <= 0 or not self._poll.poll(0):
+                await self._descriptor.writable()
+                budget = _TURN
+            written = os.write(self._number, data[: self._piece])
+            data = data[written:]
+            budget -= written
+            self.waiting -= written

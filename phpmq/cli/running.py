@@ -1,0 +1,181 @@
+"""A coroutine on the reactor: started, stopped by signals, and nothing of Twisted's to be seen."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from types import FrameType
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, FirstError
+from twisted.internet.task import deferLater
+from twisted.logger import LogEvent, globalLogBeginner, textFileLogObserver
+from twisted.python.failure import Failure
+
+from phpmq.cli.exits import Exit
+
+_T = TypeVar("_T")
+
+#: Names the environment variable that lets errors be seen with their tracebacks, and Twisted's log.
+DEBUG = "PHPMQ_DEBUG"
+
+
+class Signals:
+    """
+    SIGINT and SIGTERM.
+
+    The first one calls what L{gracefully} was told, or else cancels the command; the second what L{at_once} was told; the third ends the
+    process.
+
+    @ivar count: how many there were
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._gracefully: Callable[[], object] | None = None
+        self._at_once: Callable[[], object] | None = None
+        self.cancel: Callable[[], object] = lambda: None
+
+    def gracefully(self, call: Callable[[], object], at_once: Callable[[], object] | None = None) -> None:
+        """Call this at the first signal, and perhaps something else at the second one."""
+        self._gracefully, self._at_once = call, at_once
+
+    def received(self) -> None:
+        """One came."""
+        self.count += 1
+        if self.count == 1 and self._gracefully is not None:
+            self._gracefully()
+        elif self.count == 2 and self._at_once is not None:
+            self._at_once()
+        elif self.count <= 2:
+            self.cancel()
+        else:
+            os._exit(Exit.INTERRUPTED)
+
+
+def run(work: Callable[[Any, Signals], Coroutine[Any, Any, int]]) -> int:
+    """
+    Run a coroutine on the reactor.
+
+    @param work: is given the reactor and the signals
+    @return: its exit code, or that for an interruption
+    @raise Exception: what it raises
+    """
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    observer: Any = textFileLogObserver(sys.stderr) if os.environ.get(DEBUG) else _ignore
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)
+    signals = Signals()
+    results: list[int | Failure] = []
+
+    def start() -> None:
+        working = Deferred.fromCoroutine(work(reactor, signals))
+        signals.cancel = working.cancel
+        working.addBoth(end)
+
+    def end(result: int | Failure) -> None:
+        results.append(result)
+        reactor.stop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        reactor.callFromThread(signals.received)
+
+    for number in signal.SIGINT, signal.SIGTERM:
+        signal.signal(number, handle)
+    reactor.callWhenRunning(start)
+    reactor.run(installSignalHandlers=False)
+    (result,) = results
+    if isinstance(result, Failure):
+        if signals.count and result.check(CancelledError):
+            return Exit.INTERRUPTED
+        result.raiseException()
+    return Exit.INTERRUPTED if signals.count else result
+
+
+def _ignore(event: LogEvent) -> None:
+    """What Twisted logs is not for the user: what goes wrong ends the command."""
+
+
+async def sleep(reactor: Any, duration: float) -> None:
+    """Let others run for a while."""
+    await deferLater(reactor, duration, lambda: None)
+
+
+async def within(reactor: Any, duration: float, waiting: Deferred[_T]) -> _T:
+    """
+    Wait, but not for ever.
+
+    @raise TimeoutError: it took longer, and is cancelled
+    """
+    late = False
+
+    def expire() -> None:
+        nonlocal late
+        late = True
+        waiting.cancel()
+
+    timer = reactor.callLater(duration, expire)
+    try:
+        return await waiting
+    except Exception as error:
+        if late:
+            raise TimeoutError(f"no answer within {duration:g} s") from error
+        raise
+    finally:
+        if timer.active():
+            timer.cancel()
+
+
+async def first(waiting: Sequence[Deferred[None]]) -> None:
+    """
+    Wait until one has ended, well or not; the others are cancelled.
+
+    @raise Exception: what it failed with
+    """
+    try:
+        await DeferredList(waiting, fireOnOneCallback=True, fireOnOneErrback=True, consumeErrors=True)
+    except FirstError as error:
+        error.subFailure.raiseException()
+    finally:
+        for one in waiting:
+            one.cancel()
+
+
+async def together(waiting: Sequence[Deferred[None]]) -> None:
+    """
+    Wait until all have ended well, or one has not; then the others are cancelled.
+
+    @raise Exception: what it failed with
+    """
+    try:
+        await DeferredList(waiting, fireOnOneErrback=True, consumeErrors=True)
+    except FirstError as error:
+        error.subFailure.raiseException()
+    finally:
+        for one in waiting:
+            one.cancel()
+
+
+class Pace:
+    """A rate that is not exceeded. What was missed while there was nothing to do is not made up for."""
+
+    def __init__(self, reactor: Any, rate: float | None) -> None:
+        """
+        @param rate: a second; None for no limit
+        """
+        self._reactor = reactor
+        self._interval = 1 / rate if rate else 0.0
+        self._next = 0.0
+
+    async def wait(self) -> None:
+        """Wait until it is time for the next one."""
+        if not self._interval:
+            return
+        now = self._reactor.seconds()
+        # A millisecond early is early enough: timers are not better.
+        if self._next > now + 0.001:
+            await sleep(self._reactor, self._next - now)
+        self._next = max(self._next, now) + self._interval

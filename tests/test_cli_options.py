@@ -1,0 +1,105 @@
+"""Tests of the command line: what is refused before anything happens. With a server: tests/functional/test_cli.py."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import click
+from click.testing import CliRunner, Result
+from twisted.trial.unittest import SynchronousTestCase
+
+from phpmq.cli.command import VERBS, command
+from phpmq.cli.options import Header, QueueName, Rate, Seconds, Size, Text
+
+
+class ValueTests(SynchronousTestCase):
+    """L{phpmq.cli.options}."""
+
+    def refused(self, kind: click.ParamType[Any], *values: str) -> None:
+        """See that they are."""
+        for value in values:
+            self.assertRaises(click.BadParameter, kind.convert, value, None, None)
+
+    def test_seconds(self) -> None:
+        """A number of seconds may have decimals, and is neither negative nor without end."""
+        self.assertEqual([Seconds().convert(text, None, None) for text in ("0", "1.5", "1e3")], [0, 1.5, 1000])
+        self.refused(Seconds(), "-1", "inf", "nan", "1s", "")
+        self.refused(Seconds(zero=False), "0", "-0")
+
+    def test_rate(self) -> None:
+        """A rate is per second unless it says otherwise."""
+        rates = {"100": 100.0, "2.5/s": 2.5, "30/min": 0.5, "30/m": 0.5, "7200/h": 2.0}
+        self.assertEqual({text: Rate().convert(text, None, None) for text in rates}, rates)
+        self.refused(Rate(), "0", "-1", "1/d", "fast", "1/", "")
+
+    def test_size(self) -> None:
+        """A size may have a unit, and a limit."""
+        sizes = {"0": 0, "100": 100, "4k": 4096, "1M": 1 << 20}
+        self.assertEqual({text: Size(1 << 20).convert(text, None, None) for text in sizes}, sizes)
+        self.refused(Size(1 << 20), "-1", "2M", "1.5k", "x", "")
+
+    def test_text(self) -> None:
+        """Names, headers and keys are text; what was not UTF-8 on the command line is refused."""
+        self.assertEqual(QueueName().convert("a/b c", None, None), "a/b c")
+        self.refused(QueueName(), "", "x" * 256, "a\nb", "\x9b", "\udcff")
+        self.assertEqual(Header().convert("a=b=c", None, None), ("a", "b=c"))
+        self.refused(Header(), "a", "=b", "", "a=\udcff", "\udcff=a")
+        self.assertEqual(Text().convert("k", None, None), "k")
+        self.refused(Text(), "", "\udcff")
+
+
+class UsageTests(SynchronousTestCase):
+    """Wrong options end with exit code 2, the usage line, and what is wrong; nothing is sent or taken."""
+
+    wrong: ClassVar[dict[str, tuple[str, str]]] = {
+        "unknown verb": ("sned jobs x", "No such command 'sned'"),
+        "unknown option": ("send jobs x --foo", "No such option"),
+        "no queue": ("send", "Missing argument 'QUEUE'"),
+        "no queue to consume": ("consume", "Missing argument 'QUEUE...'"),
+        "bad name": ("consume jobs ''", "queue name is empty"),
+        "lines and body": ("send jobs x --lines", "leave out BODY"),
+        "lines and count": ("send jobs --lines --count 2", "exclude each other"),
+        "no count": ("send jobs x --count 0", "x>=1"),
+        "level": ("send jobs x --level safe", "'safe' is not one of 'stored', 'synced'"),
+        "key": ("send jobs x --key ''", "it is empty"),
+        "long key": (f"send jobs x --key {'k' * 256}", "key of 256 bytes, the limit is 255"),
+        "long headers": (f"send jobs x --header a={'k' * 9000}", "the limit is 8192"),
+        "json and format": ("consume jobs --json --format x", "exclude each other"),
+        "field": ("consume jobs --format {boddy}", "has no field {boddy}: there are {queue}, {id}, {attempts}, {body}"),
+        "jobs": ("consume jobs --jobs 2", "go with --exec"),
+        "max-attempts": ("consume jobs --max-attempts 2", "go with --exec"),
+        "exec and json": ("consume jobs --exec true --json", "--exec excludes"),
+        "exec and ack": ("consume jobs --exec true --ack none", "--exec excludes"),
+        "window": ("consume jobs --window 65536", "65535"),
+        "timeout": ("consume jobs --timeout 0", "is not a number of seconds above 0"),
+        "bench": ("bench jobs", "'jobs' is not one of"),
+        "bench size": ("bench both --size 15", "at least 16"),
+        "shell": ("completion csh", "'csh' is not one of"),
+    }
+
+    def invoke(self, line: str) -> Result:
+        """Run a command line."""
+        import shlex
+
+        return CliRunner().invoke(command, shlex.split(line), prog_name="phpmq")
+
+    def test_wrong(self) -> None:
+        """Each of these."""
+        for name, (line, complaint) in self.wrong.items():
+            result = self.invoke(line)
+            self.assertEqual(result.exit_code, 2, name)
+            self.assertTrue(result.output.startswith("Usage: phpmq "), name)
+            self.assertIn(complaint, result.output, name)
+
+    def test_nothing(self) -> None:
+        """Without a verb there is help, and exit code 2."""
+        result = self.invoke("")
+        self.assertEqual(result.exit_code, 2)
+        for verb in VERBS:
+            self.assertIn(f"\n  {verb} ", result.output)
+
+    def test_help(self) -> None:
+        """Help is no error, wherever it is asked for, and says what the short form says."""
+        for line in "--help", "-h", "send --help", "consume -h", "bench --help", "completion --help":
+            result = self.invoke(line)
+            self.assertEqual((result.exit_code, result.output[:13]), (0, "Usage: phpmq "), line)

@@ -1,0 +1,125 @@
+"""Tests of L{phpmq.cli.output}, L{phpmq.cli.exits} and the formats of messages and figures."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
+from twisted.trial.unittest import SynchronousTestCase
+
+from phpmq.cli.bench.figures import HEADINGS, Figures
+from phpmq.cli.consume.formats import format_of
+from phpmq.cli.exits import Exit, Failed, code_of, not_reached
+from phpmq.cli.output import counted, json_line, rate, seconds, table, visible
+from phpmq.client import Delivery
+from phpmq.conversation import Conversation
+from phpmq.errors import BadFrame, LoginRequired, MemoryFull, NotAllowed, NotConnected, TimedOut
+
+
+class VisibleTests(SynchronousTestCase):
+    """What is shown obeys nobody."""
+
+    #: Each of them would be obeyed by some terminal, or shown where it is not.
+    dangerous = "".join(
+        map(chr, [*range(0x20), *range(0x7F, 0xA0), 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xDC80])
+    )
+
+    def test_visible(self) -> None:
+        """Control characters have escapes; other text is as it is."""
+        self.assertEqual(visible("a\x1b[1m\n\r\t\0\x9b\u202e\udcff"), "a\\e[1m\\n\\r\\t\\x00\\x9b\\u202e\\udcff")
+        self.assertTrue(visible(self.dangerous).isascii() and visible(self.dangerous).isprintable())
+        text = "Grüße, 日本, 👩\u200d👩\u200d👧 {}"
+        self.assertEqual(visible(text), text)
+
+    def test_json(self) -> None:
+        """JSON is one line, readable, harmless, and means what it is made of."""
+        value = {"text": self.dangerous, "name": "Grüße"}
+        line = json_line(value).decode()
+        self.assertEqual(json.loads(line), value)
+        self.assertIn("Grüße", line)
+        self.assertTrue(line.endswith("}\n") and line[:-1].isprintable())
+
+    def test_numbers(self) -> None:
+        """Numbers are for reading."""
+        self.assertEqual([counted(number) for number in (0, 1, 1234)], ["0 messages", "1 message", "1,234 messages"])
+        self.assertEqual([seconds(number) for number in (0.0123, 1.5, 1234.56)], ["0.012 s", "1.50 s", "1,234.6 s"])
+        self.assertEqual([rate(12345, 2), rate(1, 3), rate(0, 0)], ["6,172/s", "0.33/s", "0/s"])
+
+    def test_table(self) -> None:
+        """In a pipe a table is aligned, and has no lines."""
+        self.assertEqual(table(("", "n"), [("a", "1"), ("bc", "1,000")]), "        n\na       1\nbc  1,000\n")
+
+
+class ExitTests(SynchronousTestCase):
+    """The exit code and the sentence for what can go wrong."""
+
+    def test_codes(self) -> None:
+        """Each kind of error has its own."""
+        errors = [NotConnected(), TimedOut(), NotAllowed(), LoginRequired(), MemoryFull(), BadFrame(), Failed("", Exit.PARTLY)]
+        self.assertEqual([code_of(error) for error in errors], [69, 75, 77, 77, 1, 1, 3])
+
+    def failure(self, cause: Exception | None) -> Failed:
+        """What becomes of a connection that failed."""
+        error = NotConnected("the server cannot be reached")
+        error.__cause__ = cause
+        return not_reached(error, "tcp:a:1")
+
+    def test_not_reached(self) -> None:
+        """The reason is in a few words; where the rights are missing the exit code says so."""
+        expected = {
+            ConnectionRefusedError(111): ("connection refused", 69),
+            ConnectError(2, "?"): ("no such file or directory", 69),
+            ConnectError(13, "?"): ("permission denied", 77),
+            DNSLookupError("no results for  hostname\nlookup: a."): ("DNS lookup failed: no results for hostname lookup: a", 69),
+        }
+        for error, (why, code) in expected.items():
+            failure = self.failure(error)
+            self.assertEqual(failure.sentence, f"cannot reach tcp:a:1: {why}; see that phpmq is running, or name another --server")
+            self.assertEqual(failure.code, code)
+        self.assertIn("hung up without an answer", self.failure(None).sentence)
+        self.assertIn("certificate", not_reached(NotConnected("lost"), "tls:a:1").sentence)
+
+
+class FormatTests(SynchronousTestCase):
+    """C{phpmq consume --format}."""
+
+    delivery = Delivery(Conversation(lambda: 0.0), "jobs", b"a{id}\xff", b"0" * 32, 3, None, None)
+
+    def test_template(self) -> None:
+        """Fields and escapes are replaced, doubled braces stand for themselves, other text is as it is, and a newline follows."""
+        expected = {
+            "{queue}:{attempts}": b"jobs:3\n",
+            r"{body}\t{id}\n": b"a{id}\xff\t" + b"0" * 32 + b"\n",
+            r"{body}\0": b"a{id}\xff\0",
+            r"\\n{{queue}} \q ä%s": "\\n{queue} \\q ä%s\n".encode(),
+            "{{{queue}}}": b"{jobs}\n",
+            "} {": b"} {\n",
+            "": b"\n",
+            "\udcff": b"\xff\n",
+        }
+        self.assertEqual({template: format_of(template, False)(self.delivery) for template in expected}, expected)
+
+    def test_unknown(self) -> None:
+        """A field that there is not is a mistake."""
+        for template in "{bod}", "{}", "{queue}{Queue}":
+            self.assertRaises(click.UsageError, format_of, template, False)
+
+
+class FigureTests(SynchronousTestCase):
+    """What a benchmark tells."""
+
+    def test_figures(self) -> None:
+        """Rates are over the time until the last message, latencies are quantiles of what was measured."""
+        figures = Figures("send", 100.0)
+        for number in range(1, 101):
+            now = 100 + number / 10
+            figures.add(50, now - number / 1000, now)
+        expected = {"p50": 50, "p95": 95, "p99": 99, "max": 100}
+        self.assertEqual(figures.as_json(), {"messages": 100, "seconds": 10, "rate": 10, "mb_per_second": 0.001, "latency_ms": expected})
+        self.assertEqual(figures.row(), ("send", "100", "10.0 s", "10/s", "0.00", "50.00", "95.00", "99.00", "100.00"))
+        self.assertEqual(len(figures.row()), len(HEADINGS))
+
+    def test_none(self) -> None:
+        """Without a message there is nothing, and no division by it."""
+        self.assertEqual(Figures("send", 1.0).as_json()["latency_ms"], {"p50": 0, "p95": 0, "p99": 0, "max": 0})

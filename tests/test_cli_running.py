@@ -1,0 +1,125 @@
+"""Tests of L{phpmq.cli.running} and L{phpmq.cli.connection}, with a clock that stands still."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from phpmq.cli.connection import endpoint
+from phpmq.cli.running import Pace, Signals, first, together, within
+
+
+class WaitingTests(SynchronousTestCase):
+    """Ways to wait."""
+
+    def test_within(self) -> None:
+        """A wait ends in time, with the result, its failure, or none; nothing ticks on."""
+        clock = Clock()
+        for outcome, error in ((lambda waiting: waiting.callback(7), None), (lambda waiting: waiting.errback(KeyError()), KeyError)):
+            waiting: Deferred[int] = Deferred()
+            ending = Deferred.fromCoroutine(within(clock, 5, waiting))
+            clock.advance(4.9)
+            self.assertNoResult(ending)
+            outcome(waiting)
+            if error is None:
+                self.assertEqual(self.successResultOf(ending), 7)
+            else:
+                self.failureResultOf(ending, error)
+        self.assertEqual(clock.getDelayedCalls(), [])
+        cancelled: list[object] = []
+        late: Deferred[int] = Deferred(cancelled.append)
+        ending = Deferred.fromCoroutine(within(clock, 5, late))
+        clock.advance(5)
+        self.failureResultOf(ending, TimeoutError)
+        self.assertEqual(cancelled, [late])
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_several(self) -> None:
+        """The first one that ends ends the others, or all have to; a failure is what it is."""
+        for wait, outcome in ((first, lambda one: one.callback(None)), (together, lambda one: one.errback(KeyError("x")))):
+            cancelled: list[object] = []
+            waiting: list[Deferred[None]] = [Deferred(cancelled.append) for _ in range(3)]
+            ending = Deferred.fromCoroutine(wait(waiting))
+            self.assertNoResult(ending)
+            outcome(waiting[1])
+            if wait is first:
+                self.successResultOf(ending)
+            else:
+                self.failureResultOf(ending, KeyError)
+            self.assertEqual(cancelled, [waiting[0], waiting[2]])
+        waiting = [Deferred(), Deferred()]
+        ending = Deferred.fromCoroutine(together(waiting))
+        waiting[0].callback(None)
+        self.assertNoResult(ending)
+        waiting[1].callback(None)
+        self.successResultOf(ending)
+
+    def test_pace(self) -> None:
+        """A rate is kept, from the first on; a pause is not made up for."""
+        clock = Clock()
+        times: list[float] = []
+
+        async def work() -> None:
+            pace = Pace(clock, 10)
+            for number in range(6):
+                if number == 3:
+                    await within(clock, 5, pause)
+                await pace.wait()
+                times.append(round(clock.seconds(), 3))
+
+        pause: Deferred[None] = Deferred()
+        working = Deferred.fromCoroutine(work())
+        clock.pump([0.05] * 20)
+        pause.callback(None)
+        clock.pump([0.05] * 20)
+        self.successResultOf(working)
+        self.assertEqual(times, [0, 0.1, 0.2, 1.0, 1.1, 1.2])
+
+
+class SignalTests(SynchronousTestCase):
+    """What the first signals do."""
+
+    def calls(self, prepare: Any) -> list[str]:
+        """What two signals called."""
+        calls: list[str] = []
+        signals = Signals()
+        signals.cancel = lambda: calls.append("cancel")
+        prepare(signals, calls)
+        signals.received()
+        signals.received()
+        return calls
+
+    def test_order(self) -> None:
+        """Gracefully first, then at once; without that, the command is cancelled."""
+        self.assertEqual(self.calls(lambda signals, calls: None), ["cancel", "cancel"])
+        self.assertEqual(self.calls(lambda signals, calls: signals.gracefully(lambda: calls.append("end"))), ["end", "cancel"])
+        both = self.calls(lambda signals, calls: signals.gracefully(lambda: calls.append("end"), lambda: calls.append("kill")))
+        self.assertEqual(both, ["end", "kill"])
+
+
+class EndpointTests(SynchronousTestCase):
+    """C{--server}."""
+
+    def test_descriptions(self) -> None:
+        """It is one of Twisted's descriptions, or a host and a port; a description comes first."""
+        reactor = MemoryReactorClock()
+        for server, host in (("tcp:mq.example:9100", "mq.example"), ("mq.example:9100", "mq.example"), ("[::1]:9100", "::1")):
+            where = endpoint(reactor, server)
+            assert isinstance(where, TCP4ClientEndpoint)
+            Deferred.fromCoroutine(_connect(where)).addErrback(lambda failure: failure.trap(CancelledError))
+            self.assertEqual(reactor.tcpClients[-1][:2], (host, 9100))
+        self.assertIsInstance(endpoint(reactor, "unix:9100"), UNIXClientEndpoint)
+        for server in "tcp:9100", "mq.example", "mq.example:port", "http://mq.example:9100", "", ":9100", "tcp:a:b":
+            self.assertRaises(click.BadParameter, endpoint, reactor, server)
+
+
+async def _connect(where: TCP4ClientEndpoint) -> None:
+    from twisted.internet.protocol import Factory, Protocol
+
+    await where.connect(Factory.forProtocol(Protocol))
