@@ -7,6 +7,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IHandshakeListener,
@@ -150,7 +151,7 @@ class QueueProtocol(Protocol):
         self.close()
 
     def close(self) -> None:
-        """Close once what was sent is written, or a while later."""
+        """Close once what was sent is written and, in a version with answers, the client has seen it; or a while later."""
         if self._closing:
             return
         self._closing = True
@@ -158,7 +159,14 @@ class QueueProtocol(Protocol):
         if self._producing:
             transport.unregisterProducer()
         self._connections.expect(self, "close", CLOSE_TIMEOUT)
-        transport.loseConnection()
+        if self._session is None or not self._session.answers:
+            transport.loseConnection()
+            return
+        # A socket that is closed with something unread is reset, and the other end may lose what it was sent last. So the client is to
+        # close first; what comes until then is not heard any more. TLS does the same by itself, and cannot close one side only.
+        transport.resumeProducing()
+        lose_one_side = None if ISSLTransport.providedBy(transport) else getattr(transport, "loseWriteConnection", None)
+        (lose_one_side or transport.loseConnection)()
 
     def leave(self) -> None:
         """The server is about to stop: read no more, and give back what the client holds. It still gets its receipts."""
@@ -237,6 +245,7 @@ class Connections:
         self.accepted = self.rejected = 0
         self.timeouts: dict[str, int] = {}
         self.errors: dict[str, int] = {}
+        self._all_gone: Deferred[None] | None = None
         self._deadlines: dict[tuple[QueueProtocol, str], float] = {}
         self._offenders: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
@@ -271,6 +280,24 @@ class Connections:
         self.unread.discard(protocol)
         for what in "handshake", "frame", "write", "close":
             self.met(protocol, what)
+        if self._all_gone is not None and not self.open:
+            self._leave_behind()
+
+    async def all_gone(self, seconds: float) -> None:
+        """Wait until all that are being closed are gone, for so long at most: what they were sent last has to leave the process."""
+        if self.open:
+            self._all_gone = Deferred()
+            late = self._clock.callLater(seconds, self._leave_behind)
+            await self._all_gone
+            if late.active():
+                late.cancel()
+
+    def _leave_behind(self) -> None:
+        all_gone, self._all_gone = self._all_gone, None
+        for protocol in list(self.open):
+            protocol.abort()
+        if all_gone is not None:
+            all_gone.callback(None)
 
     def check(self) -> None:
         """Cut off those that missed a deadline, find those that hung up; to be called about once a second."""

@@ -36,6 +36,9 @@ _UNFINISHED_SHARE = 4
 # Seconds between two looks at deadlines of connections and at what expired, and at what is due or was leased.
 _CHECK_INTERVAL, _TICK_INTERVAL = 1.0, 0.1
 
+# Seconds that a stop waits for clients to take their last receipts, after all is in the file.
+_LAST_WORDS = 1.0
+
 #: Connections that the system completes before the server takes them, for each listener that does not name its own number.
 _BACKLOG = 1024
 
@@ -270,6 +273,7 @@ class QueueService(MultiService):
             await self.mirror.stopService()
         for connection in connections:
             connection.close()
+        await self.connections.all_gone(_LAST_WORDS)
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None
