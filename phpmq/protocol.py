@@ -151,7 +151,7 @@ class QueueProtocol(Protocol):
         self.close()
 
     def close(self) -> None:
-        """Close once what was sent is written, or a while later."""
+        """Close once what was sent is written and, in a version with answers, the client has seen it; or a while later."""
         if self._closing:
             return
         self._closing = True
@@ -159,7 +159,14 @@ class QueueProtocol(Protocol):
         if self._producing:
             transport.unregisterProducer()
         self._connections.expect(self, "close", CLOSE_TIMEOUT)
-        transport.loseConnection()
+        if self._session is None or not self._session.answers:
+            transport.loseConnection()
+            return
+        # A socket that is closed with something unread is reset, and the other end may lose what it was sent last. So the client is to
+        # close first; what comes until then is not heard any more. TLS does the same by itself, and cannot close one side only.
+        transport.resumeProducing()
+        lose_one_side = None if ISSLTransport.providedBy(transport) else getattr(transport, "loseWriteConnection", None)
+        (lose_one_side or transport.loseConnection)()
 
     def leave(self) -> None:
         """The server is about to stop: read no more, and give back what the client holds. It still gets its receipts."""

@@ -37,7 +37,7 @@ _UNFINISHED_SHARE = 4
 _CHECK_INTERVAL, _TICK_INTERVAL = 1.0, 0.1
 
 # Seconds that a stop waits for clients to take their last receipts, after all is in the file.
-_LAST_WORDS = 1.5
+_LAST_WORDS = 1.0
 
 #: Connections that the system completes before the server takes them, for each listener that does not name its own number.
 _BACKLOG = 1024

@@ -32,17 +32,22 @@ from phpmq.interfaces import IConnection
 from phpmq.message import MESSAGE_OVERHEAD
 from phpmq.protocol import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT, Connections, QueueFactory, QueueProtocol
 from phpmq.store import SQLiteStore
+from tests import version02
 from tests.wire import BAD, acknowledge, consume, deliveries, send
 
 
 class Transport(StringTransport):
     """A transport with an address, that notes whether TCP would delay small writes."""
 
-    no_delay = False
+    no_delay = half_closed = False
 
     def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802  # as Twisted calls it
         """See C{ITCPTransport}."""
         self.no_delay = enabled
+
+    def loseWriteConnection(self) -> None:  # noqa: N802
+        """See C{ITCPTransport}."""
+        self.half_closed = True
 
     def fileno(self) -> int:
         """No socket is behind this."""
@@ -552,6 +557,20 @@ class CloseTimeoutTests(ProtocolTestCase):
         self.assertTrue(peer.closed)
         self.assertFalse(peer.aborted)
         self.assertIsNone(peer.transport.producer)
+
+    def test_client_closes_first(self) -> None:
+        """A client of version 02 closes first, so that it surely gets what it was sent last; what it sends meanwhile counts no more."""
+        peer = self.connect()
+        peer.says(version02.hello(b"1", b"me"), b"H0299901", version02.send(b"x"))
+        self.assertTrue(peer.transport.half_closed)
+        self.assertFalse(peer.closed)
+        self.assertTrue(peer.reading)
+        peer.says(version02.send(b"x"))
+        self.assertEqual(self.broker.received, 0)
+        self.pass_time(CLOSE_TIMEOUT - 1)
+        self.assertFalse(peer.aborted)
+        self.pass_time(1)
+        self.assertTrue(peer.aborted)
 
     def test_never_read(self) -> None:
         """If the client does not read, the connection is aborted a while later."""

@@ -210,7 +210,7 @@ class Session:
         """Try again what waited; see L{IPeer}."""
         self.waiting = False
         self._carry_out()
-        if not (self.waiting or (self._choked and self._answers)):
+        if not (self.waiting or (self._choked and self.answers)):
             self._connection.go_on_reading()
 
     # From the transport
@@ -219,7 +219,7 @@ class Session:
         """The transport has more to write than it likes."""
         self._choked = True
         self.channel.pause()
-        if self._answers:
+        if self.answers:
             self._connection.stop_reading()
 
     def unchoke(self) -> None:
@@ -228,11 +228,11 @@ class Session:
         self._broker.begin()
         self.channel.resume()
         self._broker.end()
-        if self._answers and not (self.waiting or self._choked):
+        if self.answers and not (self.waiting or self._choked):
             self._connection.go_on_reading()
 
     @property
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         """Whether what the client sends makes output: one that does not read its receipts is not read either."""
         return isinstance(self._speaker, Version02Peer)
 

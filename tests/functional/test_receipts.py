@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from signal import SIGTERM
 
@@ -9,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.functional.client import Client, bodies, take_all
 from tests.functional.server import Server
-from tests.functional.version02 import DELIVERY, DRAINING, RECEIPT, Client02, send_frame
+from tests.functional.version02 import DELIVERY, DRAINING, RECEIPT, REFUSED, Client02, send_frame
 
 
 class ReceiptsTests(SynchronousTestCase):
@@ -46,6 +47,18 @@ class ReceiptsTests(SynchronousTestCase):
             start = time.monotonic()
             self.assertEqual(server.stop(), 0)
             self.assertLess(time.monotonic() - start, 10)
+
+    def test_last_refusal(self) -> None:
+        """A client that goes on sending behind a bad frame still gets all receipts from before it, and the refusal."""
+        server = Server(self)
+        sends = [send_frame(b"q", b"x", number, b"stored") for number in range(1, 3001)]
+        with Client02(server.tcp) as client:
+            with contextlib.suppress(ConnectionError):
+                client.write(b"".join(sends) + b"H0299901" + b"".join(sends) * 10)
+            answers = client.answers()
+        self.assertEqual([answer.number for answer in answers[:-1]], list(range(1, 3001)))
+        self.assertEqual((answers[-1].type, answers[-1].packets[13]), (REFUSED, b"unsupported"))
+        self.assertIn("protocol error (unsupported)", server.output)
 
     def test_limit(self) -> None:
         """However few sends may be unconfirmed, all are receipted, in order, and others do not notice."""
