@@ -244,6 +244,42 @@ class Version02Tests(SynchronousTestCase):
         answers = self.peer.says(hello(b"h", b"me"), send(b"1", (TAG, b"1"), queue=b"full"), send(b"2", (TAG, b"2")))
         self.assertEqual([(name, contents[2]) for name, contents in answers], [("receipt", None)] * 3)
 
+    def test_ping_after_refusal(self) -> None:
+        """A hello without a name is just a ping: after a refusal all is refused until the one with the name."""
+        self.broker.pause("full", SENDS)
+        self.peer.says(hello(b"h", b"me"))
+        answers = self.peer.says(
+            send(b"1", (TAG, b"1"), queue=b"full"), send(b"2", (TAG, b"2")), frame(10, (TAG, b"p")), send(b"3", (TAG, b"3"))
+        )
+        self.assertEqual([name for name, _ in answers], ["refused", "refused", "receipt", "refused"])
+        answers = self.peer.says(hello(b"h", b"me"), send(b"2", (TAG, b"2")), send(b"3", (TAG, b"3")))
+        self.assertEqual([(name, contents[2]) for name, contents in answers], [("receipt", None)] * 3)
+
+    def test_refused_hello(self) -> None:
+        """A hello that is refused changes nothing: what was refused before still is."""
+        self.broker.pause("full", SENDS)
+        self.peer.says(hello(b"h", b"me"), send(b"1", (TAG, b"1"), queue=b"full"))
+        self.broker.memory_limit = 0
+        [(_, contents)] = self.peer.says(hello(b"h", b"other"))
+        self.assertEqual(contents[0], b"memory-full")
+        self.broker.memory_limit = 1 << 30
+        [(name, contents)] = self.peer.says(send(b"2", (TAG, b"2")))
+        self.assertEqual((name, contents[0]), ("refused", b"queue-full"))
+
+    def test_retry_and_requeue(self) -> None:
+        """A retry is receipted once the file has its message, whatever was re-queued since: nobody waits for another message."""
+        mirror = self.mirrored()
+        self.peer.says(hello(b"h", b"me"), consume(1), send(b"x", (LEVEL, b"synced"), (TAG, b"1")))
+        [message_id] = self.peer.session.channel.unacked
+        self.peer.says(frame(5, (ID, message_id)))
+        other = Peer(self.broker)
+        self.assertEqual(len(other.says(hello(b"h", b"me"), send(b"x", (LEVEL, b"synced"), (TAG, b"1")))), 1)
+        mirror.write()
+        self.assertEqual([contents[0] for _, contents in other.hears()], [b"1"])
+        hurries = mirror.hurries
+        mirror.write()
+        self.assertEqual(mirror.hurries, hurries)
+
     def test_producer_is_mirrored(self) -> None:
         """The number gets to the file in the same delta as its message; it is forgotten when it was not used for long."""
         self.peer.says(hello(b"h", b"me"), send(b"x", (TAG, b"7")))

@@ -269,7 +269,7 @@ class Broker:
             message.position = -number
         if producer is not None:
             # First, so that the store writes both down together.
-            producer.number, producer.used = sequence, now
+            producer.number, producer.message, producer.used = sequence, number, now
             self._store.save_producer(producer.name, sequence, now)
         self._store.add(message)
         self.used += message.size + MESSAGE_OVERHEAD
@@ -326,11 +326,6 @@ class Broker:
         if unsynced and self.mirror is not None:
             self.mirror.hurry()
         self.end()
-
-    @property
-    def latest(self) -> int:
-        """The highest number that a message or a place in a queue got so far."""
-        return self._next - 1
 
     # Producers
 

@@ -63,7 +63,7 @@ class Channel:
         if producer is not None:
             sequence = _sequence(tag)
             if self.refusal is None and sequence <= producer.number:
-                self._answer_send(tag, b"", broker.latest, synced, True)
+                self._answer_send(tag, b"", producer.message, synced, True)
                 return
         try:
             if self.refusal is not None and producer is not None:
@@ -114,20 +114,24 @@ class Channel:
 
     def hello(self, tag: bytes, producer: bytes | None) -> None:
         """Answer, perhaps as a producer from here on; see L{IChannel}."""
-        self.refusal = None
-        if producer is not None and (self.producer is None or self.producer.name != producer):
-            try:
-                new = self.broker.producer(producer)
-            except NoRoom as error:
-                self._refused(tag, error)
-                return
-            self._release_producer()
-            if new.channel is not None:
-                new.channel.producer = None
-                new.channel.peer.superseded()
-            new.channel = self
-            self.producer = new
+        if producer is not None:
+            if self.producer is None or self.producer.name != producer:
+                try:
+                    self._become(producer)
+                except NoRoom as error:
+                    self._refused(tag, error)
+                    return
+            self.refusal = None
         self.answer(tag)
+
+    def _become(self, name: bytes) -> None:
+        producer = self.broker.producer(name)
+        self._release_producer()
+        if producer.channel is not None:
+            producer.channel.producer = None
+            producer.channel.peer.superseded()
+        producer.channel = self
+        self.producer = producer
 
     def _release_producer(self) -> None:
         producer, self.producer = self.producer, None
