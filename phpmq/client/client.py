@@ -105,8 +105,6 @@ class QueueClient(Service):
     async def _close(self) -> None:
         if self._checks.running:
             self._checks.stop()
-        for consumer in list(self.conversation.receivers.values()):
-            consumer.end()  # type: ignore[attr-defined]
         self.conversation.close()
         while self._wanting_room:
             self._wanting_room.popleft().errback(Closed("the client was closed"))
@@ -242,9 +240,7 @@ class QueueClient(Service):
             consumer = Consumer(self, queue, worker)
         elif worker or consumer.worker:
             raise ValueError(f"the queue {queue!r} is consumed already")
-        request = self.conversation.consume(queue, consumer, window, lease)
-        if request is not None:
-            answer(request).addErrback(consumer.refused)
+        self.conversation.consume(queue, consumer, window, lease)
         return consumer  # type: ignore[no-any-return]
 
     def stop_consuming(self, consumer: Consumer) -> Deferred[None]:
@@ -252,11 +248,7 @@ class QueueClient(Service):
         if self.conversation.receivers.get(consumer.queue) is not consumer:
             return succeed(None)
         request = self.conversation.stop_consuming(consumer.queue)
-        if request is None:
-            consumer.end()
-            return succeed(None)
-        # A connection that is lost has the same effect.
-        return answer(request).addBoth(lambda _: consumer.end())
+        return succeed(None) if request is None else answer(request)
 
 
 class _ClientProtocol(Protocol):

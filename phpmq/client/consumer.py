@@ -12,7 +12,6 @@ from twisted.python.failure import Failure
 
 from phpmq import conversation
 from phpmq.conversation import Request, backoff
-from phpmq.errors import ClientError
 from phpmq.requests import encode_ack, encode_dead_letter, encode_requeue, encode_touch
 
 #: What L{QueueClient.subscribe} calls with each message.
@@ -94,7 +93,7 @@ class Consumer:
         self._waiting: deque[Deferred[Delivery | None]] = deque()
         self._delivered: deque[Delivery] = deque()
         self._ended = False
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
 
     def __aiter__(self) -> Consumer:
         return self
@@ -146,15 +145,11 @@ class Consumer:
         """
         return self._client.stop_consuming(self)
 
-    def end(self) -> None:
-        """Nothing more will come."""
+    def end(self, error: Exception | None) -> None:
+        """Nothing more will come; see L{conversation.Receiver}."""
+        if error is not None:
+            self._log.error("the queue {queue!r} cannot be consumed: {error}", queue=self.queue, error=error)
         self._ended = True
+        self._error = error
         while self._waiting:
             self._waiting.popleft().callback(None)
-
-    def refused(self, failure: Failure) -> None:
-        """The server does not deliver: whoever iterates hears why. After a lost connection the next one has the consumer again."""
-        if failure.check(ClientError) is None:
-            self._log.failure("the queue {queue!r} cannot be consumed", failure, queue=self.queue)
-            self._error = failure.value
-            self.end()
