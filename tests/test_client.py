@@ -9,11 +9,12 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.error import ConnectionDone, ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
@@ -34,6 +35,13 @@ from phpmq.errors import (
     TooLarge,
 )
 from phpmq.testing import MemoryServer, _connect
+
+
+def _transport(client: QueueClient) -> Any:
+    """The transport of a client's connection."""
+    connection = client._link.connection
+    assert connection is not None
+    return connection.transport
 
 
 class Case(SynchronousTestCase):
@@ -575,7 +583,7 @@ class StrangeServerTests(Case):
     def test_half_open(self) -> None:
         """A connection whose other end fell silent is given up, and what it was to bring goes over the next one."""
         client = self.server.client(heartbeat=10)
-        [end] = [end for end in self.server._ends if end._protocol is client._link.connection]
+        [end] = [end for end in self.server._ends if end is _transport(client)]
         sent = client.send("q", b"1")
         self.server.settle()
         self.successResultOf(sent)
@@ -601,7 +609,7 @@ class StrangeServerTests(Case):
     def test_stop_of_a_silent_server(self) -> None:
         """A server that neither reads nor closes cannot hold up a stop for long."""
         client = self.server.client()
-        [end] = [end for end in self.server._ends if end._protocol is client._link.connection]
+        [end] = [end for end in self.server._ends if end is _transport(client)]
         end.other._reading = False
         sent = client.send("q", b"x")
         stopped = client.stopService()
@@ -610,40 +618,6 @@ class StrangeServerTests(Case):
         self.assertNoResult(stopped)
         self.server.advance(0.1)
         self.successResultOf(stopped)
-
-    def test_cancelled_attempt(self) -> None:
-        """A connection that is made all the same after its attempt was given up is closed."""
-        connecting: list[tuple[Any, Deferred[Any]]] = []
-
-        @implementer(IStreamClientEndpoint)
-        class Slow:
-            """Does not hear of cancellations."""
-
-            def connect(self, protocolFactory: Any) -> Deferred[Any]:  # noqa: N803
-                """Take its time."""
-                connecting.append((protocolFactory, Deferred()))
-                return connecting[-1][1]
-
-        client = QueueClient(Slow(), self.clock)
-        client.startService()
-        self.successResultOf(client.stopService())
-        late = connecting[0][0].buildProtocol(None)
-        self.server.connect(late)
-        self.server.settle()
-        self.assertFalse(client.conversation.online)
-        # The same once another attempt was faster.
-        client.startService()
-        good = connecting[1][0].buildProtocol(None)
-        self.server.connect(good)
-        connecting[1][1].callback(good)
-        self.server.settle()
-        self.successResultOf(client.connected())
-        self.server.connect(connecting[0][0].buildProtocol(None))
-        self.server.settle()
-        self.assertIs(client._link.connection, good)
-        self.assertEqual(len(self.server.service.connections.open), 2)
-        client.stopService()
-        self.server.settle()
 
     def test_lost_within_the_attempt(self) -> None:
         """A connection that is lost before its attempt is over is made again."""
@@ -659,7 +633,9 @@ class StrangeServerTests(Case):
                 attempts.append(protocol)
                 server.connect(protocol)
                 if len(attempts) == 1:
-                    protocol._link.give_up(protocol, NotConnected("just so"))
+                    connection = client._link.connection
+                    assert connection is not None
+                    client._link.give_up(connection, NotConnected("just so"))
                 return succeed(protocol)
 
         client = QueueClient(Hasty(), self.clock)
@@ -713,18 +689,17 @@ class StrangeServerTests(Case):
 
             def connect(self, protocolFactory: Any) -> Deferred[Any]:  # noqa: N803
                 """Connect."""
-                protocol = protocolFactory.buildProtocol(None)
-                protocol.makeConnection(transport)
-                return succeed(protocol)
+                transport.protocol = protocolFactory.buildProtocol(None)
+                transport.protocol.makeConnection(transport)
+                return succeed(transport.protocol)
 
         client = QueueClient(Tcp(), self.clock)
         client.startService()
         self.assertEqual(transport.options, ["nodelay", "keepalive"])
         stopped = client.stopService()
         self.assertTrue(transport.disconnecting)
-        assert client._link._open
-        for connection in list(client._link._open):
-            connection.connectionLost()
+        self.assertNoResult(stopped)
+        transport.protocol.connectionLost(Failure(ConnectionDone()))
         self.successResultOf(stopped)
 
 

@@ -231,7 +231,7 @@ class FakedTimeTests(SynchronousTestCase):
         foreign.startService()
         stopped_before, deaf = self.server.client(), self.server.client()
         stopped_before.stopService()
-        [end] = [end for end in self.server._ends if end._protocol is deaf._link.connection]
+        [end] = [end for end in self.server._ends if end is deaf._link.connection.transport]  # type: ignore[union-attr]
         end.other.pauseProducing()
         sent = [deaf.send("q", b"x", level="synced"), self.server.client().send("q", b"x", level="synced")]
         self.successResultOf(self.server.stop())

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from twisted.application.internet import ClientService
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IAddress, IDelayedCall, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from phpmq.client.delivery import answer
 from phpmq.conversation import Conversation
@@ -22,10 +24,10 @@ _CLOSE_TIMEOUT = 5.0
 
 class Link:
     """
-    Keeps a conversation connected: connects, and connects again with growing pauses when the connection is lost.
+    Keeps a conversation connected: a C{ClientService} that knows a server by its answer.
 
-    L{twisted.application.internet.ClientService} does not: a connection that is lost before it is known to be a good one is an
-    input that its state machine has no transition for.
+    That a connection was made does not say that it is of use: what took it may be no server, or one that turns clients away. So whether
+    an attempt failed, and how long the pause before the next one is, is decided by the answer to the conversation's first request.
 
     @ivar connection: the one that there is
     """
@@ -44,57 +46,36 @@ class Link:
         @param heartbeat: seconds of silence after which the server is asked whether it is there
         @param retry: from the number of failed attempts to the seconds before the next one
         """
-        self._endpoint = endpoint
         self._conversation = conversation
         self._clock = clock
         self._seconds = seconds
         self._heartbeat = heartbeat
-        self._retry = retry
+        self._service = ClientService(
+            _Watched(endpoint, self._failed),
+            Factory.forProtocol(lambda: Connection(self)),
+            retryPolicy=lambda _: retry(self._failures),
+            clock=clock,
+        )
         self.connection: Connection | None = None
-        self._wanted = self._answered = False
+        self._answered = False
         self._failures = 0
-        # An attempt that is under way, and the next one.
-        self._attempt: Deferred[Any] | None = None
-        self._next: IDelayedCall | None = None
-        # All connections that are not closed yet, also those that were given up; and those that a stop waits for.
-        self._open: set[Connection] = set()
-        self._leaving: set[Connection] = set()
-        self._stopping: list[Deferred[None]] = []
         # Who waits for an answer of the server, and for how many attempts; None for ever.
         self._waiting: dict[Deferred[None], int | None] = {}
 
     def start(self) -> None:
         """Connect, and stay connected."""
-        self._wanted = True
-        if self._idle:
-            self._failures = 0
-            self._connect()
-
-    @property
-    def _idle(self) -> bool:
-        return self.connection is None and self._attempt is None and self._next is None
+        self._failures = 0
+        self._service.startService()
 
     def stop(self) -> Deferred[None]:
-        """Disconnect. Fires when everything is closed."""
-        self._wanted = False
-        if self._next is not None:
-            self._next.cancel()
-            self._next = None
-        if self._attempt is not None:
-            attempt, self._attempt = self._attempt, None
-            attempt.cancel()
-        self.connection = None
-        self._leaving |= self._open
-        for connection in self._open.copy():
-            connection.leave(self._clock)
+        """Disconnect. Fires when the connection is closed: what was written goes out first, unless the server takes too long."""
+        if self.connection is not None:
+            self.connection.leave(self._clock)
+            self.connection = None
         waiting, self._waiting = self._waiting, {}
         for one in waiting:
             one.errback(Closed("the client was closed before the server answered"))
-        if not self._leaving:
-            return succeed(None)
-        stopping: Deferred[None] = Deferred(self._stopping.remove)
-        self._stopping.append(stopping)
-        return stopping
+        return self._service.stopService()
 
     def when_answered(self, attempts: int | None) -> Deferred[None]:
         """
@@ -108,51 +89,19 @@ class Link:
         self._waiting[waiting] = attempts
         return waiting
 
-    # One attempt
-
-    def _connect(self) -> None:
-        self._next = None
-        attempt = self._attempt = maybeDeferred(self._endpoint.connect, _Factory(self))
-        attempt.addCallbacks(self._reached, self._not_reached, callbackArgs=(attempt,), errbackArgs=(attempt,))
-
-    def _reached(self, _: object, attempt: Deferred[Any]) -> None:
-        # The connection has introduced itself, and may even be lost again.
-        if self._attempt is attempt:
-            self._attempt = None
-            self._try_again()
-
-    def _not_reached(self, failure: Failure, attempt: Deferred[Any]) -> None:
-        if self._attempt is attempt:
-            self._attempt = None
-            error = NotConnected(f"the server cannot be reached: {failure.getErrorMessage()}")
-            error.__cause__ = failure.value
-            self._conversation.trouble = error
-            self._again(error)
-
-    def _again(self, error: Exception) -> None:
+    def _failed(self, error: Exception) -> None:
+        """An attempt, or a connection, is over."""
         self._failures += 1
+        self._conversation.trouble = error
         for waiting, attempts in list(self._waiting.items()):
-            if attempts is not None:
+            if attempts is not None and waiting in self._waiting:
                 self._waiting[waiting] = attempts - 1
                 if attempts <= 1:
                     del self._waiting[waiting]
                     waiting.errback(error)
-        self._try_again()
-
-    def _try_again(self) -> None:
-        # Whoever heard of a failure may have stopped the client, and started it again.
-        if self._wanted and self._idle:
-            self._next = self._clock.callLater(self._retry(self._failures), self._connect)
-
-    # One connection
 
     def made(self, connection: Connection) -> None:
         """There is a connection: go on with the conversation, and see whether it is with a server that answers."""
-        self._open.add(connection)
-        if not self._wanted or self.connection is not None:
-            # One of an attempt that was given up.
-            connection.abort()
-            return
         self.connection = connection
         self._answered = False
         connection.heard = self._seconds()
@@ -198,33 +147,34 @@ class Link:
 
     def lost(self, connection: Connection, reason: Failure) -> None:
         """A connection is closed."""
-        self._open.discard(connection)
-        self._leaving.discard(connection)
         if connection is self.connection:
             why = "the server closed it" if reason.check(ConnectionDone) else reason.getErrorMessage()
             self._over(NotConnected(f"the connection was lost: {why}"))
-        if not self._leaving:
-            stopping, self._stopping = self._stopping, []
-            for one in stopping:
-                one.callback(None)
 
     def _over(self, error: Exception) -> None:
         self.connection = None
         self._conversation.lost(error)
-        self._again(error)
+        self._failed(error)
 
 
-class _Factory(Factory):
-    """Makes the connection of one attempt."""
+@implementer(IStreamClientEndpoint)
+class _Watched:
+    """An endpoint whose failures somebody wants to know."""
 
-    noisy = False
+    def __init__(self, endpoint: IStreamClientEndpoint, failed: Callable[[Exception], object]) -> None:
+        self._endpoint = endpoint
+        self._failed = failed
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:  # noqa: N803  # the interface's name
+        """Connect; see L{IStreamClientEndpoint}."""
+        return maybeDeferred(self._endpoint.connect, protocolFactory).addErrback(self._not_reached)
 
-    def buildProtocol(self, addr: IAddress | None) -> Connection:
-        """A connection."""
-        return Connection(self._link)
+    def _not_reached(self, failure: Failure) -> Failure:
+        if not failure.check(CancelledError):
+            error = NotConnected(f"the server cannot be reached: {failure.getErrorMessage()}")
+            error.__cause__ = failure.value
+            self._failed(error)
+        return failure
 
 
 class Connection(Protocol):
@@ -270,10 +220,8 @@ class Connection(Protocol):
         transport.abortConnection()
 
     def leave(self, clock: Any) -> None:
-        """Close once all is written, or a while later."""
+        """It is being closed: not for ever."""
         if self._deadline is None:
-            transport: Any = self.transport
-            transport.loseConnection()
             self._deadline = clock.callLater(_CLOSE_TIMEOUT, self._too_late)
 
     def _too_late(self) -> None:
