@@ -627,6 +627,7 @@ class StrangeServerTests(Case):
         client = QueueClient(Slow(), self.clock)
         client.startService()
         self.successResultOf(client.stopService())
+        self.assertTrue(connecting[0][1].called)
         late = connecting[0][0].buildProtocol(None)
         self.server.connect(late)
         self.server.settle()
@@ -647,27 +648,36 @@ class StrangeServerTests(Case):
 
     def test_lost_within_the_attempt(self) -> None:
         """A connection that is lost before its attempt is over is made again."""
-        server, attempts = self.server, []
+        server = self.server
 
         @implementer(IStreamClientEndpoint)
         class Hasty:
             """Connects in its own time."""
 
-            def connect(self, protocolFactory: Any) -> Deferred[Any]:  # noqa: N803
-                """Connect, and perhaps hang up."""
-                protocol = protocolFactory.buildProtocol(None)
-                attempts.append(protocol)
-                server.connect(protocol)
-                if len(attempts) == 1:
-                    protocol._link.give_up(protocol, NotConnected("just so"))
-                return succeed(protocol)
+            def __init__(self, seconds: float) -> None:
+                self.seconds = seconds
+                self.attempts = 0
 
-        client = QueueClient(Hasty(), self.clock)
-        client.startService()
-        self.server.advance(1)
-        self.successResultOf(client.connected())
-        client.stopService()
-        self.server.settle()
+            def connect(self, protocolFactory: Any) -> Deferred[Any]:  # noqa: N803
+                """Connect, the first time just for a moment, and say so now or later."""
+                protocol = protocolFactory.buildProtocol(None)
+                self.attempts += 1
+                server.connect(protocol)
+                if self.attempts == 1:
+                    server.clock.callLater(self.seconds / 2, protocol._link.give_up, protocol, NotConnected("just so"))
+                connecting: Deferred[Any] = Deferred()
+                server.clock.callLater(self.seconds, connecting.callback, protocol)
+                return connecting if self.seconds else succeed(protocol)
+
+        for seconds in 0, 1:
+            endpoint = Hasty(seconds)
+            client = QueueClient(endpoint, self.clock)
+            client.startService()
+            self.server.advance(3)
+            self.successResultOf(client.connected())
+            self.assertEqual(endpoint.attempts, 2)
+            client.stopService()
+            self.server.settle()
 
     def test_endpoint_that_raises(self) -> None:
         """An endpoint that raises an exception is one that cannot be reached."""
@@ -835,10 +845,31 @@ class ConsumeTests(Case):
     def test_stop_then_lost(self) -> None:
         """What a stopped consumer still had when the connection was lost is the server's: it is not handed out."""
         consumer = self.client.consume("q", window=3)
+        self.server.settle()
         consumer.stop()
         self.server.settle()
         self.server.disconnect()
         self.failureResultOf(self.start(consumer.__anext__()), StopAsyncIteration)
+
+    def test_stop_and_consume(self) -> None:
+        """Whoever consumes a queue right after a stop gets what the stopped consumer did not get."""
+        old = self.client.consume("q", window=1)
+        self.server.settle()
+        old.stop()
+        new = self.client.consume("q")
+        got: list[bytes] = []
+        self.consumed(new, got)
+        self.server.settle()
+        self.assertEqual(got, [b"1", b"2", b"3"])
+        self.assertEqual(self.successResultOf(self.start(old.__anext__())).body, b"0")
+
+    def test_nobody_iterates(self) -> None:
+        """Of what nobody asks for no more is kept than the window, over any number of connections."""
+        consumer = self.client.consume("q", window=3)
+        for _ in range(5):
+            self.server.disconnect()
+            self.server.advance(1)
+        self.assertEqual([delivery.lost for delivery in consumer._delivered], [False] * 3)
 
     def test_cancelled_wait(self) -> None:
         """A task that no longer waits takes no message with it: the next one goes to another."""

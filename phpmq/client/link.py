@@ -66,13 +66,8 @@ class Link:
     def start(self) -> None:
         """Connect, and stay connected."""
         self._wanted = True
-        if self._idle:
-            self._failures = 0
-            self._connect()
-
-    @property
-    def _idle(self) -> bool:
-        return self.connection is None and self._attempt is None and self._next is None
+        self._failures = 0
+        self._connect()
 
     def stop(self) -> Deferred[None]:
         """Disconnect. Fires when everything is closed."""
@@ -141,7 +136,7 @@ class Link:
 
     def _try_again(self) -> None:
         # Whoever heard of a failure may have stopped the client, and started it again.
-        if self._wanted and self._idle:
+        if self._wanted and self.connection is None and self._attempt is None and self._next is None:
             self._next = self._clock.callLater(self._retry(self._failures), self._connect)
 
     # One connection
