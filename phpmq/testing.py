@@ -27,7 +27,7 @@ from typing import Any, cast
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
-from twisted.internet.interfaces import IAddress, IDelayedCall, IPullProducer, IPushProducer, IStreamClientEndpoint, ITransport
+from twisted.internet.interfaces import IAddress, IPullProducer, IPushProducer, IStreamClientEndpoint, ITransport
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
@@ -84,8 +84,7 @@ class MemoryServer:
         self._ends: set[_End] = set()
         self.service.startService()
         self._store = cast(SQLiteStore, self.service.store)
-        self._disk = _Disk(self._store, self.broker, self.clock)
-        self.broker.mirror = cast(IMirror, self._disk)
+        self.broker.mirror = cast(IMirror, _Disk(self._store, self.broker, self.clock))
 
     def _seconds(self) -> float:
         # What is a little less than a millisecond, after a sum of steps, is one.
@@ -117,7 +116,6 @@ class MemoryServer:
     async def _stop(self) -> None:
         stopping = [client.stopService() for client in self._clients]
         self.reachable = False
-        self._disk.stop()
         await self._pause()
         # Whoever is still connected: clients that are not of this server, or whose data nobody reads.
         while self._ends:
@@ -291,7 +289,6 @@ class _End:
     def abortConnection(self) -> None:
         """Close at once."""
         self.disconnecting = True
-        self.other._incoming.clear()
         self._lose(ConnectionLost())
         self.other._lose(ConnectionLost())
 
@@ -375,23 +372,18 @@ class _Disk:
         self._store = store
         self._broker = broker
         self._clock = clock
-        self._writing: IDelayedCall | None = None
+        self._hurrying = False
 
     def hurry(self) -> None:
         """Write; see L{IMirror}."""
-        if self._writing is None:
-            self._writing = self._clock.callLater(0, self._write)
+        if not self._hurrying:
+            self._hurrying = True
+            self._clock.callLater(0, self._write)
 
     def _write(self) -> None:
-        self._writing = None
+        self._hurrying = False
         while (delta := self._store.extract(10_000, 2**22, {})) is not None:
             self._store.confirm(delta)
             if not delta.more:
                 break
         self._broker.synced()
-
-    def stop(self) -> None:
-        """Write no more."""
-        if self._writing is not None:
-            self._writing.cancel()
-            self._writing = None

@@ -619,29 +619,31 @@ class StrangeServerTests(Case):
         self.server.advance(0.1)
         self.successResultOf(stopped)
 
-    def test_lost_within_the_attempt(self) -> None:
-        """A connection that is lost before its attempt is over is made again."""
-        server, attempts = self.server, []
+    def test_lost_at_once(self) -> None:
+        """A connection that is lost as soon as it is made is made again."""
+        server = self.server
 
         @implementer(IStreamClientEndpoint)
         class Hasty:
-            """Connects in its own time."""
+            """Hangs up the first time."""
+
+            attempts = 0
 
             def connect(self, protocolFactory: Any) -> Deferred[Any]:  # noqa: N803
-                """Connect, and perhaps hang up."""
+                """Connect, the first time just for a moment."""
                 protocol = protocolFactory.buildProtocol(None)
-                attempts.append(protocol)
+                self.attempts += 1
                 server.connect(protocol)
-                if len(attempts) == 1:
-                    connection = client._link.connection
-                    assert connection is not None
-                    client._link.give_up(connection, NotConnected("just so"))
+                if self.attempts == 1:
+                    _transport(client).abortConnection()
                 return succeed(protocol)
 
-        client = QueueClient(Hasty(), self.clock)
+        endpoint = Hasty()
+        client = QueueClient(endpoint, self.clock)
         client.startService()
-        self.server.advance(1)
+        self.server.advance(3)
         self.successResultOf(client.connected())
+        self.assertEqual(endpoint.attempts, 2)
         client.stopService()
         self.server.settle()
 
@@ -681,7 +683,7 @@ class StrangeServerTests(Case):
                 """Note it."""
                 self.options.append("keepalive")
 
-        transport = Transport()
+        transport: Any = Transport()
 
         @implementer(IStreamClientEndpoint)
         class Tcp:
@@ -810,10 +812,31 @@ class ConsumeTests(Case):
     def test_stop_then_lost(self) -> None:
         """What a stopped consumer still had when the connection was lost is the server's: it is not handed out."""
         consumer = self.client.consume("q", window=3)
+        self.server.settle()
         consumer.stop()
         self.server.settle()
         self.server.disconnect()
         self.failureResultOf(self.start(consumer.__anext__()), StopAsyncIteration)
+
+    def test_stop_and_consume(self) -> None:
+        """Whoever consumes a queue right after a stop gets what the stopped consumer did not get."""
+        old = self.client.consume("q", window=1)
+        self.server.settle()
+        old.stop()
+        new = self.client.consume("q")
+        got: list[bytes] = []
+        self.consumed(new, got)
+        self.server.settle()
+        self.assertEqual(got, [b"1", b"2", b"3"])
+        self.assertEqual(self.successResultOf(self.start(old.__anext__())).body, b"0")
+
+    def test_nobody_iterates(self) -> None:
+        """Of what nobody asks for no more is kept than the window, over any number of connections."""
+        consumer = self.client.consume("q", window=3)
+        for _ in range(5):
+            self.server.disconnect()
+            self.server.advance(1)
+        self.assertEqual([delivery.lost for delivery in consumer._delivered], [False] * 3)
 
     def test_cancelled_wait(self) -> None:
         """A task that no longer waits takes no message with it: the next one goes to another."""

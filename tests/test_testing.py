@@ -154,16 +154,17 @@ class FakedTimeTests(SynchronousTestCase):
 
     def test_exact_time(self) -> None:
         """Time to live, leases and timers end when they should, wherever the clock stands, and not before."""
-        for start in 0.0, 0.57, 0.1 + 0.2, 1234.5678:
+        for start in 0.001, 0.57, 0.1 + 0.2, 1234.5678:
             self.server.advance(start)
             self.server.send("q", b"x", ttl=1)
+            self.server.send("p", b"x", delay=1)
             fired: list[float] = []
             begin = self.clock.seconds()
             self.clock.callLater(0.35, lambda begin=begin, fired=fired: fired.append(self.clock.seconds() - begin))
             self.server.advance(0.998)
-            self.assertEqual(self.server.bodies("q"), [b"x"])
+            self.assertEqual((self.server.bodies("q"), self.server.delayed("p")), ([b"x"], 1))
             self.server.advance(0.002)
-            self.assertEqual(self.server.bodies("q"), [])
+            self.assertEqual((self.server.bodies("q"), self.server.delayed("p")), ([], 0))
             self.assertAlmostEqual(fired[0], 0.35)
 
     def test_lease(self) -> None:
