@@ -46,7 +46,7 @@ class FileServer:
         self._file._connect().execute("PRAGMA synchronous = OFF")
         self.store = SQLiteStore(memory)
         self.broker = Broker(self.store, lambda: self.now, wake=lambda: None)
-        self.broker.mirror = self
+        self.broker.receipts.mirror = self
         self.hurried = False
         self.write()
 
@@ -64,7 +64,7 @@ class FileServer:
         while (delta := self.store.extract(_MANY, _MANY, {})) is not None:
             self._file.apply(delta)
             self.store.confirm(delta)
-        self.broker.synced()
+        self.broker.receipts.synced()
 
     def close(self) -> None:
         """The process ends as it is."""

@@ -115,7 +115,7 @@ class FakedTimeTests(SynchronousTestCase):
     def test_interfaces(self) -> None:
         """Its parts provide what they stand for."""
         self.assertTrue(verifyObject(IStreamClientEndpoint, self.server.endpoint))
-        self.assertTrue(verifyObject(IMirror, self.server.broker.mirror))
+        self.assertTrue(verifyObject(IMirror, self.server.broker.receipts.mirror))
         self.server.client()
         for end in self.server._ends:
             self.assertTrue(verifyObject(ITransport, end))
