@@ -94,7 +94,7 @@ class SendTests(Case):
         self.connect()
         self.assertEqual((self.line.to_server, self.client.outbox.state), (b"", State.SILENT))
         self.line.settle()
-        self.assertEqual(self.server.broker.producers, {})
+        self.assertEqual(self.server.broker.producers.by_name, {})
 
     def test_numbers_wait_for_hello(self) -> None:
         """No send is written before the hello is answered: without a name its number would not count."""
