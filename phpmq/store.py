@@ -230,7 +230,10 @@ class SQLiteStore:
         self._retried.pop(number, None)
         with self._transaction():
             self._database.execute("DELETE FROM message WHERE number = ?", (number,))
-            self._database.execute("UPDATE extra SET due = 0, key = NULL WHERE number = ?", (number,))
+            if message.extra is not None:
+                # Anew: it is gone if the message was flushed while it was in flight.
+                row = number, message.queue.number, message.extra.headers or None
+                self._database.execute("INSERT OR REPLACE INTO extra VALUES (?, ?, 0, NULL, ?)", row)
             self._database.execute(
                 f"INSERT OR REPLACE INTO dead ({_DEAD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -574,11 +577,16 @@ class SQLiteStore:
             run("DETACH delta")
 
     def _upto(self, count: int, size: int) -> tuple[int, dict[bytes, tuple[int, int]]]:
-        """The highest number that a delta of so many messages and bytes may reach, and the producers' numbers up to there."""
+        """
+        The highest number that a delta of so many messages and bytes may reach, and the producers' numbers up to there.
+
+        It is no lower than that of a delta before, which may have got to the disk although it failed: the file must not have a message
+        without what was accepted before it, nor with an older number of its producer.
+        """
         upto = self.mirrored
         producers: dict[bytes, tuple[int, int]] = {}
         for highest, messages, total, numbers in self._batches:
-            if count <= 0 or size <= 0:
+            if upto >= self._extracted and (count <= 0 or size <= 0):
                 break
             upto = highest
             producers |= numbers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from phpmq.broker import Broker, lifetime
 from phpmq.frames import DELAY, HEADERS, ID, KEY, LEASE, TAG, TTL
+from phpmq.message import EXTRA_OVERHEAD
 from tests.version02 import ConversationTestCase, Peer, consume, frame, send
 
 
@@ -183,4 +184,14 @@ class LifetimeTests(ConversationTestCase):
         self.peer.says(send(b"x", (KEY, "schlüssel".encode()), (HEADERS, b'{"a": "b"}')), consume(1))
         [message_id] = self.peer.session.channel.unacked
         self.peer.says(frame(6, (ID, message_id)), consume(0))
+        self.assertEqual(Broker(self.store, lambda: self.now).used, self.broker.used)
+
+    def test_dead_after_flush(self) -> None:
+        """A message that was flushed while it was in flight is a dead letter like any other."""
+        self.peer.says(send(b"x", (HEADERS, b'{"a": "b"}'), (KEY, b"k")), consume(1))
+        [message_id] = self.peer.session.channel.unacked
+        self.broker.flush("q")
+        self.broker.dispatch()
+        self.peer.says(frame(6, (ID, message_id)), consume(0))
+        self.assertEqual(self.store.dead_totals(), (1, 1 + EXTRA_OVERHEAD + len(b'{"a": "b"}')))
         self.assertEqual(Broker(self.store, lambda: self.now).used, self.broker.used)

@@ -708,6 +708,23 @@ class SQLiteStoreTests(SynchronousTestCase):
         self.store.drop_producer(b"a")
         self.assertEqual(self.producers(), {(b"b", 7)})
 
+    def test_no_less_after_a_failed_write(self) -> None:
+        """What follows a write that failed has all of it, however small it is to be: it may have got to the file all the same."""
+        for number in 1, 2:
+            self.store.save_producer(b"a", number, 1000)
+            last = self.add(b"%d" % number)
+            self.store.write()
+        delta = self.extract()
+        self.file.apply(delta)
+        self.store.restore(delta)
+        self.requeue(last)
+        self.add(b"3")
+        delta = self.extract(1)
+        self.file.apply(delta)
+        self.store.confirm(delta)
+        self.assertEqual((self.file.bodies, self.file.producers), ([b"1", b"2"], {b"a": (2, 1000)}))
+        self.assertTrue(delta.more)
+
     def test_dropped_producer(self) -> None:
         """One that is dropped before its number got to the file does not come back, also if the write fails in which it would go."""
         for fails in False, True:
