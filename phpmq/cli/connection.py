@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import click
+from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
@@ -16,7 +17,7 @@ from phpmq.cli.exits import Exit, Failed, not_reached
 from phpmq.cli.running import sleep, within
 from phpmq.client import QueueClient
 from phpmq.conversation import MAX_UNCONFIRMED, TIMEOUT
-from phpmq.errors import ClientError, PHPMQError
+from phpmq.errors import ClientError, Closed, PHPMQError
 
 #: Seconds that the first connection may take, whatever longer time a command may wait for messages or receipts.
 CONNECT_TIMEOUT = 5.0
@@ -68,6 +69,8 @@ async def connect(
     except (PHPMQError, TimeoutError) as error:
         online = client.conversation.online
         await disconnect(reactor, client)
+        if isinstance(error, Closed):
+            raise CancelledError from error
         if online and isinstance(error, TimeoutError):
             sentence = f"{server} does not answer within {limit:g} s: it may not be a phpmq server that speaks protocol 2"
             raise Failed(sentence, Exit.UNREACHABLE) from error
@@ -146,17 +149,22 @@ class Watch:
         self._last = self._seconds()
 
     def _look(self) -> None:
-        online = self._client.conversation.online
-        if online != self._online:
-            self._online = online
-            self._tell(f"connected to {self._server} again" if online else f"lost the connection to {self._server}, trying again")
+        self._look_at_connection()
         if not self._waiting():
             self.progress()
         elif self._timeout is not None and self._seconds() - self._last >= self._timeout and not self.gave_up:
             self.gave_up = True
             self._give_up()
 
+    def _look_at_connection(self) -> None:
+        online = self._client.conversation.online
+        if online != self._online:
+            self._online = online
+            self._tell(f"connected to {self._server} again" if online else f"lost the connection to {self._server}, trying again")
+
     def close(self) -> None:
-        """Look no more."""
+        """Look a last time."""
         if self._looking.running:
             self._looking.stop()
+        if not self._online:
+            self._look_at_connection()

@@ -101,11 +101,14 @@ class Input:
         self.line = 0
 
     async def _read(self) -> bytes:
-        await self._descriptor.readable()
-        try:
-            return os.read(self._number, _BLOCK)
-        except OSError as error:
-            raise Failed(f"cannot read standard input: {error.strerror}") from error
+        while True:
+            await self._descriptor.readable()
+            try:
+                return os.read(self._number, _BLOCK)
+            except BlockingIOError:
+                pass  # Others made it non-blocking, and were first.
+            except OSError as error:
+                raise Failed(f"cannot read standard input: {error.strerror}") from error
 
     async def all(self) -> bytes:
         """
@@ -235,7 +238,11 @@ class Output:
             if budget <= 0 or not self._poll.poll(0):
                 await self._descriptor.writable()
                 budget = _TURN
-            written = os.write(self._number, data[: self._piece])
+            try:
+                written = os.write(self._number, data[: self._piece])
+            except BlockingIOError:
+                budget = 0  # Others made it non-blocking.
+                continue
             data = data[written:]
             budget -= written
             self.waiting -= written

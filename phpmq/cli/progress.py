@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.internet.task import LoopingCall
 
-from phpmq.cli.output import counted, is_terminal, note, rate
+from phpmq.cli.output import counted, is_terminal, note, rate, visible
 
 # Seconds after which there is something to tell, and between two looks, on a terminal and elsewhere.
 _AFTER, _TERMINAL, _ELSEWHERE = 0.4, 0.1, 1.0
@@ -26,7 +26,7 @@ class Progress:
         """
         self.done = 0
         self._reactor = reactor
-        self._label, self._total = label, total
+        self._label, self._total = visible(label), total
         self._started = reactor.seconds()
         self._live: Any = None
         self._task: Any = None
@@ -86,5 +86,5 @@ def _bar(total: int | None) -> Any:
     start = [SpinnerColumn()] if total is None else []
     middle = [] if total is None else [BarColumn()]
     end = TimeElapsedColumn() if total is None else TimeRemainingColumn()
-    columns = [*start, TextColumn("{task.description}"), *middle, count, TextColumn("{task.fields[rate]}"), end]
+    columns = [*start, TextColumn("{task.description}", markup=False), *middle, count, TextColumn("{task.fields[rate]}"), end]
     return Progress(*columns, console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False)

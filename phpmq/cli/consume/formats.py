@@ -27,18 +27,14 @@ def format_of(template: str | None, as_json: bool) -> Format:
     """
     if as_json:
         return _json
-    body = _shown if is_terminal(1) else _raw
+    show: Callable[[bytes], bytes] = _shown if is_terminal(1) else bytes
     if template is None:
-        return lambda delivery: body(delivery) + b"\n"
-    return _Template(template, body)
+        return lambda delivery: show(delivery.body) + b"\n"
+    return _Template(template, show)
 
 
-def _raw(delivery: Delivery) -> bytes:
-    return delivery.body
-
-
-def _shown(delivery: Delivery) -> bytes:
-    return visible(delivery.body.decode("utf-8", "backslashreplace")).encode()
+def _shown(data: bytes) -> bytes:
+    return visible(data.decode("utf-8", "backslashreplace")).encode()
 
 
 def _json(delivery: Delivery) -> bytes:
@@ -59,12 +55,12 @@ def _json(delivery: Delivery) -> bytes:
 class _Template:
     """Text with fields. A newline follows, unless it ends with one, or with a NUL."""
 
-    def __init__(self, template: str, body: Format) -> None:
+    def __init__(self, template: str, show: Callable[[bytes], bytes]) -> None:
         fields: dict[str, Format] = {
-            "queue": lambda delivery: delivery.queue.encode(),
+            "queue": lambda delivery: show(delivery.queue.encode()),
             "id": lambda delivery: delivery.message_id,
             "attempts": lambda delivery: b"%d" % delivery.attempts,
-            "body": body,
+            "body": lambda delivery: show(delivery.body),
         }
         self._pieces: list[Format | bytes] = []
         for match in _PIECE.finditer(template):

@@ -180,9 +180,8 @@ class Runner:
         if not self.failed:
             return None
         total = self.succeeded + self.failed
-        sentence = (
-            f"{self.failed:,} of {counted(total, 'command')} failed: {'it was' if total == 1 else 'the first was'} that for {self._first}"
-        )
+        first = f"the first: {self._first}" if self.failed > 1 else self._first
+        sentence = f"{self.failed:,} of {counted(total, 'command')} failed: {first}"
         return Failed(sentence, Exit.PARTLY if self.succeeded else Exit.FAILED)
 
 
