@@ -83,6 +83,30 @@ class NotAllowed(CommandRefused):
     code = "not-allowed"
 
 
+class BadSetting(CommandRefused):
+    """A setting that there is not, or a value that it cannot have."""
+
+    code = "bad-setting"
+
+
+class NoSuchQueue(CommandRefused):
+    """There is no queue of that name."""
+
+    code = "no-such-queue"
+
+
+class NoSuchMessage(CommandRefused):
+    """There is no message of that id in the queue."""
+
+    code = "no-such-message"
+
+
+class NoSuchClient(CommandRefused):
+    """There is no client of that number."""
+
+    code = "no-such-client"
+
+
 class Draining(CommandRefused):
     """The server is about to stop."""
 
