@@ -452,7 +452,8 @@ class SQLiteStore:
                 values.append(value)  # type: ignore[arg-type]
         where = " AND ".join(conditions)
         rows = self._database.execute(
-            f"SELECT {_DEAD_COLUMNS}, coalesce(headers, x''), {_SIZE} FROM dead LEFT JOIN extra USING (number) WHERE {where} ORDER BY dead.number LIMIT ?",
+            f"SELECT {_DEAD_COLUMNS}, coalesce(headers, x''), {_SIZE}"
+            f" FROM dead LEFT JOIN extra USING (number) WHERE {where} ORDER BY dead.number LIMIT ?",
             (*values, count),
         )
         for row in rows:

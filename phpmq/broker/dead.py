@@ -40,13 +40,12 @@ class DeadLetters:
         """A message becomes a dead letter: it leaves its queue and is kept."""
         broker, queue = self._broker, message.queue
         broker.enter()
-        if message.extra is not None and message.extra.key:
+        self._store.bury(message, reason, text, broker.now)
+        if message.extra is not None:
             # It is no longer recognised by its key.
-            freed = len(message.extra.key)
-            message.extra.key = ""
+            freed = message.extra.give_up_key()
             message.size -= freed
             broker.freed(freed)
-        self._store.bury(message, reason, text, broker.now)
         self._note(queue.name, 1, message.size)
         self.buried[reason] = self.buried.get(reason, 0) + 1
         broker.forget_if_unused(queue)  # type: ignore[arg-type]
