@@ -83,25 +83,29 @@ class NotAllowed(CommandRefused):
     code = "not-allowed"
 
 
-class BadSetting(CommandRefused):
+class AdminError(PHPMQError):
+    """What an operator asked for cannot be done; no client of the wire's protocol sees this."""
+
+
+class BadSetting(AdminError):
     """A setting that there is not, or a value that it cannot have."""
 
     code = "bad-setting"
 
 
-class NoSuchQueue(CommandRefused):
+class NoSuchQueue(AdminError):
     """There is no queue of that name."""
 
     code = "no-such-queue"
 
 
-class NoSuchMessage(CommandRefused):
+class NoSuchMessage(AdminError):
     """There is no message of that id in the queue."""
 
     code = "no-such-message"
 
 
-class NoSuchClient(CommandRefused):
+class NoSuchClient(AdminError):
     """There is no client of that number."""
 
     code = "no-such-client"
