@@ -174,8 +174,26 @@ class IStore(Interface):
     def purge(queue: QueueRecord, count: int) -> bool:
         """Forget up to C{count} messages that the queue's C{flushed} position covers; true when none is left."""
 
-    def dead(queue: str | None = None) -> Iterable[DeadMessage]:
-        """The dead messages, of one queue or of all, the oldest first."""
+    def delayed(queue: QueueRecord, after: int, count: int) -> list[Message]:
+        """Up to C{count} of the queue's delayed messages, in order of acceptance, those behind the place C{after} in it."""
 
-    def dead_totals() -> tuple[int, int]:
-        """How many dead messages there are, and their bytes."""
+    def get(queue: QueueRecord, number: int) -> Message | None:
+        """The message of that number in a queue, also while it is in flight; None if there is none."""
+
+    def dead(queue: str | None = None, after: int = 0, count: int = -1, reason: str | None = None) -> Iterable[DeadMessage]:
+        """
+        The dead messages, in order of acceptance: of one queue or of all, with a number above C{after}, up to C{count} of them (-1: all),
+        perhaps only those that died for a reason.
+        """
+
+    def get_dead(number: int) -> DeadMessage | None:
+        """The dead message of that number; None if there is none."""
+
+    def dead_totals() -> dict[str, tuple[int, int]]:
+        """How many dead messages there are by queue, and their bytes."""
+
+    def revive(dead: DeadMessage, queue: QueueRecord, position: int) -> Message:
+        """Make a dead message wait again at a place in a queue, as if it had never been delivered; it does not expire."""
+
+    def forget_dead(numbers: Iterable[int]) -> None:
+        """Forget dead messages."""

@@ -49,13 +49,24 @@ _OFFENDERS, _QUIET = 1024, 60.0
 
 @implementer(IConnection, IPushProducer, IHandshakeListener)
 class QueueProtocol(Protocol):
-    """One client's connection."""
+    """
+    One client's connection.
+
+    @ivar number: by which operators know it; never given again
+    @ivar listener: description of the listener that accepted it
+    @ivar since: when it was made, seconds of the clock
+    @ivar received: bytes that came, C{sent}: bytes that went
+    """
 
     _log = Logger()
 
-    def __init__(self, connections: Connections, original: bool) -> None:
+    def __init__(self, connections: Connections, original: bool, listener: str = "") -> None:
         self._connections = connections
         self._original = original
+        self.listener = listener
+        self.number = connections.accepted
+        self.since = connections.seconds()
+        self.received = self.sent = 0
         self._session: Session | None = None
         #: Bytes that wait for the rest of their frame.
         self.held = 0
@@ -88,6 +99,7 @@ class QueueProtocol(Protocol):
         session = self._session
         if session is None or self._closing or self._leaving:
             return
+        self.received += len(data)
         self._watch(session, session.receive(data))
 
     def _watch(self, session: Session, progress: bool) -> None:
@@ -118,6 +130,11 @@ class QueueProtocol(Protocol):
         host = getattr(address, "host", None)
         return f"{host}:{address.port}" if host is not None else "unix socket"
 
+    @property
+    def session(self) -> Session | None:
+        """The conversation, while it is connected."""
+        return self._session
+
     # IConnection
 
     def write(self, data: bytes) -> None:
@@ -129,6 +146,7 @@ class QueueProtocol(Protocol):
             self._producing = True
             transport.registerProducer(self, True)
         self._written = len(data)
+        self.sent += self._written
         transport.write(data)
 
     def stop_reading(self) -> None:
@@ -258,6 +276,10 @@ class Connections:
         self._report(getattr(address, "host", "unix socket"), f"rejected, there are {self.max_connections} already")
         return False
 
+    def seconds(self) -> float:
+        """The clock by which deadlines are kept."""
+        return self._clock.seconds()
+
     def hold(self, protocol: QueueProtocol, size: int) -> bool:
         """Count the bytes that a connection holds until their frame is finished; false if they are too many together."""
         grown = size > protocol.held
@@ -359,18 +381,20 @@ class QueueFactory(Factory):
     Makes the protocols of one listener.
 
     @ivar original: whether the listener is for clients of the original revision of protocol 01
+    @ivar listener: its description
     """
 
     noisy = False
 
-    def __init__(self, connections: Connections, original: bool = False) -> None:
+    def __init__(self, connections: Connections, original: bool = False, listener: str = "") -> None:
         self.connections = connections
         self.original = original
+        self.listener = listener
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """A protocol; one that hangs up if there are too many connections."""
         if not self.connections.admit(addr):
             return _Rejected()
-        protocol = QueueProtocol(self.connections, self.original)
+        protocol = QueueProtocol(self.connections, self.original, self.listener)
         protocol.factory = self
         return protocol

@@ -18,6 +18,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from phpmq.admin import Admin
 from phpmq.broker import Broker
 from phpmq.clock import SteadyClock
 from phpmq.commands import Versions
@@ -96,6 +97,7 @@ class QueueService(MultiService):
     @ivar connections: the clients
     @ivar mirror: the file's keeper, once the service was started; None without a file
     @ivar store: the messages, once the service was started
+    @ivar admin: what an operator can see and do, once the service was started
     """
 
     _log = Logger()
@@ -118,11 +120,12 @@ class QueueService(MultiService):
             max(settings.memory_limit // _UNFINISHED_SHARE, settings.max_message_size + 1024),
         )
         self.broker: Broker
+        self.admin: Admin
         self.mirror: MirrorService | None = None
         self.store: SQLiteStore | None = None
         self._wake: Any = None
         self._listeners = [
-            listener(_with_backlog(description), QueueFactory(self.connections, original), reactor)
+            listener(_with_backlog(description), QueueFactory(self.connections, original, description), reactor)
             for original, descriptions in ((False, settings.listen), (True, settings.listen_original))
             for description in descriptions
         ]
@@ -133,6 +136,11 @@ class QueueService(MultiService):
         self._ticks.clock = reactor
         self._broker_ticks = LoopingCall(self._tick_broker)
         self._broker_ticks.clock = reactor
+
+    @property
+    def max_message_size(self) -> int:
+        """Bytes of one message's body."""
+        return self.settings.max_message_size
 
     # Start
 
@@ -177,6 +185,7 @@ class QueueService(MultiService):
             self.mirror.synced = self.broker.receipts.synced
             self.broker.receipts.mirror = self.mirror
             self.mirror.startService()
+        self.admin = Admin(self, self._reactor)
         super().startService()
         self._ticks.start(_CHECK_INTERVAL, now=False)
         self._broker_ticks.start(_TICK_INTERVAL, now=False)
@@ -236,6 +245,7 @@ class QueueService(MultiService):
         try:
             self.connections.check()
             self._sweep()
+            self.admin.sample()
         except Exception:
             self._log.failure("a periodic check failed")
 

@@ -193,5 +193,5 @@ class LifetimeTests(ConversationTestCase):
         self.broker.flush("q")
         self.broker.dispatch()
         self.peer.says(frame(6, (ID, message_id)), consume(0))
-        self.assertEqual(self.store.dead_totals(), (1, 1 + EXTRA_OVERHEAD + len(b'{"a": "b"}')))
+        self.assertEqual(self.store.dead_totals(), {"q": (1, 1 + EXTRA_OVERHEAD + len(b'{"a": "b"}'))})
         self.assertEqual(Broker(self.store, lambda: self.now).used, self.broker.used)

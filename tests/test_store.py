@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from phpmq.interfaces import IStore
-from phpmq.message import Extra, Message, QueueRecord
-from phpmq.store import SCHEMA_VERSION, Delta, SQLiteStore, checksum, schema
+from phpmq.message import DEFAULT_SETTINGS, Extra, Message, QueueRecord, QueueSettings
+from phpmq.store import SCHEMA_VERSION, Delta, SQLiteStore, checksum, schema, upgrade
 from tests.doubles import DictStore
 
 MANY = 2**31
@@ -184,10 +184,10 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
 
     def test_dead_totals(self) -> None:
         """How many are dead, and the size of their bodies, is known without listing them."""
-        self.assertEqual(self.store.dead_totals(), (0, 0))
+        self.assertEqual(self.store.dead_totals(), {})
         for body in b"1", b"234":
             self.store.bury(self.add(body), "rejected", "", 1)
-        self.assertEqual(self.store.dead_totals(), (2, 4))
+        self.assertEqual(self.store.dead_totals(), {"q": (2, 4)})
 
     def test_dead_of_one_queue(self) -> None:
         """The dead of one queue can be listed alone, the oldest first."""
@@ -197,6 +197,69 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         self.assertEqual([dead.body for dead in self.store.dead("q")], [b"1", b"3"])
         self.assertEqual([dead.body for dead in self.store.dead()], [b"1", b"2", b"3"])
         self.assertEqual(list(self.store.dead("third")), [])
+
+    def test_dead_pages(self) -> None:
+        """The dead can be read a part at a time, by reason, and one by its number."""
+        for number in range(6):
+            self.store.bury(self.add(b"%d" % number), ("rejected", "expired")[number % 2], "", 9 - number)
+        numbers = [dead.number for dead in self.store.dead()]
+        self.assertEqual(numbers, sorted(numbers))
+        self.assertEqual([dead.body for dead in self.store.dead("q", after=numbers[1], count=2)], [b"2", b"3"])
+        self.assertEqual([dead.body for dead in self.store.dead(reason="expired", after=numbers[1])], [b"3", b"5"])
+        self.assertEqual(self.store.get_dead(numbers[4]).body, b"4")
+        self.assertIsNone(self.store.get_dead(numbers[5] + 1))
+
+    def test_revive(self) -> None:
+        """A dead message waits again, at the place it was given in the queue it was given, without attempts and expiry, with headers."""
+        other = self.store.create_queue("other")
+        waiting = self.add(b"waiting", other)
+        message = Message(self.next, self.queue, self.next, 1000, 9000, 5, b"x", Extra(0, "key", b'{"a":"b"}'))
+        self.store.add(message)
+        self.store.bury(message, "rejected", "", 1)
+        self.next += 2
+        (dead,) = self.store.dead()
+        self.assertEqual(dead.headers, b'{"a":"b"}')
+        revived = self.store.revive(dead, other, self.next)
+        self.assertEqual((revived.number, revived.attempts, revived.expires, revived.position), (message.number, 0, 0, self.next))
+        self.assertEqual(list(self.store.dead()), [])
+        self.assertEqual(self.bodies(other), [b"waiting", b"x"])
+        found = self.store.read(other, waiting.position, 1, 1)[0]
+        self.assertEqual((found.accepted, found.attempts, found.expires, found.extra.headers), (1000, 0, 0, b'{"a":"b"}'))
+        self.assertEqual(self.store.find(other, "key", 0), 0)
+
+    def test_forget_dead(self) -> None:
+        """Dead messages are forgotten by number."""
+        for body in b"1", b"2", b"3":
+            self.store.bury(self.add(body), "rejected", "", 1)
+        first, _, third = [dead.number for dead in self.store.dead()]
+        self.store.forget_dead([first, third, third + 1])
+        self.assertEqual([dead.body for dead in self.store.dead()], [b"2"])
+
+    def test_get(self) -> None:
+        """A message can be looked up in its queue by its number."""
+        message = self.add(b"here")
+        self.assertEqual(self.store.get(self.queue, message.number).body, b"here")
+        self.assertIsNone(self.store.get(self.store.create_queue("other"), message.number))
+        self.assertIsNone(self.store.get(self.queue, self.next))
+
+    def test_delayed_pages(self) -> None:
+        """Delayed messages are read in order of acceptance, a part at a time."""
+        for number in range(4):
+            message = Message(self.next, self.queue, -self.next, 1000, 0, 0, b"%d" % number, Extra(9000 - number))
+            self.next += 1
+            self.store.add(message)
+        self.add(b"ready")
+        delayed = self.store.delayed(self.queue, 0, 2)
+        self.assertEqual([message.body for message in delayed], [b"0", b"1"])
+        self.assertEqual([message.body for message in self.store.delayed(self.queue, -delayed[-1].position, 9)], [b"2", b"3"])
+
+    def test_settings(self) -> None:
+        """What was set for a queue is kept with it."""
+        self.queue.settings = QueueSettings(max_messages=5, when_full="drop-oldest", lease=1.5)
+        self.store.save_queue(self.queue)
+        self.store.create_queue("other")
+        found = {record.name: record.settings for record, *_ in self.store.queues()}
+        self.assertEqual(found, {"q": self.queue.settings, "other": DEFAULT_SETTINGS})
 
     def test_expired(self) -> None:
         """Expired messages are named the earliest first, with what the broker needs to know, and not those that live."""
@@ -641,7 +704,7 @@ class SQLiteStoreTests(SynchronousTestCase):
         meta: dict[str, Any] = {}
         for _ in range(5):
             database = sqlite3.connect(":memory:", isolation_level=None)
-            database.executescript(schema("001"))
+            upgrade(database)
             database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             store = SQLiteStore(database)
             delta = store.extract(1, 1, {})
@@ -658,7 +721,7 @@ class SQLiteStoreTests(SynchronousTestCase):
     def test_numbers_above_the_files(self) -> None:
         """Should the file's meta be behind its messages, numbers still start above them."""
         database = sqlite3.connect(":memory:", isolation_level=None)
-        database.executescript(schema("001"))
+        upgrade(database)
         database.execute("INSERT INTO message VALUES (?, 1, 5, 0, NULL, 0, 0, 'x')", (2**45 + 5,))
         store = SQLiteStore(database)
         self.assertGreater(store.next_number, 2**45 + 5)
@@ -669,7 +732,7 @@ class SQLiteStoreTests(SynchronousTestCase):
         self.store.drop_queue(self.queue)
         self.mirror()
         database = sqlite3.connect(":memory:", isolation_level=None)
-        database.executescript(schema("001"))
+        upgrade(database)
         database.executemany("INSERT INTO meta VALUES (?, ?)", self.file.meta.items())
         store = SQLiteStore(database)
         self.assertGreater(store.create_queue("q").number, self.queue.number)

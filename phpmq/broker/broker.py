@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from phpmq.broker.channel import Channel
+from phpmq.broker.dead import DeadLetters
 from phpmq.broker.dispatch import STEP, Dispatch
 from phpmq.broker.lifetime import MAX_TTL, Lifetime
 from phpmq.broker.producer import Producer, Producers
@@ -13,7 +14,7 @@ from phpmq.broker.receipts import Receipts
 from phpmq.broker.room import Room
 from phpmq.errors import QueueFull
 from phpmq.interfaces import IPeer, IStore
-from phpmq.message import MESSAGE_OVERHEAD, Extra, Message, check_name
+from phpmq.message import MESSAGE_OVERHEAD, Extra, Message, QueueSettings, check_name
 
 #: What a queue and its consumers count against the memory limit beside the messages, in bytes.
 QUEUE_OVERHEAD = 2560
@@ -32,6 +33,8 @@ class Broker(Dispatch):
     @ivar room: who waits for memory
     @ivar receipts: what waits for the file
     @ivar lifetime: what waits for its time
+    @ivar dead: messages that nobody gets any more
+    @ivar channels: the conversations that are not closed
     """
 
     __slots__ = (
@@ -39,7 +42,9 @@ class Broker(Dispatch):
         "_purging",
         "acknowledged_total",
         "by_number",
-        "dead_lettered",
+        "channels",
+        "dead",
+        "dropped",
         "duplicates",
         "expired",
         "flushed",
@@ -78,14 +83,17 @@ class Broker(Dispatch):
         self.by_number: dict[int, Queue] = {}
         self._next: int = store.next_number
         self._purging: dict[Queue, None] = {}
+        self.channels: set[Channel] = set()
         self.room = Room(self)
         # Counters, which never fall.
-        self.received = self.acknowledged_total = self.requeued = self.expired = self.dead_lettered = self.flushed = 0
+        self.received = self.acknowledged_total = self.requeued = self.expired = self.dropped = self.flushed = 0
         self.unknown_ids = self.duplicates = 0
         self._load()
         self.producers = Producers(self, store, producer_timeout)
         self.receipts = Receipts(self, store, max_unconfirmed)
         self.lifetime = Lifetime(self, store)
+        self.dead = DeadLetters(self, store)
+        self.used += self.dead.used
 
     def _load(self) -> None:
         for record, waiting, size, delayed in self._store.queues():
@@ -96,12 +104,12 @@ class Broker(Dispatch):
                 # The process may have ended before all that was flushed was gone.
                 self._purging[queue] = None
             self.forget_if_unused(queue)
-        dead, size = self._store.dead_totals()
-        self.used += size + dead * MESSAGE_OVERHEAD
 
     def channel(self, peer: IPeer) -> Channel:
         """A conversation with this broker; close it when the peer is gone."""
-        return Channel(self, peer)
+        channel = Channel(self, peer)
+        self.channels.add(channel)
+        return channel
 
     # Sending
 
@@ -137,6 +145,8 @@ class Broker(Dispatch):
         queue = self.queues.get(name) or self.queue(name)
         if queue.paused & SENDS:
             raise QueueFull("the queue is paused for sends")
+        if queue.bounded:
+            self._make_room(queue, len(body))
         if revision and queue.revision != revision:
             queue.revision = revision
             self._store.save_queue(queue)
@@ -152,6 +162,7 @@ class Broker(Dispatch):
         self._store.add(message)
         self.used += message.size + MESSAGE_OVERHEAD
         self.received += 1
+        queue.received += 1
         if message.position < 0:
             self.lifetime.hold(queue, message)
             return message
@@ -159,6 +170,20 @@ class Broker(Dispatch):
         if queue.idle and not queue.due:
             self.distribute(queue)
         return message
+
+    def _make_room(self, queue: Queue, size: int) -> None:
+        """
+        Rule 18: what happens when a queue is full.
+
+        @raise QueueFull: the send is refused
+        """
+        if queue.settings.when_full == "drop-oldest" and not (0 < queue.settings.max_bytes < size):
+            while not queue.has_room(size) and (oldest := queue.take(self._store)) is not None:
+                self.dropped += 1
+                self.forget(oldest)
+        if not queue.has_room(size):
+            self.room.wanted(queue)
+            raise QueueFull(f"the queue is full: {queue.ready + queue.delayed} messages with {queue.ready_size} bytes wait in it")
 
     def next_position(self) -> int:
         """The next free place at the tail of any queue."""
@@ -220,7 +245,10 @@ class Broker(Dispatch):
     def expire(self, message: Message) -> None:
         """A message that comes back, or was about to be delivered, has expired; see L{Dispatch}."""
         self.expired += 1
-        self.forget(message)
+        if message.queue.settings.expired == "dead":
+            self.dead.bury(message, "expired", "")
+        else:
+            self.forget(message)
 
     # Queues
 
@@ -279,6 +307,40 @@ class Broker(Dispatch):
                 del self._purging[queue]
                 self.forget_if_unused(queue)
         return bool(self._purging)
+
+    def move(self, source: Queue, target: Queue, count: int) -> int:
+        """
+        Have messages that are ready go to the tail of another queue, with their ids and attempts. In the file each is in one of both,
+        whenever a crash comes. The target's limits do not count here.
+
+        @param count: how many, at most L{STEP} at a time
+        @return: how many did
+        """
+        moved = 0
+        while moved < min(count, STEP) and (message := source.take(self._store)) is not None:
+            message.queue = target
+            message.position = self.next_position()
+            self._store.put(message)
+            target.append(message)
+            moved += 1
+        self.distribute(target)
+        for queue in source, target:
+            self.forget_if_unused(queue)
+        return moved
+
+    def configure(self, name: str, settings: QueueSettings) -> Queue:
+        """
+        Set what a queue follows from now on, also over a restart. Its lease is that of consumers that come later.
+
+        @raise BadName: no queue can have that name
+        """
+        queue = self.queue(name)
+        queue.configure(settings)
+        self._store.save_queue(queue)
+        self.room.came()
+        self.distribute(queue)
+        self.forget_if_unused(queue)
+        return queue
 
     def pause(self, name: str, what: int = DELIVERIES) -> None:
         """

@@ -159,6 +159,7 @@ class Channel:
             consumer = self.consumers[queue] = Consumer(self, self.broker.queue(queue))
         if window:
             consumer.window = min(window, self.broker.max_window)
+            lease = lease or int(consumer.queue.settings.lease * 1000)
             if lease != consumer.lease:
                 consumer.change_lease(lease)
             consumer.queue.consumers.add(consumer)
@@ -177,8 +178,11 @@ class Channel:
         """Settle a message: it is done; see L{IChannel}."""
         message = self._settle(tag, id, queue)
         if message is not None:
-            self.broker.acknowledged_total += 1
-            self.broker.forget(message)
+            broker = self.broker
+            there: Queue = message.queue  # type: ignore[assignment]
+            broker.acknowledged_total += 1
+            there.acknowledged += 1
+            broker.forget(message)
             if tag is not None:
                 self.answer(tag)
 
@@ -193,7 +197,7 @@ class Channel:
         """Settle a message by setting it aside; see L{IChannel}."""
         message = self._settle(tag, id, queue)
         if message is not None:
-            self.broker.lifetime.bury(message, "rejected", reason)
+            self.broker.dead.bury(message, "rejected", reason)
             self.answer(tag)
 
     def touch(self, tag: bytes | None, id: bytes) -> None:
@@ -248,6 +252,7 @@ class Channel:
     def close(self) -> None:
         """Rule 9: all that the channel held becomes ready again, at its original place."""
         self.closed = True
+        self.broker.channels.discard(self)
         self.broker.room.leave(self)
         self.broker.receipts.forget(self)
         self._release_producer()

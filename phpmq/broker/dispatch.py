@@ -185,4 +185,5 @@ class Dispatch(ABC):
                 self._touched.append(channel)
             channel.peer.deliver(message, now)
         self.delivered += delivered
+        queue.delivered += delivered
         self._budget -= delivered

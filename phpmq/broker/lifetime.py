@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 MAX_TTL = 10**15
 
 
+# More attempts than a message ever has.
+_NO_LIMIT = 2**62
+
+
 class Lifetime:
     """
     Delayed messages until they are due, leased ones until they are taken back, those that come back or die, and those that expire.
@@ -114,26 +118,19 @@ class Lifetime:
         if queue.idle:
             broker.distribute(queue)
 
-    def bury(self, message: Message, reason: str, text: str) -> None:
-        """A message becomes a dead letter: it leaves its queue and is kept."""
-        broker = self._broker
-        broker.enter()
-        broker.dead_lettered += 1
-        self._store.bury(message, reason, text, broker.now)
-        if message.extra is not None:
-            broker.freed(message.extra.give_up_key())
-        broker.forget_if_unused(message.queue)  # type: ignore[arg-type]
-
     def take_back(self, queue: Queue, messages: list[Message]) -> None:
-        """Rules 3, 4 and 12: what a consumer held that is gone waits again, unless it was flushed or expired meanwhile."""
+        """Rules 3, 4, 12 and 14: what a consumer held that is gone waits again, unless it was flushed, has expired or came too often."""
         broker = self._broker
         broker.enter()
+        attempts = queue.settings.max_attempts or _NO_LIMIT
         back = []
         for message in messages:
             if message.position <= queue.flushed:
                 broker.forget(message)
             elif message.expires and message.expires <= broker.now:
                 broker.expire(message)
+            elif message.attempts >= attempts:
+                broker.dead.bury(message, "max-attempts", "")
             else:
                 self._store.retried(message)
                 back.append(message)
@@ -156,6 +153,9 @@ class Lifetime:
                 continue
             if position < 0 or position > queue.cursor:
                 queue.drop_unseen(position, size)
+                if queue.settings.expired == "dead" and (message := self._store.get(queue, number)) is not None:
+                    broker.expire(message)
+                    continue
                 broker.expired += 1
                 self._store.remove(number)
                 broker.freed(size + MESSAGE_OVERHEAD)

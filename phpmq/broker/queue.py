@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from phpmq.interfaces import IStore
-from phpmq.message import Message, QueueRecord
+from phpmq.message import DEFAULT_SETTINGS, Message, QueueRecord, QueueSettings
 
 if TYPE_CHECKING:
     from phpmq.broker.channel import Channel
@@ -35,23 +35,32 @@ class Queue(QueueRecord):
     @ivar delayed: how many messages are not ready yet
     @ivar ready_size: bytes of the messages that wait, also of the delayed ones
     @ivar due: whether the broker has it on its list of queues to look at
+    @ivar bounded: whether its settings limit what may wait in it
+    @ivar received: how many messages were ever sent to it; C{delivered} and C{acknowledged} likewise, since the server started
     """
 
     __slots__ = (
+        "acknowledged",
         "ahead",
         "ahead_size",
         "behind",
+        "bounded",
         "consumers",
         "cursor",
         "delayed",
+        "delivered",
         "due",
         "idle",
         "in_flight",
         "ready_size",
+        "received",
     )
 
     def __init__(self, record: QueueRecord, ready: int = 0, ready_size: int = 0, delayed: int = 0) -> None:
-        super().__init__(record.number, record.name, record.revision, record.flushed, record.paused)
+        super().__init__(record.number, record.name, record.revision, record.flushed, record.paused, record.settings)
+        self.bounded = False
+        self.configure(record.settings)
+        self.received = self.delivered = self.acknowledged = 0
         self.ahead: deque[Message] = deque()
         self.ahead_size = 0
         self.cursor = record.flushed
@@ -71,7 +80,18 @@ class Queue(QueueRecord):
     @property
     def unused(self) -> bool:
         """Rule 1: whether nobody would notice if the queue went away."""
-        return not (self.consumers or self.ahead or self.behind or self.delayed or self.in_flight or self.paused)
+        kept = self.paused or self.settings is not DEFAULT_SETTINGS
+        return not (self.consumers or self.ahead or self.behind or self.delayed or self.in_flight or kept)
+
+    def configure(self, settings: QueueSettings) -> None:
+        """Follow other settings from now on."""
+        self.settings = DEFAULT_SETTINGS if settings == DEFAULT_SETTINGS else settings
+        self.bounded = bool(settings.max_messages or settings.max_bytes)
+
+    def has_room(self, size: int) -> bool:
+        """Rule 18: whether its settings let a message of that size wait in it."""
+        messages, most = self.settings.max_messages, self.settings.max_bytes
+        return not (messages and self.ready + self.delayed >= messages) and not (most and self.ready_size + size > most)
 
     def hold(self, message: Message) -> None:
         """Count a message that is delayed."""
@@ -106,6 +126,15 @@ class Queue(QueueRecord):
         self.ahead.extend(messages)
         self.ahead_size = sum(message.size for message in messages)
         return True
+
+    def take(self, store: IStore) -> Message | None:
+        """The next message, for somebody who is no consumer; None when there is none."""
+        if not self.ahead and not self.read_ahead(store):
+            return None
+        message = self.ahead.popleft()
+        self.ahead_size -= message.size
+        self.ready_size -= message.size
+        return message
 
     def put_back(self, messages: list[Message]) -> None:
         """Rule 3: messages that were in flight wait again, at their original places."""

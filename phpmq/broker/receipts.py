@@ -80,7 +80,8 @@ class Receipts:
                 broker.touch(channel)
                 broker.room.came_for(channel)
                 if not unconfirmed:
-                    del self._channels[channel]
+                    # Whoever got the last one may have closed the channel.
+                    self._channels.pop(channel, None)
         if self._channels and self.mirror is not None:
             self.mirror.hurry()
         broker.end()

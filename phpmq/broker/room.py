@@ -9,6 +9,7 @@ from phpmq.errors import MemoryFull
 if TYPE_CHECKING:
     from phpmq.broker.broker import Broker
     from phpmq.broker.channel import Channel
+    from phpmq.broker.queue import Queue
 
 # They go on when this part of the memory limit is in use again: not at every single message that leaves.
 _AGAIN = 0.95
@@ -25,6 +26,7 @@ class Room:
         self._broker = broker
         self._waiting: dict[Channel, None] = {}
         self._may_try: dict[Channel, None] = {}
+        self._queues: dict[Queue, None] = {}  # that were full
         self.full = False
 
     def refuse(self) -> NoReturn:
@@ -35,6 +37,10 @@ class Room:
         """
         self.full = True
         raise MemoryFull("the server's memory limit is reached")
+
+    def wanted(self, queue: Queue) -> None:
+        """A send to a queue is refused, as the queue is full."""
+        self._queues[queue] = None
 
     def wait(self, channel: Channel) -> None:
         """Tell the channel's peer when a send that was refused may succeed."""
@@ -61,6 +67,12 @@ class Room:
         if self.full and self._broker.used < self._broker.memory_limit * _AGAIN:
             self.full = False
             self.came()
+        if self._queues:
+            roomy = [queue for queue in self._queues if queue.has_room(0)]
+            for queue in roomy:
+                del self._queues[queue]
+            if roomy:
+                self.came()
         while self._may_try:
             # One at a time: what one does may be the end of another.
             channel = next(iter(self._may_try))

@@ -72,6 +72,13 @@ class Session:
         """Bytes that were received and not yet carried out."""
         return self._decoder.pending
 
+    @property
+    def language(self) -> str:
+        """What the client speaks: version and revision of the protocol, as far as they are known."""
+        if self._speaker is None:
+            return ""
+        return "02" if self.answers else {ORIGINAL: "01 original", DOCUMENTED: "01 documented"}.get(self.revision, "01")
+
     def receive(self, data: bytes) -> bool:
         """Take bytes from the client; whether a frame was completed."""
         self._decoder.receive(data)
