@@ -619,6 +619,22 @@ class StrangeServerTests(Case):
         self.server.advance(0.1)
         self.successResultOf(stopped)
 
+    def test_stop_on_failure(self) -> None:
+        """Whoever hears that the server cannot be reached may stop the client there and then, and more than once."""
+        self.server.reachable = False
+        client = QueueClient(self.server.endpoint, self.clock)
+        stops: list[Deferred[None]] = []
+        client.connected(1).addErrback(lambda _: stops.extend([client.stopService(), client.stopService()]))
+        client.startService()
+        self.server.settle()
+        for stopped in stops:
+            self.successResultOf(stopped)
+        self.assertEqual(len(stops), 2)
+        client.startService()
+        again = client.stopService().addCallback(lambda _: client.stopService())
+        self.server.settle()
+        self.successResultOf(again)
+
     def test_lost_at_once(self) -> None:
         """A connection that is lost as soon as it is made is made again."""
         server = self.server

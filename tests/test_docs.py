@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from twisted.application.service import Service
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq import service, tap
+from phpmq import blocking, client, service, tap
 from phpmq.broker import SENDS
 from phpmq.commands import DOCUMENTED, ORIGINAL, Version01, encode_delivery
-from phpmq.errors import CommandRefused, PHPMQError, ProtocolError
+from phpmq.errors import ClientError, CommandRefused, PHPMQError, ProtocolError
 from phpmq.frames import CONTENT, DEFAULT_LIMITS, UNKNOWN_LIMIT
 from phpmq.protocol import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
+from phpmq.testing import MemoryServer
 from tests import wire
 from tests.conversation import Client, Server
 
@@ -389,6 +392,38 @@ class EmbedTests(SynchronousTestCase):
         guide = text("docs/how-to/embed.md")
         for name in service.Settings.__dataclass_fields__:
             self.assertIn(f"`{name}", guide)
+
+
+class ClientTests(SynchronousTestCase):
+    """docs/reference/client.md."""
+
+    def test_complete(self) -> None:
+        """It has every public method, setting and error of the clients."""
+        reference = text("docs/reference/client.md")
+        classes = client.QueueClient, client.Consumer, client.Delivery, blocking.QueueClient, blocking.Consumer, blocking.Submission
+        # What a conversation and a service need of them is nobody else's.
+        inherited = {
+            "deliver",
+            "end",
+            "lost",
+            "subscribed",
+            "message_id",
+            "answer",
+            "outcome",
+            "wait",
+            "flush",
+            "stop_consuming",
+            *dir(Service),
+        } - {"startService", "stopService"}
+        for kind in (*classes, blocking.Delivery, MemoryServer):
+            names = {name for name in dir(kind) if not name.startswith("_")} - inherited
+            for name in names:
+                self.assertRegex(reference, rf"[`.]{name}\b", f"{kind}.{name}")
+        for kind in client.QueueClient, blocking.QueueClient:
+            for setting in list(inspect.signature(kind).parameters):
+                self.assertIn(f"`{setting}`", reference, f"{kind} {setting}")
+        for error in ClientError.__subclasses__():
+            self.assertIn(f"`{error.__name__}`", reference)
 
 
 class RulesTests(SynchronousTestCase):

@@ -9,8 +9,9 @@ from twisted.application.internet import ClientService
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IDelayedCall, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -50,9 +51,10 @@ class Link:
         self._clock = clock
         self._seconds = seconds
         self._heartbeat = heartbeat
+        self._endpoint = _Watched(endpoint, self._failed)
         self._service = ClientService(
-            _Watched(endpoint, self._failed),
-            Factory.forProtocol(lambda: Connection(self)),
+            self._endpoint,
+            _Factory(self),
             retryPolicy=lambda _: retry(self._failures),
             clock=clock,
         )
@@ -75,6 +77,11 @@ class Link:
         waiting, self._waiting = self._waiting, {}
         for one in waiting:
             one.errback(Closed("the client was closed before the server answered"))
+        if not self._service.running:
+            return succeed(None)
+        if self._endpoint.connecting:
+            # Whoever hears that an attempt failed at once is still within a call of the service's, which bears no other.
+            return deferLater(self._clock, 0, self._service.stopService)  # type: ignore[arg-type]
         return self._service.stopService()
 
     def when_answered(self, attempts: int | None) -> Deferred[None]:
@@ -159,7 +166,13 @@ class Link:
 
 @implementer(IStreamClientEndpoint)
 class _Watched:
-    """An endpoint whose failures somebody wants to know."""
+    """
+    An endpoint whose failures somebody wants to know.
+
+    @ivar connecting: whether it is being called
+    """
+
+    connecting = False
 
     def __init__(self, endpoint: IStreamClientEndpoint, failed: Callable[[Exception], object]) -> None:
         self._endpoint = endpoint
@@ -167,7 +180,11 @@ class _Watched:
 
     def connect(self, protocolFactory: Any) -> Deferred[Any]:  # noqa: N803  # the interface's name
         """Connect; see L{IStreamClientEndpoint}."""
-        return maybeDeferred(self._endpoint.connect, protocolFactory).addErrback(self._not_reached)
+        self.connecting = True
+        try:
+            return maybeDeferred(self._endpoint.connect, protocolFactory).addErrback(self._not_reached)
+        finally:
+            self.connecting = False
 
     def _not_reached(self, failure: Failure) -> Failure:
         if not failure.check(CancelledError):
@@ -175,6 +192,19 @@ class _Watched:
             error.__cause__ = failure.value
             self._failed(error)
         return failure
+
+
+class _Factory(Factory):
+    """Makes the connection of each attempt."""
+
+    noisy = False
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def buildProtocol(self, addr: IAddress | None) -> Connection:
+        """A connection."""
+        return Connection(self._link)
 
 
 class Connection(Protocol):
