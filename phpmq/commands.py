@@ -247,8 +247,11 @@ _DUPLICATE = packet(DUPLICATE, b"1")
 
 
 @lru_cache(maxsize=256)
-def _receipt_start(packets: int, tag_size: int) -> bytes:
-    return frame_header(2, 7, packets) + packet_header(TAG, tag_size)
+def _tag_header(length: int) -> bytes:
+    return packet_header(TAG, length)
+
+
+_RECEIPT_1, _RECEIPT_2, _RECEIPT_3 = frame_header(2, 7, 1), frame_header(2, 7, 2), frame_header(2, 7, 3)
 
 
 def encode_receipt(tag: bytes, message_id: bytes = b"", duplicate: bool = False) -> tuple[bytes, ...]:
@@ -260,11 +263,11 @@ def encode_receipt(tag: bytes, message_id: bytes = b"", duplicate: bool = False)
     """
     if not duplicate:
         if message_id:
-            return _receipt_start(2, len(tag)), tag, _ID_HEADER, message_id
-        return _receipt_start(1, len(tag)), tag
+            return _RECEIPT_2, _tag_header(len(tag)), tag, _ID_HEADER, message_id
+        return _RECEIPT_1, _tag_header(len(tag)), tag
     if message_id:
-        return _receipt_start(3, len(tag)), tag, _ID_HEADER, message_id, _DUPLICATE
-    return _receipt_start(2, len(tag)), tag, _DUPLICATE
+        return _RECEIPT_3, _tag_header(len(tag)), tag, _ID_HEADER, message_id, _DUPLICATE
+    return _RECEIPT_2, _tag_header(len(tag)), tag, _DUPLICATE
 
 
 def encode_refusal(tag: bytes | None, code: str, reason: str) -> bytes:

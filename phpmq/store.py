@@ -44,6 +44,11 @@ _WITH_EXTRA = (
 _EXTRA_SIZE = f"{EXTRA_OVERHEAD} + coalesce(length(CAST(key AS BLOB)), 0) + coalesce(length(headers), 0)"
 _SIZE = f"length(body) + CASE WHEN extra.number IS NULL THEN 0 ELSE {_EXTRA_SIZE} END"
 
+# CPython's sqlite3 looks for an adapter of each value that is not exactly an int, a float, a str or a bytearray: for None that costs more
+# than to have SQLite make it of 0, for bytes more than to copy them, unless they are many.
+_MESSAGE = "INTO message VALUES (?, ?, ?, ?, nullif(?, 0), ?, ?, ?)"
+_COPIED = 4096
+
 _DEAD_COLUMNS = "dead.number, dead.queue, reason, text, accepted, died, attempts, body"
 
 
@@ -81,14 +86,9 @@ def _settings(text: str) -> QueueSettings:
 
 def _row(message: Message) -> tuple[object, ...]:
     number, queue, position = message.number, message.queue.number, message.position
-    accepted, expires, attempts, body = (
-        message.accepted,
-        message.expires or None,
-        message.attempts,
-        message.body,
-    )
+    accepted, expires, attempts, body = message.accepted, message.expires, message.attempts, message.body
     crc = checksum(number, queue, position, accepted, expires, attempts, body)
-    return number, queue, position, accepted, expires, attempts, crc, body
+    return number, queue, position, accepted, expires, attempts, crc, body if len(body) > _COPIED else bytearray(body)
 
 
 def _extra_row(message: Message) -> tuple[object, ...]:
@@ -281,8 +281,8 @@ class SQLiteStore:
         with self._transaction():
             run = self._database.executemany
             run("DELETE FROM message WHERE number BETWEEN ? AND ?", _runs(removed))
-            run("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)", map(_row, added.values()))
-            run("INSERT OR REPLACE INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)", map(_row, put.values()))
+            run(f"INSERT {_MESSAGE}", map(_row, added.values()))
+            run(f"INSERT OR REPLACE {_MESSAGE}", map(_row, put.values()))
             run("UPDATE message SET attempts = ?, crc = ? WHERE number = ?", map(_retry, retried))
             if self._extras:
                 run("DELETE FROM extra WHERE number BETWEEN ? AND ?", _runs(removed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from phpmq.frames import ID, LEVEL, TAG
+from phpmq.frames import ID, KEY, LEVEL, TAG
 from tests.version02 import ConversationTestCase, Peer, consume, frame, hello, send
 
 
@@ -106,3 +106,32 @@ class ReceiptsTests(ConversationTestCase):
             self.peer.says(frame(4, (ID, message_id)))
         self.synced(3)
         self.assertEqual((self.broker.received, self.broker.receipts.unconfirmed), (2, 2))
+
+    def test_drain_while_it_waits(self) -> None:
+        """A stop gives the receipts of what was accepted, and accepts nothing more of what waited for them."""
+        mirror = self.mirrored()
+        self.broker.receipts.limit = 2
+        self.synced(1, 2, 3, 4)
+        self.broker.stop()
+        self.peer.session.drain()
+        mirror.write()
+        mirror.write()
+        self.assertEqual([(name, contents[0]) for name, contents in self.peer.hears()[1:]], [("receipt", b"1"), ("receipt", b"2")])
+        self.assertEqual(self.broker.received, 2)
+
+    def test_disk_heals(self) -> None:
+        """What was accepted before the disk failed is receipted when it works again, on a key's duplicate as well; nothing before."""
+        mirror = self.mirrored()
+        keyed = send(b"x", (LEVEL, b"synced"), (TAG, b"1"), (KEY, b"k"))
+        self.assertEqual(self.peer.says(keyed), [])
+        mirror.failing = True
+        delta = self.store.extract(100, 1 << 20, {})
+        assert delta is not None
+        self.store.restore(delta)
+        [(_, contents)] = self.peer.says(keyed)
+        self.assertEqual((contents[0], contents[2]), (b"disk-failing", b"1"))
+        mirror.failing = False
+        self.assertEqual(self.peer.says(send(b"x", (LEVEL, b"synced"), (TAG, b"2"), (KEY, b"k"))), [])
+        mirror.write()
+        [(_, first), (_, second)] = self.peer.hears()
+        self.assertEqual((first[0], second), (b"1", [b"2", first[1], b"1"]))
