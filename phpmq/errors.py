@@ -83,6 +83,34 @@ class NotAllowed(CommandRefused):
     code = "not-allowed"
 
 
+class AdminError(PHPMQError):
+    """What an operator asked for cannot be done; no client of the wire's protocol sees this."""
+
+
+class BadSetting(AdminError):
+    """A setting that there is not, or a value that it cannot have."""
+
+    code = "bad-setting"
+
+
+class NoSuchQueue(AdminError):
+    """There is no queue of that name."""
+
+    code = "no-such-queue"
+
+
+class NoSuchMessage(AdminError):
+    """There is no message of that id in the queue."""
+
+    code = "no-such-message"
+
+
+class NoSuchClient(AdminError):
+    """There is no client of that number."""
+
+    code = "no-such-client"
+
+
 class Draining(CommandRefused):
     """The server is about to stop."""
 

@@ -63,11 +63,12 @@ class FrameShape:
     @ivar packets: its packet types; contents are handed out in this order, whatever the order on the wire, None for one that is missing
     @ivar required: how many of them, the first, must be there
     @ivar count: how many packets the frame has
-    @ivar varying: the slot of the packet that differs from one such frame of a client to the next, while the others mostly do not; -1 where
+    @ivar varying: the slot of the packet that differs from one such frame of a peer to the next, while the others mostly do not; -1 where
         more than one differs
+    @ivar tag: the slot of the tag, which may differ as well; -1 where there is none
     """
 
-    __slots__ = ("_limits", "_slots", "count", "header", "known", "name", "open", "packets", "required", "varying")
+    __slots__ = ("_limits", "_slots", "count", "header", "known", "name", "open", "packets", "required", "tag", "varying")
 
     def __init__(
         self,
@@ -91,8 +92,7 @@ class FrameShape:
         self._slots = {packet: slot for slot, packet in enumerate(packets)}
         self._limits = limits
         self.varying = next((self._slots[packet] for packet in (CONTENT, ID) if packet in packets[: self.required]), 0)
-        if self.count != self.required:
-            self.varying = -1
+        self.tag = self._slots.get(TAG, -1)
         #: packet header -> (slot, length of the content), filled as they come.
         self.known: dict[bytes, tuple[int, int]] = {}
 
@@ -157,9 +157,10 @@ class FrameDecoder:
         # An unfinished frame grows in a bytearray until as many bytes are there as it is known to need.
         self._buffer: bytearray | None = None
         self._need = 0
-        # What the next frame most likely looks like: the one before, but for the content of one packet. To compare the bytes before and
-        # after that costs less than to take them apart. Shape, contents, slot that varies, bytes before and after that packet.
-        self._like: tuple[FrameShape, list[bytes], int, bytes, bytes] | None = None
+        # What the next frame most likely looks like: the one before, but for the content of one packet, and of a tag at the end. To compare
+        # the bytes before, between and after them costs less than to take them apart. Shape, contents, slot that varies, bytes before that
+        # packet, bytes after it up to the tag's content, length of the tag's content.
+        self._like: tuple[FrameShape, list[bytes], int, bytes, bytes, int] | None = None
 
     @property
     def pending(self) -> int:
@@ -167,6 +168,10 @@ class FrameDecoder:
         if self._buffer is not None:
             return len(self._buffer)
         return len(self._data) - self._offset
+
+    def starts_with(self, start: bytes) -> bool:
+        """Whether the frame at hand begins with these bytes; to be asked after it was refused."""
+        return self._data.startswith(start, self._offset)
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the peer; L{frames} hands out what they complete."""
@@ -200,17 +205,26 @@ class FrameDecoder:
         data, offset, end = self._data, self._offset, len(self._data)
         while end - offset >= HEADER_SIZE:
             if self._like is not None:
-                shape, template, slot, prefix, suffix = self._like
-                known, start, rest = shape.known, len(prefix) + PACKET_HEADER_SIZE, len(suffix)
-                while data.startswith(prefix, offset):
-                    content = offset + start
-                    found, length = known.get(data[content - PACKET_HEADER_SIZE : content], _OTHER)
+                shape, template, slot, prefix, suffix, tag_size = self._like
+                before, after, tagged = len(prefix), len(suffix) + tag_size, tag_size > 0
+                same, length = b"", 0
+                while data[offset : offset + before] == prefix:
+                    start = offset + before
+                    content = start + PACKET_HEADER_SIZE
+                    header = data[start:content]
+                    if header != same:
+                        found, length = shape.known.get(header, _OTHER)
+                        if found != slot:
+                            break
+                        same = header
                     stop = content + length
-                    cursor = stop + rest
-                    if found != slot or cursor > end or not data.startswith(suffix, stop):
+                    cursor = stop + after
+                    if cursor > end or data[stop : cursor - tag_size] != suffix:
                         break
                     contents = template.copy()
                     contents[slot] = data[content:stop]
+                    if tagged:
+                        contents[shape.tag] = data[cursor - tag_size : cursor]
                     self._offset = cursor
                     yield shape, offset, contents
                     offset = cursor
@@ -262,11 +276,12 @@ class FrameDecoder:
         if shape.open and None in contents[: shape.required]:
             raise BadFrame("missing packet")
         self._like = None
-        if (slot := shape.varying) >= 0:
-            suffix = varying + PACKET_HEADER_SIZE + len(contents[slot])
+        if shape.varying >= 0:
+            content = varying + PACKET_HEADER_SIZE + len(contents[shape.varying])
+            tag_size = len(contents[slot]) if slot == shape.tag != shape.varying else 0
             template = contents.copy()
-            template[slot] = b""
-            self._like = shape, template, slot, data[offset:varying], data[suffix:cursor]
+            template[shape.varying] = b""
+            self._like = shape, template, shape.varying, data[offset:varying], data[content : cursor - tag_size], tag_size
         return shape, contents, cursor
 
     def _await(self, need: int) -> None:

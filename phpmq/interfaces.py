@@ -60,7 +60,7 @@ class IChannel(Interface):
         """
 
     def hello(tag: bytes, producer: bytes | None) -> None:
-        """Answer; with a name, the tags of later sends are that producer's numbers."""
+        """Answer; with a name, the tags of later sends are that producer's numbers, and what was refused may be sent again."""
 
     def consume(queue: str, window: int, lease: int = 0, tag: bytes | None = None) -> None:
         """
@@ -108,6 +108,7 @@ class IStore(Interface):
 
     id_prefix = Attribute("16 bytes [0-9a-f] that start the id of every message of this store.")
     mirrored = Attribute("All that was accepted up to this number is in the file as well.")
+    latest = Attribute("The number of the message that was added last; one below C{next_number} before the first.")
     next_number = Attribute("The first number (and position) that no message ever had.")
 
     def add(message: Message) -> None:
@@ -156,7 +157,7 @@ class IStore(Interface):
         """Forget a producer."""
 
     def wants_sync() -> None:
-        """Somebody waits for C{mirrored} to reach the latest number, even if its message is gone meanwhile."""
+        """Somebody waits for C{mirrored} to reach C{latest}, even if that message is gone meanwhile."""
 
     def create_queue(name: str) -> QueueRecord:
         """A new queue."""
@@ -173,8 +174,26 @@ class IStore(Interface):
     def purge(queue: QueueRecord, count: int) -> bool:
         """Forget up to C{count} messages that the queue's C{flushed} position covers; true when none is left."""
 
-    def dead(queue: str | None = None) -> Iterable[DeadMessage]:
-        """The dead messages, of one queue or of all, the oldest first."""
+    def delayed(queue: QueueRecord, after: int, count: int) -> list[Message]:
+        """Up to C{count} of the queue's delayed messages, in order of acceptance, those behind the place C{after} in it."""
 
-    def dead_totals() -> tuple[int, int]:
-        """How many dead messages there are, and their bytes."""
+    def get(queue: QueueRecord, number: int) -> Message | None:
+        """The message of that number in a queue, also while it is in flight; None if there is none."""
+
+    def dead(queue: str | None = None, after: int = 0, count: int = -1, reason: str | None = None) -> Iterable[DeadMessage]:
+        """
+        The dead messages, in order of acceptance: of one queue or of all, with a number above C{after}, up to C{count} of them (-1: all),
+        perhaps only those that died for a reason.
+        """
+
+    def get_dead(number: int) -> DeadMessage | None:
+        """The dead message of that number; None if there is none."""
+
+    def dead_totals() -> dict[str, tuple[int, int]]:
+        """How many dead messages there are by queue, and their bytes."""
+
+    def revive(dead: DeadMessage, queue: QueueRecord, position: int) -> Message:
+        """Make a dead message wait again at a place in a queue, as if it had never been delivered; it does not expire."""
+
+    def forget_dead(numbers: Iterable[int]) -> None:
+        """Forget dead messages."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
-from phpmq.errors import BadName
+from phpmq.errors import BadName, BadSetting
 
 #: What a message costs in memory beside its body: the row, its index entries and their pages (measured, rounded up).
 MESSAGE_OVERHEAD = 96
@@ -36,12 +38,73 @@ def check_name(name: str) -> str:
     return name
 
 
+@dataclass(frozen=True)
+class QueueSettings:
+    """
+    What an operator may set for a queue.
+
+    @ivar max_messages: how many may wait in it; 0 for no limit
+    @ivar max_bytes: how many bytes they may have; 0 for no limit
+    @ivar when_full: what happens to one more: C{refuse} the send, or C{drop-oldest}
+    @ivar max_attempts: a message that comes back after so many deliveries becomes dead; 0 for no limit
+    @ivar lease: seconds that a consumer which asks for no lease may hold a message; 0 for no limit
+    @ivar expired: what becomes of messages that expire: C{drop} or C{dead}
+    """
+
+    max_messages: int = 0
+    max_bytes: int = 0
+    when_full: str = "refuse"
+    max_attempts: int = 20
+    lease: float = 0.0
+    expired: str = "drop"
+
+    _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {"when_full": ("refuse", "drop-oldest"), "expired": ("drop", "dead")}
+
+    def __post_init__(self) -> None:
+        """
+        @raise BadSetting: a value is not one that the setting can have
+        """
+        for name, value in asdict(self).items():
+            choices = self._CHOICES.get(name)
+            if choices is not None:
+                if value not in choices:
+                    raise BadSetting(f"{name} is {' or '.join(choices)}, not {value!r}")
+            elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
+                raise BadSetting(f"{name} is a number from 0, not {value!r}")
+            elif name != "lease" and value != int(value):
+                raise BadSetting(f"{name} is a whole number, not {value!r}")
+
+    def changed(self, changes: Mapping[str, Any]) -> QueueSettings:
+        """
+        Settings that differ in some; None stands for the default.
+
+        @raise BadSetting: there is no such setting, or it cannot have that value
+        """
+        known = asdict(DEFAULT_SETTINGS)
+        for name in changes:
+            if name not in known:
+                raise BadSetting(f"there is no setting {name!r}, only {', '.join(known)}")
+        return QueueSettings(**{**asdict(self), **{name: known[name] if value is None else value for name, value in changes.items()}})
+
+
+#: What a queue has that nobody set anything for.
+DEFAULT_SETTINGS = QueueSettings()
+
+
 class QueueRecord:
     """The facts of a queue that outlive the process."""
 
-    __slots__ = ("flushed", "name", "number", "paused", "revision")
+    __slots__ = ("flushed", "name", "number", "paused", "revision", "settings")
 
-    def __init__(self, number: int, name: str, revision: int = 0, flushed: int = 0, paused: int = 0) -> None:
+    def __init__(
+        self,
+        number: int,
+        name: str,
+        revision: int = 0,
+        flushed: int = 0,
+        paused: int = 0,
+        settings: QueueSettings = DEFAULT_SETTINGS,
+    ) -> None:
         #: The queue's key in the store.
         self.number = number
         self.name = name
@@ -51,6 +114,7 @@ class QueueRecord:
         self.flushed = flushed
         #: Bits: 1 no deliveries, 2 no sends.
         self.paused = paused
+        self.settings = settings
 
 
 class Extra:
@@ -72,7 +136,12 @@ class Extra:
     @property
     def size(self) -> int:
         """What it adds to the size of its message, in bytes."""
-        return len(self.key) + len(self.headers) + EXTRA_OVERHEAD
+        return len(self.key.encode("utf-8")) + len(self.headers) + EXTRA_OVERHEAD
+
+    def give_up_key(self) -> int:
+        """Have no key any more: by how many bytes it is smaller."""
+        key, self.key = self.key, ""
+        return len(key.encode("utf-8"))
 
 
 class Message:
@@ -124,9 +193,11 @@ class DeadMessage:
     @ivar reason: C{rejected}, C{max-attempts} or C{expired}
     @ivar text: what the client said
     @ivar died: when, milliseconds since the epoch
+    @ivar headers: a JSON object of strings; empty for none
+    @ivar size: bytes of its body and headers; against the memory limit it counts L{MESSAGE_OVERHEAD} more
     """
 
-    __slots__ = ("accepted", "attempts", "body", "died", "number", "queue", "reason", "text")
+    __slots__ = ("accepted", "attempts", "body", "died", "headers", "number", "queue", "reason", "size", "text")
 
     def __init__(
         self,
@@ -138,6 +209,8 @@ class DeadMessage:
         died: int,
         attempts: int,
         body: bytes,
+        headers: bytes,
+        size: int,
     ) -> None:
         self.number = number
         self.queue = queue
@@ -147,3 +220,5 @@ class DeadMessage:
         self.died = died
         self.attempts = attempts
         self.body = body
+        self.headers = headers
+        self.size = size

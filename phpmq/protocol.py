@@ -7,6 +7,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IHandshakeListener,
@@ -48,13 +49,24 @@ _OFFENDERS, _QUIET = 1024, 60.0
 
 @implementer(IConnection, IPushProducer, IHandshakeListener)
 class QueueProtocol(Protocol):
-    """One client's connection."""
+    """
+    One client's connection.
+
+    @ivar number: by which operators know it; never given again
+    @ivar listener: description of the listener that accepted it
+    @ivar since: when it was made, seconds of the clock
+    @ivar received: bytes that came, C{sent}: bytes that went
+    """
 
     _log = Logger()
 
-    def __init__(self, connections: Connections, original: bool) -> None:
+    def __init__(self, connections: Connections, original: bool, listener: str = "") -> None:
         self._connections = connections
         self._original = original
+        self.listener = listener
+        self.number = connections.accepted
+        self.since = connections.seconds()
+        self.received = self.sent = 0
         self._session: Session | None = None
         #: Bytes that wait for the rest of their frame.
         self.held = 0
@@ -87,6 +99,7 @@ class QueueProtocol(Protocol):
         session = self._session
         if session is None or self._closing or self._leaving:
             return
+        self.received += len(data)
         self._watch(session, session.receive(data))
 
     def _watch(self, session: Session, progress: bool) -> None:
@@ -117,6 +130,11 @@ class QueueProtocol(Protocol):
         host = getattr(address, "host", None)
         return f"{host}:{address.port}" if host is not None else "unix socket"
 
+    @property
+    def session(self) -> Session | None:
+        """The conversation, while it is connected."""
+        return self._session
+
     # IConnection
 
     def write(self, data: bytes) -> None:
@@ -128,6 +146,7 @@ class QueueProtocol(Protocol):
             self._producing = True
             transport.registerProducer(self, True)
         self._written = len(data)
+        self.sent += self._written
         transport.write(data)
 
     def stop_reading(self) -> None:
@@ -150,7 +169,7 @@ class QueueProtocol(Protocol):
         self.close()
 
     def close(self) -> None:
-        """Close once what was sent is written, or a while later."""
+        """Close once what was sent is written and, in a version with answers, the client has seen it; or a while later."""
         if self._closing:
             return
         self._closing = True
@@ -158,7 +177,14 @@ class QueueProtocol(Protocol):
         if self._producing:
             transport.unregisterProducer()
         self._connections.expect(self, "close", CLOSE_TIMEOUT)
-        transport.loseConnection()
+        if self._session is None or not self._session.answers:
+            transport.loseConnection()
+            return
+        # A socket that is closed with something unread is reset, and the other end may lose what it was sent last. So the client is to
+        # close first; what comes until then is not heard any more. TLS does the same by itself, and cannot close one side only.
+        transport.resumeProducing()
+        lose_one_side = None if ISSLTransport.providedBy(transport) else getattr(transport, "loseWriteConnection", None)
+        (lose_one_side or transport.loseConnection)()
 
     def leave(self) -> None:
         """The server is about to stop: read no more, and give back what the client holds. It still gets its receipts."""
@@ -237,6 +263,7 @@ class Connections:
         self.accepted = self.rejected = 0
         self.timeouts: dict[str, int] = {}
         self.errors: dict[str, int] = {}
+        self._all_gone: Deferred[None] | None = None
         self._deadlines: dict[tuple[QueueProtocol, str], float] = {}
         self._offenders: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
@@ -248,6 +275,10 @@ class Connections:
         self.rejected += 1
         self._report(getattr(address, "host", "unix socket"), f"rejected, there are {self.max_connections} already")
         return False
+
+    def seconds(self) -> float:
+        """The clock by which deadlines are kept."""
+        return self._clock.seconds()
 
     def hold(self, protocol: QueueProtocol, size: int) -> bool:
         """Count the bytes that a connection holds until their frame is finished; false if they are too many together."""
@@ -271,6 +302,24 @@ class Connections:
         self.unread.discard(protocol)
         for what in "handshake", "frame", "write", "close":
             self.met(protocol, what)
+        if self._all_gone is not None and not self.open:
+            self._leave_behind()
+
+    async def all_gone(self, seconds: float) -> None:
+        """Wait until all that are being closed are gone, for so long at most: what they were sent last has to leave the process."""
+        if self.open:
+            self._all_gone = Deferred()
+            late = self._clock.callLater(seconds, self._leave_behind)
+            await self._all_gone
+            if late.active():
+                late.cancel()
+
+    def _leave_behind(self) -> None:
+        all_gone, self._all_gone = self._all_gone, None
+        for protocol in list(self.open):
+            protocol.abort()
+        if all_gone is not None:
+            all_gone.callback(None)
 
     def check(self) -> None:
         """Cut off those that missed a deadline, find those that hung up; to be called about once a second."""
@@ -332,18 +381,20 @@ class QueueFactory(Factory):
     Makes the protocols of one listener.
 
     @ivar original: whether the listener is for clients of the original revision of protocol 01
+    @ivar listener: its description
     """
 
     noisy = False
 
-    def __init__(self, connections: Connections, original: bool = False) -> None:
+    def __init__(self, connections: Connections, original: bool = False, listener: str = "") -> None:
         self.connections = connections
         self.original = original
+        self.listener = listener
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """A protocol; one that hangs up if there are too many connections."""
         if not self.connections.admit(addr):
             return _Rejected()
-        protocol = QueueProtocol(self.connections, self.original)
+        protocol = QueueProtocol(self.connections, self.original, self.listener)
         protocol.factory = self
         return protocol

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from phpmq.errors import BadFrame, TooLarge
 from phpmq.frames import (
@@ -52,35 +52,41 @@ _SERVER = (
 )
 
 
-def server_shapes() -> dict[bytes, FrameShape]:
-    """The frames that a server sends, by header."""
+@cache
+def server_shapes() -> Mapping[bytes, FrameShape]:
+    """The frames that a server sends, by header; the same for all connections."""
     limits = {**DEFAULT_LIMITS, CONTENT: MAX_BODY}
     shapes: dict[bytes, FrameShape] = {}
     for name, frame_type, required, optional in _SERVER:
         shapes |= open_shapes(name, frame_type, required, optional, limits)
-    for shape in shapes.values():
-        shape.varying = -1  # content and id, tag and id: always more than one
     return shapes
 
 
 @lru_cache(maxsize=4096)
 def _queue_packet(name: str) -> bytes:
+    if not isinstance(name, str):
+        raise TypeError(f"a queue's name is a string, not {type(name).__name__}")
     return packet(QUEUE, check_name(name).encode("utf-8"))
 
 
 @lru_cache(maxsize=1024)
 def _seconds(what: str, packet_type: int, seconds: float) -> bytes:
     """
-    A packet with a number of seconds, at least a millisecond.
+    A packet with a number of seconds, at least a millisecond and at most 30,000 years.
 
-    @raise ValueError: they are negative or no number
+    @raise TypeError: they are no number
+    @raise ValueError: they are negative, or "not a number"
     """
+    if not isinstance(seconds, int | float):
+        raise TypeError(f"{what} is a number of seconds, not {type(seconds).__name__}")
     if not seconds > 0:
         raise ValueError(f"{what} is a number of seconds above 0, or 0 for none, not {seconds!r}")
     return packet(packet_type, b"%.3f" % max(0.001, min(seconds, _MAX_SECONDS)))
 
 
 def _text(what: str, packet_type: int, text: str) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError(f"{what} is a string, not {type(text).__name__}")
     content = text.encode("utf-8")
     if len(content) > DEFAULT_LIMITS[packet_type]:
         raise TooLarge(f"{what} of {len(content)} bytes, the limit is {DEFAULT_LIMITS[packet_type]}")
@@ -88,9 +94,9 @@ def _text(what: str, packet_type: int, text: str) -> bytes:
 
 
 def _headers(headers: Mapping[str, str]) -> bytes:
-    if not all(isinstance(name, str) and isinstance(value, str) for name, value in headers.items()):
+    if not isinstance(headers, Mapping) or not all(isinstance(text, str) for pair in headers.items() for text in pair):
         raise TypeError("headers are strings by name")
-    return _text("headers", HEADERS, json.dumps(dict(headers), ensure_ascii=False, separators=(",", ":")))
+    return _text("the JSON of headers", HEADERS, json.dumps(dict(headers), ensure_ascii=False, separators=(",", ":")))
 
 
 _LEVELS = {"stored": b"", "synced": packet(LEVEL, b"synced")}
@@ -113,12 +119,14 @@ def encode_send(
     @param ttl: seconds until it expires; 0 for never
     @param delay: seconds until it is ready
     @raise BadName: no queue can have that name
-    @raise TooLarge: key or headers are longer than the protocol allows
-    @raise TypeError: the body is not C{bytes}, or a header no string
-    @raise ValueError: a number of seconds is negative, the key is empty, or there is no such level
+    @raise TooLarge: body, key or headers are longer than any server takes
+    @raise TypeError: the body is not C{bytes}, or name, key or a header no string
+    @raise ValueError: a number of seconds is negative, key or headers cannot be UTF-8, the key is empty, or there is no such level
     """
     if not isinstance(body, bytes):
         raise TypeError(f"a body is bytes, not {type(body).__name__}")
+    if len(body) > MAX_BODY:
+        raise TooLarge(f"a body of {len(body)} bytes, no server takes more than {MAX_BODY}")
     if level == "stored" and not (ttl or delay or headers or key is not None):
         return b"".join((_PLAIN_SEND, _queue_packet(queue), packet_header(CONTENT, len(body)), body, packet_header(TAG, len(tag)), tag))
     return _encode_full_send(tag, queue, body, ttl, delay, headers, key, level)
@@ -135,7 +143,7 @@ def _encode_full_send(
     optional.append(_seconds("ttl", TTL, ttl) if ttl else b"")
     optional.append(_seconds("delay", DELAY, delay) if delay else b"")
     optional.append(_headers(headers) if headers else b"")
-    optional.append(b"" if key is None else _text("key", KEY, key))
+    optional.append(b"" if key is None else _text("a key", KEY, key))
     there = [one for one in optional if one]
     start = frame_header(2, 1, 3 + len(there)), _queue_packet(queue), packet_header(CONTENT, len(body)), body
     return b"".join((*start, *there, packet_header(TAG, len(tag)), tag))
@@ -148,8 +156,13 @@ def encode_consume(tag: bytes, queue: str, window: int, lease: float = 0) -> byt
     @param window: the most messages to hold; 0 ends it
     @param lease: seconds that a message may be held; 0 for no limit
     @raise BadName: no queue can have that name
-    @raise ValueError: the lease is negative
+    @raise TypeError: the name is no string, or the window no integer
+    @raise ValueError: window or lease are negative, or the window is beyond all measure
     """
+    if not isinstance(window, int):
+        raise TypeError(f"a window is an integer, not {type(window).__name__}")
+    if not 0 <= window < 10 ** DEFAULT_LIMITS[COUNT]:
+        raise ValueError(f"a window is a number of messages, not {window!r}")
     packets = [_queue_packet(queue), packet(COUNT, b"%d" % window), packet(TAG, tag)]
     if lease:
         packets.append(_seconds("lease", LEASE, lease))
@@ -190,7 +203,13 @@ def encode_requeue(tag: bytes, message_id: bytes, ttl: float = 0, delay: float =
 
 
 def encode_dead_letter(tag: bytes, message_id: bytes, reason: str = "") -> bytes:
-    """A dead letter; of a reason that is too long the beginning is sent."""
+    """
+    A dead letter; of a reason that is too long the beginning is sent.
+
+    @raise TypeError: the reason is no string
+    """
+    if not isinstance(reason, str):
+        raise TypeError(f"a reason is a string, not {type(reason).__name__}")
     packets = [packet(ID, message_id), packet(TAG, tag)]
     if reason:
         # A character that the limit cuts in two is left out.
@@ -219,6 +238,6 @@ def headers_of(content: bytes | None) -> dict[str, str]:
         value = json.loads(content)
     except (ValueError, RecursionError):
         raise BadFrame("headers are not JSON") from None
-    if not isinstance(value, dict):
-        raise BadFrame("headers are not a JSON object")
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise BadFrame("headers are not a JSON object of strings")
     return value

@@ -18,6 +18,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from phpmq.admin import Admin
 from phpmq.broker import Broker
 from phpmq.clock import SteadyClock
 from phpmq.commands import Versions
@@ -35,6 +36,9 @@ _UNFINISHED_SHARE = 4
 
 # Seconds between two looks at deadlines of connections and at what expired, and at what is due or was leased.
 _CHECK_INTERVAL, _TICK_INTERVAL = 1.0, 0.1
+
+# Seconds that a stop waits for clients to take their last receipts, after all is in the file.
+_LAST_WORDS = 1.0
 
 #: Connections that the system completes before the server takes them, for each listener that does not name its own number.
 _BACKLOG = 1024
@@ -65,6 +69,7 @@ class Settings:
     @ivar memory_limit: bytes of all messages, from which on senders wait
     @ivar max_connections: connections at a time, over all listeners
     @ivar max_window: messages that a consumer may hold unacknowledged in one queue, whatever it asks for
+    @ivar max_unconfirmed: synced sends that one connection may have without a receipt
     @ivar producer_timeout: seconds after which a producer that sends nothing is forgotten
     @ivar frame_timeout: seconds that a begun frame may make no progress
     @ivar write_timeout: seconds that a consumer may leave its deliveries unread
@@ -78,6 +83,7 @@ class Settings:
     memory_limit: int = field(default_factory=default_memory_limit)
     max_connections: int = 10000
     max_window: int = 65535
+    max_unconfirmed: int = 10000
     producer_timeout: float = 86400.0
     frame_timeout: float = 30.0
     write_timeout: float = 60.0
@@ -91,6 +97,7 @@ class QueueService(MultiService):
     @ivar connections: the clients
     @ivar mirror: the file's keeper, once the service was started; None without a file
     @ivar store: the messages, once the service was started
+    @ivar admin: what an operator can see and do, once the service was started
     """
 
     _log = Logger()
@@ -113,11 +120,12 @@ class QueueService(MultiService):
             max(settings.memory_limit // _UNFINISHED_SHARE, settings.max_message_size + 1024),
         )
         self.broker: Broker
+        self.admin: Admin
         self.mirror: MirrorService | None = None
         self.store: SQLiteStore | None = None
         self._wake: Any = None
         self._listeners = [
-            listener(_with_backlog(description), QueueFactory(self.connections, original), reactor)
+            listener(_with_backlog(description), QueueFactory(self.connections, original, description), reactor)
             for original, descriptions in ((False, settings.listen), (True, settings.listen_original))
             for description in descriptions
         ]
@@ -128,6 +136,11 @@ class QueueService(MultiService):
         self._ticks.clock = reactor
         self._broker_ticks = LoopingCall(self._tick_broker)
         self._broker_ticks.clock = reactor
+
+    @property
+    def max_message_size(self) -> int:
+        """Bytes of one message's body."""
+        return self.settings.max_message_size
 
     # Start
 
@@ -164,13 +177,15 @@ class QueueService(MultiService):
             settings.max_window,
             self._dispatch_soon,
             int(settings.producer_timeout * 1000),
+            settings.max_unconfirmed,
         )
         self.broker.dispatch()
         self.connections.broker = self.broker
         if self.mirror is not None:
-            self.mirror.synced = self.broker.synced
-            self.broker.mirror = self.mirror
+            self.mirror.synced = self.broker.receipts.synced
+            self.broker.receipts.mirror = self.mirror
             self.mirror.startService()
+        self.admin = Admin(self, self._reactor)
         super().startService()
         self._ticks.start(_CHECK_INTERVAL, now=False)
         self._broker_ticks.start(_TICK_INTERVAL, now=False)
@@ -230,13 +245,15 @@ class QueueService(MultiService):
         try:
             self.connections.check()
             self._sweep()
+            self.admin.sample()
         except Exception:
             self._log.failure("a periodic check failed")
 
     def _tick_broker(self) -> None:
         """Delays and leases. Catches everything, likewise."""
         try:
-            self.broker.tick()
+            if self.running and not self.broker.tick():
+                self._reactor.callLater(0, self._tick_broker)
         except Exception:
             self._log.failure("delayed messages could not be released")
 
@@ -266,6 +283,7 @@ class QueueService(MultiService):
             await self.mirror.stopService()
         for connection in connections:
             connection.close()
+        await self.connections.all_gone(_LAST_WORDS)
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from binascii import crc32, hexlify
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from itertools import islice, pairwise
 from typing import Any
@@ -16,10 +17,10 @@ from typing import Any
 from zope.interface import implementer
 
 from phpmq.interfaces import IStore
-from phpmq.message import EXTRA_OVERHEAD, DeadMessage, Extra, Message, QueueRecord
+from phpmq.message import DEFAULT_SETTINGS, EXTRA_OVERHEAD, DeadMessage, Extra, Message, QueueRecord, QueueSettings
 
-#: Version of the newest schema file, C{PRAGMA user_version} of a database that has it.
-SCHEMA_VERSION = 1
+#: Version of the newest schema file, C{PRAGMA user_version} of a database that has it. Each file makes its version of the one before.
+SCHEMA_VERSION = 2
 
 # Each start takes its message numbers from a range of its own, so that the number of a message that was lost with a crash, but perhaps seen
 # by a consumer, is never given again: 2**40 messages a start, 8 million starts.
@@ -43,12 +44,18 @@ _WITH_EXTRA = (
 _EXTRA_SIZE = f"{EXTRA_OVERHEAD} + coalesce(length(CAST(key AS BLOB)), 0) + coalesce(length(headers), 0)"
 _SIZE = f"length(body) + CASE WHEN extra.number IS NULL THEN 0 ELSE {_EXTRA_SIZE} END"
 
-_DEAD_COLUMNS = "number, queue, reason, text, accepted, died, attempts, body"
+_DEAD_COLUMNS = "dead.number, dead.queue, reason, text, accepted, died, attempts, body"
 
 
 def schema(name: str) -> str:
     """The text of a schema file."""
     return (files("phpmq") / "schema" / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def upgrade(database: sqlite3.Connection, version: int = 0) -> None:
+    """Bring the schema of a database from an older version to the newest, in one transaction."""
+    later = [schema(f"{number:03}") for number in range(version + 1, SCHEMA_VERSION + 1)]
+    database.executescript("".join(["BEGIN IMMEDIATE;", *later, f"PRAGMA user_version = {SCHEMA_VERSION};", "COMMIT;"]))
 
 
 def checksum(number: int, queue: int, position: int, accepted: int, expires: int | None, attempts: int, body: bytes) -> int:
@@ -59,6 +66,17 @@ def checksum(number: int, queue: int, position: int, accepted: int, expires: int
     """
     mix = number ^ position << 5 ^ accepted << 11 ^ (expires or 0) << 17 ^ queue << 23 ^ attempts << 43
     return crc32(body, mix % _PRIME)
+
+
+def _settings_text(settings: QueueSettings) -> str:
+    if settings is DEFAULT_SETTINGS:
+        return ""
+    default = asdict(DEFAULT_SETTINGS)
+    return json.dumps({name: value for name, value in asdict(settings).items() if value != default[name]})
+
+
+def _settings(text: str) -> QueueSettings:
+    return QueueSettings(**json.loads(text)) if text else DEFAULT_SETTINGS
 
 
 def _row(message: Message) -> tuple[object, ...]:
@@ -127,12 +145,13 @@ class SQLiteStore:
     C{mirrored} are new, others are noted when they change or go.
 
     @ivar mirrored: all that was accepted up to this number is in the file as well
+    @ivar latest: the highest number that was added
     """
 
     def __init__(self, database: sqlite3.Connection | None = None) -> None:
         if database is None:
             database = sqlite3.connect(":memory:", isolation_level=None)
-            database.executescript(schema("001"))
+            upgrade(database)
         self._database = database
         database.executescript(schema("memory"))
         meta = dict(database.execute("SELECT key, value FROM meta"))
@@ -155,7 +174,7 @@ class SQLiteStore:
         self._extracted = self.mirrored
         self._extracted_queue = self._next_queue - 1
         self._batches: deque[_Batch] = deque()
-        self._highest = self._marked = self._wanted = self.mirrored  # number accepted, in a batch, waited for
+        self.latest = self._marked = self._wanted = self.mirrored  # number added, in a batch, waited for
         self._extras = bool(self._one("SELECT count(*) FROM extra"))  # whether there ever was one
         self._keys: dict[tuple[int, str], Message] = {}  # those of _added
         self._new_producers: dict[bytes, tuple[int, int]] = {}
@@ -178,7 +197,7 @@ class SQLiteStore:
     def add(self, message: Message) -> None:
         """Keep a new message; see L{IStore}."""
         self._added[message.number] = message
-        self._highest = message.number
+        self.latest = message.number
         self._gathered_size += message.size
         if message.extra is not None:
             self._extras = True
@@ -192,6 +211,8 @@ class SQLiteStore:
         number = message.number
         if message.extra is not None:
             self._extras = True
+            if number in self._added:
+                self.write()  # its key is known by the queue that it was in
         if number not in self._added:
             self._retried.pop(number, None)
             self._put[number] = message
@@ -209,7 +230,9 @@ class SQLiteStore:
         """Forget a message; see L{IStore}."""
         if (added := self._added.pop(number, None)) is not None:
             if self._keys and added.extra is not None:
-                self._keys.pop((added.queue.number, added.extra.key), None)
+                key = added.queue.number, added.extra.key
+                if self._keys.get(key) is added:  # when it had expired another may have got its key
+                    del self._keys[key]
         else:
             if self._put:
                 self._put.pop(number, None)
@@ -227,9 +250,12 @@ class SQLiteStore:
         self._retried.pop(number, None)
         with self._transaction():
             self._database.execute("DELETE FROM message WHERE number = ?", (number,))
-            self._database.execute("UPDATE extra SET due = 0, key = NULL WHERE number = ?", (number,))
+            if message.extra is not None:
+                # Anew: it is gone if the message was flushed while it was in flight.
+                row = number, message.queue.number, message.extra.headers or None
+                self._database.execute("INSERT OR REPLACE INTO extra VALUES (?, ?, 0, NULL, ?)", row)
             self._database.execute(
-                f"INSERT OR REPLACE INTO dead ({_DEAD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     number,
                     message.queue.name,
@@ -269,8 +295,8 @@ class SQLiteStore:
             self._note_changed(message)
         if added or self._new_producers or self._wanted > self._marked:
             producers, self._new_producers = self._new_producers, {}
-            self._marked = self._highest
-            self._batches.append((self._highest, len(added), sum(message.size for message in added.values()), producers))
+            self._marked = self.latest
+            self._batches.append((self.latest, len(added), sum(message.size for message in added.values()), producers))
             if len(self._batches) > _BATCHES:
                 self._join_batches()
 
@@ -395,17 +421,75 @@ class SQLiteStore:
         self._note_gone(number for (number,) in numbers if number <= self._extracted)
         return len(numbers) < count
 
-    def dead(self, queue: str | None = None) -> Iterable[DeadMessage]:
+    def delayed(self, queue: QueueRecord, after: int, count: int) -> list[Message]:
+        """Delayed messages; see L{IStore}."""
+        self.write()
+        columns, tables = _WITH_EXTRA
+        rows = self._database.execute(
+            f"SELECT {columns} FROM {tables} WHERE message.queue = ? AND position < ? ORDER BY position DESC LIMIT ?",
+            (queue.number, -after, count),
+        )
+        return [_message(queue, row) for row in rows]
+
+    def get(self, queue: QueueRecord, number: int) -> Message | None:
+        """One message; see L{IStore}."""
+        self.write()
+        columns, tables = _WITH_EXTRA
+        row = self._database.execute(
+            f"SELECT {columns} FROM {tables} WHERE message.number = ? AND message.queue = ?", (number, queue.number)
+        )
+        found = row.fetchone()
+        return None if found is None else _message(queue, found)
+
+    # Dead letters
+
+    def dead(self, queue: str | None = None, after: int = 0, count: int = -1, reason: str | None = None) -> Iterable[DeadMessage]:
         """The dead messages; see L{IStore}."""
-        where, values = ("", ()) if queue is None else (" WHERE queue = ?", (queue,))
-        for row in self._database.execute(f"SELECT {_DEAD_COLUMNS} FROM dead{where} ORDER BY died, number", values):
+        conditions, values = ["dead.number > ?"], [after]
+        for column, value in ("queue", queue), ("reason", reason):
+            if value is not None:
+                conditions.append(f"dead.{column} = ?")
+                values.append(value)  # type: ignore[arg-type]
+        where = " AND ".join(conditions)
+        rows = self._database.execute(
+            f"SELECT {_DEAD_COLUMNS}, coalesce(headers, x''), {_SIZE}"
+            f" FROM dead LEFT JOIN extra USING (number) WHERE {where} ORDER BY dead.number LIMIT ?",
+            (*values, count),
+        )
+        for row in rows:
             yield DeadMessage(*row)
 
-    def dead_totals(self) -> tuple[int, int]:
-        """How many dead messages, and their bytes; see L{IStore}."""
-        totals = f"SELECT count(dead.number), coalesce(sum({_SIZE}), 0) FROM dead LEFT JOIN extra USING (number)"
-        count, size = self._database.execute(totals).fetchone()
-        return count, size
+    def get_dead(self, number: int) -> DeadMessage | None:
+        """One dead message; see L{IStore}."""
+        return next(iter(self.dead(after=number - 1, count=1)), None) if self._is_dead(number) else None
+
+    def _is_dead(self, number: int) -> bool:
+        return self._database.execute("SELECT 1 FROM dead WHERE number = ?", (number,)).fetchone() is not None
+
+    def dead_totals(self) -> dict[str, tuple[int, int]]:
+        """How many dead messages each queue has, and their bytes; see L{IStore}."""
+        totals = f"SELECT dead.queue, count(*), sum({_SIZE}) FROM dead LEFT JOIN extra USING (number) GROUP BY dead.queue"
+        return {name: (count, size) for name, count, size in self._database.execute(totals)}
+
+    def revive(self, dead: DeadMessage, queue: QueueRecord, position: int) -> Message:
+        """Make a dead message wait again; see L{IStore}."""
+        headers = self._database.execute("SELECT headers FROM extra WHERE number = ?", (dead.number,)).fetchone()
+        extra = None if headers is None else Extra(0, "", headers[0] or b"")
+        message = Message(dead.number, queue, position, dead.accepted, 0, 0, dead.body, extra)
+        with self._transaction():
+            self._database.execute("DELETE FROM dead WHERE number = ?", (dead.number,))
+            self._database.execute("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _row(message))
+            self._database.execute("UPDATE extra SET queue = ? WHERE number = ?", (queue.number, dead.number))
+        self._note_changed(message)
+        return message
+
+    def forget_dead(self, numbers: Iterable[int]) -> None:
+        """Forget dead messages; see L{IStore}."""
+        numbers = list(numbers)
+        with self._transaction():
+            for table in "dead", "extra":
+                self._database.executemany(f"DELETE FROM {table} WHERE number = ?", zip(numbers))
+        self._note_gone(number for number in numbers if number <= self._extracted)
 
     # Producers
 
@@ -421,11 +505,13 @@ class SQLiteStore:
     def drop_producer(self, name: bytes) -> None:
         """Forget a producer; see L{IStore}."""
         self.write()
+        for *_, producers in self._batches:
+            producers.pop(name, None)
         self._gone_producers.add(name)
 
     def wants_sync(self) -> None:
         """Somebody waits for the mirror; see L{IStore}."""
-        self._wanted = self._highest
+        self._wanted = self.latest
 
     # Queues
 
@@ -442,8 +528,8 @@ class SQLiteStore:
     def save_queue(self, queue: QueueRecord) -> None:
         """Keep a queue's facts; see L{IStore}."""
         self._database.execute(
-            "INSERT OR REPLACE INTO queue VALUES (?, ?, ?, ?, ?)",
-            (queue.number, queue.name, queue.revision, queue.flushed, queue.paused),
+            "INSERT OR REPLACE INTO queue VALUES (?, ?, ?, ?, ?, ?)",
+            (queue.number, queue.name, queue.revision, queue.flushed, queue.paused, _settings_text(queue.settings)),
         )
         self._dirty_queues.add(queue.number)
 
@@ -459,8 +545,8 @@ class SQLiteStore:
         self.write()
         size, extra = (_SIZE, " LEFT JOIN extra ON extra.number = message.number") if self._extras else ("length(body)", "")
         return [
-            (QueueRecord(number, name, revision, flushed, paused), count, size, delayed)
-            for number, name, revision, flushed, paused, count, size, delayed in self._database.execute(
+            (QueueRecord(number, name, revision, flushed, paused, _settings(settings)), count, size, delayed)
+            for number, name, revision, flushed, paused, settings, count, size, delayed in self._database.execute(
                 f"SELECT queue.*, count(message.number), coalesce(sum({size}), 0), coalesce(sum(position < 0), 0) FROM queue"
                 f" LEFT JOIN message ON message.queue = queue.number AND abs(position) > flushed{extra} GROUP BY queue.number"
             )
@@ -569,11 +655,16 @@ class SQLiteStore:
             run("DETACH delta")
 
     def _upto(self, count: int, size: int) -> tuple[int, dict[bytes, tuple[int, int]]]:
-        """The highest number that a delta of so many messages and bytes may reach, and the producers' numbers up to there."""
+        """
+        The highest number that a delta of so many messages and bytes may reach, and the producers' numbers up to there.
+
+        It is no lower than that of a delta before, which may have got to the disk although it failed: the file must not have a message
+        without what was accepted before it, nor with an older number of its producer.
+        """
         upto = self.mirrored
         producers: dict[bytes, tuple[int, int]] = {}
         for highest, messages, total, numbers in self._batches:
-            if count <= 0 or size <= 0:
+            if upto >= self._extracted and (count <= 0 or size <= 0):
                 break
             upto = highest
             producers |= numbers

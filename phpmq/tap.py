@@ -69,6 +69,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "memory-limit": _at_least(1024**2, _size),
     "max-connections": _at_least(1, int),
     "max-window": _at_least(1, int),
+    "max-unconfirmed": _at_least(1, int),
     "producer-timeout": _at_least(1, float),
     "frame-timeout": _at_least(0.1, float),
     "write-timeout": _at_least(0.1, float),
@@ -109,6 +110,12 @@ class Options(usage.Options):
             None,
             None,
             "Messages that one consumer may hold unacknowledged in a queue [default: 65535]",
+        ],
+        [
+            "max-unconfirmed",
+            None,
+            None,
+            "Synced sends that one connection may have without a receipt before the next ones wait [default: 10000]",
         ],
         [
             "producer-timeout",

@@ -5,20 +5,23 @@ With a L{Clock} all happens when the test says so, and an hour passes at once:
 
     class WorkerTests(SynchronousTestCase):
         def setUp(self):
-            self.server = MemoryServer(Clock())
+            self.server = MemoryServer()
             self.addCleanup(self.server.stop)
 
         def test_work(self):
             start_worker(self.server.client())
             self.server.send("jobs", b"dig")
             self.server.settle()
-            self.assertEqual(self.server.bodies("jobs"), [])
+            self.assertEqual(self.server.bodies("done"), [b"dug"])
+            self.assertEqual(self.server.left("jobs"), 0)
 
 With a reactor instead of the clock the same happens in real time.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any, cast
 
 from twisted.internet.address import UNIXAddress
@@ -26,7 +29,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.interfaces import IAddress, IPullProducer, IPushProducer, IStreamClientEndpoint, ITransport
 from twisted.internet.protocol import Protocol
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -34,7 +37,7 @@ from phpmq.broker import Broker
 from phpmq.client import QueueClient
 from phpmq.clock import SteadyClock
 from phpmq.interfaces import IMirror
-from phpmq.message import DeadMessage
+from phpmq.message import DeadMessage, Extra
 from phpmq.protocol import QueueFactory
 from phpmq.service import QueueService, Settings
 from phpmq.store import SQLiteStore
@@ -42,8 +45,8 @@ from phpmq.store import SQLiteStore
 # What one end may have on its way before it is told to wait, in bytes.
 _CAPACITY = 64 * 1024
 
-# The largest steps in which time passes, unless so much of it does that they would be too many.
-_STEP, _STEPS = 0.1, 1000
+# So many seconds pass from one event to the next. If more are to pass, it is in about a thousand steps, up to a longest one.
+_EXACT, _STEPS, _LONGEST_STEP = 100.0, 1000, 10.0
 
 _ADDRESS = UNIXAddress(None)
 
@@ -68,17 +71,24 @@ class MemoryServer:
         @param settings: of L{Settings}, such as C{max_window}
         """
         self.clock = Clock() if clock is None else clock
-        settings = {"listen": (), "store": "memory", "memory_limit": 64 * 1024**2, **settings}
-        self.service = QueueService(Settings(**settings), self.clock)
-        if isinstance(self.clock, Clock):
-            self.service.clock = SteadyClock(self.clock.seconds, self.clock.seconds)
+        self._faked = isinstance(self.clock, Clock)
+        # So few connections need no other limits of the process.
+        defaults = {"listen": (), "store": "memory", "memory_limit": 64 * 1024**2, "max_connections": 100}
+        self.service = QueueService(Settings(**{**defaults, **settings}), self.clock)
+        if self._faked:
+            self.service.clock = SteadyClock(self._seconds, self._seconds)
         self.endpoint: IStreamClientEndpoint = _Endpoint(self)
         self.reachable = True
         self._factory = QueueFactory(self.service.connections)
         self._clients: list[QueueClient] = []
+        self._ends: set[_End] = set()
         self.service.startService()
         self._store = cast(SQLiteStore, self.service.store)
-        self.broker.mirror = cast(IMirror, _Disk(self._store, self.broker, self.clock))
+        self.broker.receipts.mirror = cast(IMirror, _Disk(self._store, self.broker, self.clock))
+
+    def _seconds(self) -> float:
+        # What is a little less than a millisecond, after a sum of steps, is one.
+        return float(self.clock.seconds()) + 0.000001
 
     @property
     def broker(self) -> Broker:
@@ -87,55 +97,87 @@ class MemoryServer:
 
     def client(self, **settings: Any) -> QueueClient:
         """
-        A client of this server. It is started, and stopped with the server.
+        A client of this server. It runs, and is stopped with the server. To make it a part of a service is fine: a client that runs may
+        be started once more.
 
         @param settings: of L{QueueClient}, such as C{timeout}
         """
         client = QueueClient(self.endpoint, self.clock, **settings)
         client.startService()
         self._clients.append(client)
-        if isinstance(self.clock, Clock):
+        if self._faked:
             self.settle()
         return client
 
     def stop(self) -> Deferred[None]:
-        """Stop the clients, then the server."""
+        """Stop the clients, then the server. With a L{Clock} that is done when this returns."""
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
-        for client in self._clients:
-            stopped = client.stopService()
-            if isinstance(self.clock, Clock):
-                self.settle()
+        stopping = [client.stopService() for client in self._clients]
+        self.reachable = False
+        await self._pause()
+        # Whoever is still connected: clients that are not of this server, or whose data nobody reads.
+        while self._ends:
+            for end in list(self._ends):
+                end.abortConnection()
+            await self._pause()
+        for stopped in stopping:
             await stopped
-        self.disconnect()
-        await self.service.stopService()
+        if self.service.running:
+            await self.service.stopService()
+
+    async def _pause(self) -> None:
+        if self._faked:
+            self.clock.advance(0)
+        else:
+            await deferLater(self.clock, 0)
 
     # Time
 
     def settle(self) -> None:
-        """Have all that is under way arrive, and what follows from it, without time passing. Needs a L{Clock}."""
+        """
+        Have all arrive that is under way and all happen that is due, and what follows from it, without time passing.
+
+        @raise TypeError: time is real
+        """
+        if not self._faked:
+            raise TypeError("real time passes by itself; only a server with a Clock can be told to settle")
+        self.clock.advance(0)
+        self.broker.tick()
+        self.broker.sweep()
         self.clock.advance(0)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass. Needs a L{Clock}."""
-        steps = min(_STEPS, max(1, round(seconds / _STEP)))
-        self.clock.pump([seconds / steps] * steps)
+        """
+        Let time pass, up to 100 seconds exactly. In longer ones things may happen late by a thousandth of them.
+
+        @raise TypeError: time is real
+        """
+        self.settle()
+        step = 0.0 if seconds <= _EXACT else min(seconds / _STEPS, _LONGEST_STEP)
+        end = self.clock.seconds() + seconds
+        while (now := self.clock.seconds()) < end:
+            next_event = min((call.getTime() for call in self.clock.getDelayedCalls()), default=end)
+            self.clock.advance(min(max(next_event, now + step), end) - now)
         self.settle()
 
     # Queues
 
-    def send(self, queue: str, body: bytes, ttl: float = 0) -> str:
+    def send(self, queue: str, body: bytes, ttl: float = 0, delay: float = 0, headers: Mapping[str, str] | None = None) -> str:
         """
         Put a message into a queue: its id.
 
         @param ttl: seconds until it expires; 0 for never
+        @param delay: seconds until it is ready
+        @param headers: strings by name
         """
-        message = self.broker.publish(queue, body, round(ttl * 1000))
+        extra = Extra(round(delay * 1000), "", json.dumps(dict(headers)).encode() if headers else b"") if delay or headers else None
+        message = self.broker.publish(queue, body, round(ttl * 1000), 0, extra)
         return self.broker.message_id(message.number).decode("ascii")
 
     def bodies(self, queue: str) -> list[bytes]:
-        """What the messages say that wait in a queue, in order; those in flight are not among them."""
+        """What the messages say that wait in a queue, in order; those in flight or delayed are not among them."""
         there = self.broker.queues.get(queue)
         if there is None:
             return []
@@ -147,6 +189,15 @@ class MemoryServer:
         there = self.broker.queues.get(queue)
         return 0 if there is None else there.in_flight
 
+    def delayed(self, queue: str) -> int:
+        """How many messages of a queue are not ready yet, such as those that were re-queued with a delay."""
+        there = self.broker.queues.get(queue)
+        return 0 if there is None else there.delayed
+
+    def left(self, queue: str) -> int:
+        """How many messages of a queue there are, ready, delayed or in flight."""
+        return len(self.bodies(queue)) + self.in_flight(queue) + self.delayed(queue)
+
     def dead(self, queue: str | None = None) -> list[DeadMessage]:
         """The dead letters of a queue, or of all."""
         return list(self._store.dead(queue))
@@ -154,19 +205,24 @@ class MemoryServer:
     # Trouble
 
     def disconnect(self) -> None:
-        """Cut all connections, as a network does that fails. Clients connect again unless the server is not L{reachable}."""
+        """
+        Cut all connections, as a network does that fails. Within a second clients connect again, unless the server is not L{reachable}.
+        """
         for protocol in list(self.service.connections.open):
             protocol.abort()
-        if isinstance(self.clock, Clock):
+        if self._faked:
             self.settle()
 
     def connect(self, client: Protocol) -> None:
         """Connect a protocol to the server, one that speaks the wire's language by itself."""
-        server = self._factory.buildProtocol(_ADDRESS)
-        there, here = _End(self.clock, server), _End(self.clock, client)
-        there.other, here.other = here, there
-        server.makeConnection(there)
-        client.makeConnection(here)
+        _connect(self.clock, self._factory.buildProtocol(_ADDRESS), client, self._ends)
+
+
+def _connect(clock: Any, server: Protocol, client: Protocol, ends: set[_End]) -> None:
+    there, here = _End(clock, server, ends), _End(clock, client, ends)
+    there.other, here.other = here, there
+    server.makeConnection(there)
+    client.makeConnection(here)
 
 
 @implementer(IStreamClientEndpoint)
@@ -196,7 +252,12 @@ class _End:
     disconnecting = False
     other: _End
 
-    def __init__(self, clock: Any, protocol: Protocol) -> None:
+    def __init__(self, clock: Any, protocol: Protocol, ends: set[_End]) -> None:
+        """
+        @param ends: has this one until its protocol knows that the connection is lost
+        """
+        ends.add(self)
+        self._ends = ends
         self._clock = clock
         self._protocol = protocol
         self._incoming = bytearray()
@@ -228,7 +289,6 @@ class _End:
     def abortConnection(self) -> None:
         """Close at once."""
         self.disconnecting = True
-        self.other._incoming.clear()
         self._lose(ConnectionLost())
         self.other._lose(ConnectionLost())
 
@@ -295,7 +355,11 @@ class _End:
             self.connected = False
             if self._scheduled is not None:
                 self._scheduled.cancel()
-            self._scheduled = self._clock.callLater(0, self._protocol.connectionLost, Failure(reason))
+            self._scheduled = self._clock.callLater(0, self._lost, Failure(reason))
+
+    def _lost(self, reason: Failure) -> None:
+        self._ends.discard(self)
+        self._protocol.connectionLost(reason)
 
 
 @implementer(IMirror)
@@ -308,14 +372,18 @@ class _Disk:
         self._store = store
         self._broker = broker
         self._clock = clock
+        self._hurrying = False
 
     def hurry(self) -> None:
         """Write; see L{IMirror}."""
-        self._clock.callLater(0, self._write)
+        if not self._hurrying:
+            self._hurrying = True
+            self._clock.callLater(0, self._write)
 
     def _write(self) -> None:
+        self._hurrying = False
         while (delta := self._store.extract(10_000, 2**22, {})) is not None:
             self._store.confirm(delta)
             if not delta.more:
                 break
-        self._broker.synced()
+        self._broker.receipts.synced()

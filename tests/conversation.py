@@ -7,7 +7,7 @@ from phpmq.commands import Versions
 from phpmq.session import Session
 from phpmq.store import SQLiteStore
 from tests.doubles import RecordingConnection
-from tests.test_version02 import FileMirror
+from tests.version02 import FileMirror
 
 _VERSIONS = Versions()
 
@@ -29,8 +29,8 @@ class Server:
         self.broker = Broker(store, lambda: self.now)
         self.mirror = FileMirror(store)
         if file:
-            self.mirror.synced = self.broker.synced
-            self.broker.mirror = self.mirror  # type: ignore[assignment]
+            self.mirror.synced = self.broker.receipts.synced
+            self.broker.receipts.mirror = self.mirror  # type: ignore[assignment]
 
     def later(self, seconds: float) -> None:
         """Let time pass."""

@@ -9,7 +9,7 @@ from zope.interface import implementer
 
 from phpmq.broker import Broker, Channel
 from phpmq.interfaces import IConnection, IPeer, IStore
-from phpmq.message import DeadMessage, Message, QueueRecord
+from phpmq.message import DeadMessage, Extra, Message, QueueRecord
 
 
 @implementer(IPeer)
@@ -99,7 +99,7 @@ class DictStore:
     def __init__(self) -> None:
         self.id_prefix = b"0123456789abcdef"
         self.next_number = 1
-        self.mirrored = 0
+        self.latest = self.mirrored = 0
         self._producers: dict[bytes, tuple[int, int]] = {}
         self._messages: dict[int, Message] = {}
         self._queues: dict[int, QueueRecord] = {}
@@ -110,6 +110,7 @@ class DictStore:
     def add(self, message: Message) -> None:
         """Keep a new message; see L{IStore}."""
         self._messages[message.number] = copy(message)
+        self.latest = message.number
 
     def put(self, message: Message) -> None:
         """Keep a message as it is now; see L{IStore}."""
@@ -128,7 +129,9 @@ class DictStore:
         """Turn a message into a dead one; see L{IStore}."""
         self.remove(message.number)
         name, accepted, attempts = message.queue.name, message.accepted, message.attempts
-        self._dead.append(DeadMessage(message.number, name, reason, text, accepted, now, attempts, message.body))
+        headers = message.extra.headers if message.extra is not None else b""
+        size = message.size - (len(message.extra.key) if message.extra is not None else 0)
+        self._dead.append(DeadMessage(message.number, name, reason, text, accepted, now, attempts, message.body, headers, size))
 
     def _of(self, queue: QueueRecord) -> list[Message]:
         messages = [message for message in self._messages.values() if message.queue.number == queue.number]
@@ -165,7 +168,7 @@ class DictStore:
 
     def save_queue(self, queue: QueueRecord) -> None:
         """Keep a queue's facts; see L{IStore}."""
-        self._queues[queue.number] = QueueRecord(queue.number, queue.name, queue.revision, queue.flushed, queue.paused)
+        self._queues[queue.number] = QueueRecord(queue.number, queue.name, queue.revision, queue.flushed, queue.paused, queue.settings)
 
     def drop_queue(self, queue: QueueRecord) -> None:
         """Forget a queue; see L{IStore}."""
@@ -227,13 +230,45 @@ class DictStore:
             self.remove(number)
         return len(flushed) <= count
 
-    def dead(self, queue: str | None = None) -> Iterable[DeadMessage]:
-        """The dead messages; see L{IStore}."""
-        return [dead for dead in self._dead if queue is None or dead.queue == queue]
+    def delayed(self, queue: QueueRecord, after: int, count: int) -> list[Message]:
+        """Delayed messages; see L{IStore}."""
+        return sorted((message for message in self._of(queue) if message.position < -after), key=lambda message: -message.position)[:count]
 
-    def dead_totals(self) -> tuple[int, int]:
-        """How many are dead, and the size of their bodies; see L{IStore}."""
-        return len(self._dead), sum(len(dead.body) for dead in self._dead)
+    def get(self, queue: QueueRecord, number: int) -> Message | None:
+        """One message; see L{IStore}."""
+        return next((message for message in self._of(queue) if message.number == number), None)
+
+    def dead(self, queue: str | None = None, after: int = 0, count: int = -1, reason: str | None = None) -> Iterable[DeadMessage]:
+        """The dead messages; see L{IStore}."""
+        found = sorted(
+            (dead for dead in self._dead if queue in (None, dead.queue) and reason in (None, dead.reason) and dead.number > after),
+            key=lambda dead: dead.number,
+        )
+        return found if count < 0 else found[:count]
+
+    def get_dead(self, number: int) -> DeadMessage | None:
+        """One dead message; see L{IStore}."""
+        return next((dead for dead in self._dead if dead.number == number), None)
+
+    def dead_totals(self) -> dict[str, tuple[int, int]]:
+        """How many are dead by queue, and the size of their bodies; see L{IStore}."""
+        found: dict[str, list[int]] = {}
+        for dead in self._dead:
+            found.setdefault(dead.queue, []).append(dead.size)
+        return {queue: (len(sizes), sum(sizes)) for queue, sizes in found.items()}
+
+    def revive(self, dead: DeadMessage, queue: QueueRecord, position: int) -> Message:
+        """Make a dead message wait again; see L{IStore}."""
+        self._dead = [other for other in self._dead if other.number != dead.number]
+        extra = Extra(headers=dead.headers) if dead.headers else None
+        message = Message(dead.number, queue, position, dead.accepted, 0, 0, dead.body, extra)
+        self.put(message)
+        return message
+
+    def forget_dead(self, numbers: Iterable[int]) -> None:
+        """Forget dead messages; see L{IStore}."""
+        gone = set(numbers)
+        self._dead = [dead for dead in self._dead if dead.number not in gone]
 
 
 @implementer(IConnection)

@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-import phpmq.broker.broker
 import phpmq.broker.queue
 from phpmq.broker import DELIVERIES, SENDS, Broker
 from phpmq.errors import BadName, MemoryFull, QueueFull, UnknownId
@@ -307,7 +306,7 @@ class QueueLifeTests(BrokerTestCase):
         for number in range(100):
             self.send(1, queue=f"q{number}")
             self.drain(f"q{number}")
-        self.assertEqual((self.broker.queues, self.broker._by_number, self.broker.used), ({}, {}, 0))
+        self.assertEqual((self.broker.queues, self.broker.by_number, self.broker.used), ({}, {}, 0))
 
     def test_requeue_into_ended_consumption(self) -> None:
         """A message that is re-queued by a consumer that ended keeps its queue."""

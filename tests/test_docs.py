@@ -289,8 +289,10 @@ class StatesTests(SynchronousTestCase):
         """A producer of which a send was refused has all sends with a tag refused, and no others."""
         for tag, outcome in (("2", "queue-full answered"), ("1", "queue-full answered"), (None, "ignored")):
             send = wire.compose("send", queue="q", content="x", **({} if tag is None else {"tag": tag}))
-            self.assertEqual(Situation(*STATES["02, refusing"]).outcome(send), outcome)
-            self.assertIn(Situation(*STATES["02, refusing"], wire.compose("hello", tag="h")).outcome(send), ("done", "ignored"))
+            ping, hello = wire.compose("hello", tag="h"), wire.compose("hello", tag="h", producer="p")
+            for frames in (), (ping,):
+                self.assertEqual(Situation(*STATES["02, refusing"], *frames).outcome(send), outcome)
+            self.assertIn(Situation(*STATES["02, refusing"], hello).outcome(send), ("done", "ignored"))
 
     @staticmethod
     def start(vector: wire.Vector) -> str:

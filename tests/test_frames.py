@@ -511,6 +511,22 @@ def _frame_02(draw: st.DrawFn) -> tuple[bytes, tuple[str, list[bytes | None]]]:
     return wire.frame(kind.type, *packets, version=2), (name, [fields.get(field) for field in kind.required + kind.optional])
 
 
+@st.composite
+def _alike(draw: st.DrawFn) -> list[tuple[bytes, tuple[str, list[bytes | None]]]]:
+    """Frames of version 02 that one client would send in a row: the same packets in the same order, with contents that differ or not."""
+    shapes = {shape.name: shape for shape in Version02().shapes.values()}
+    shape = shapes[draw(st.sampled_from(sorted(shapes)))]
+    present = [*shape.packets[: shape.required], *draw(st.lists(st.sampled_from([*shape.packets[shape.required :], 77]), unique=True))]
+    order = draw(st.permutations(present))
+    values = {kind: st.sampled_from([b"", b"a", b"b", b"cc"]) for kind in order}
+    frames = []
+    for _ in range(draw(st.integers(1, 4))):
+        contents = {kind: draw(values[kind]) for kind in order}
+        frame = b"H02%03d%02d" % (int(shape.header[3:6]), len(order)) + b"".join(wire.packet(kind, contents[kind]) for kind in order)
+        frames.append((frame, (shape.name, [contents.get(kind) for kind in shape.packets])))
+    return frames
+
+
 class PropertyTests(SynchronousTestCase):
     """What holds for any frames."""
 
@@ -544,6 +560,15 @@ class PropertyTests(SynchronousTestCase):
         chunks = [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
         subject = FrameDecoder(SHAPES)
         self.assertEqual(feed(subject, chunks), [frame for _, frame in written])
+        self.assertEqual(subject.pending, 0)
+
+    @settings(deadline=None, database=None, max_examples=300)
+    @given(st.lists(_alike(), max_size=3), st.integers(1, 200))
+    def test_alike(self, runs: list[list[tuple[bytes, tuple[str, list[bytes | None]]]]], size: int) -> None:
+        """Frames of version 02 that are like the one before come out as they went in."""
+        written = [frame for run in runs for frame in run]
+        subject = FrameDecoder(Version02().shapes)
+        self.assertEqual(feed(subject, cut(b"".join(frame for frame, _ in written), size)), [frame for _, frame in written])
         self.assertEqual(subject.pending, 0)
 
     @settings(deadline=None, database=None, max_examples=300)

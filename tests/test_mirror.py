@@ -17,9 +17,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.clock import SteadyClock
 from phpmq.errors import StartError, StoreError
-from phpmq.message import Message
+from phpmq.message import DEFAULT_SETTINGS, Message, QueueSettings
 from phpmq.mirror import APPLICATION_ID, MirrorService, StoreFile
-from phpmq.store import SCHEMA_VERSION, SQLiteStore
+from phpmq.store import SCHEMA_VERSION, SQLiteStore, checksum, schema
 
 MANY = 2**31
 
@@ -96,6 +96,36 @@ class StartTests(FileTestCase):
         self.assertEqual(os.stat(self.path).st_mode & 0o777, 0o600)
         self.assertEqual(self.sql("PRAGMA application_id"), [(APPLICATION_ID,)])
         self.assertEqual(self.sql("PRAGMA user_version"), [(SCHEMA_VERSION,)])
+
+    def test_older_schema(self) -> None:
+        """A file of each older version is brought up to date, with all that it has; one that was, is left alone the next time."""
+        for version in range(1, SCHEMA_VERSION):
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            database = sqlite3.connect(self.path, isolation_level=None)
+            database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            for number in range(1, version + 1):
+                database.executescript(schema(f"{number:03}"))
+            database.execute(f"PRAGMA user_version = {version}")
+            database.execute("INSERT INTO meta VALUES ('commits', 7)")
+            database.execute("INSERT INTO queue (number, name, revision, flushed, paused) VALUES (3, 'q', 1, 0, 2)")
+            database.execute("INSERT INTO message VALUES (9, 3, 9, 1, NULL, 2, ?, 'body')", (checksum(9, 3, 9, 1, None, 2, b"body"),))
+            database.execute("UPDATE message SET body = CAST(body AS BLOB)")
+            database.close()
+            for _ in range(2):
+                file, store = self.open()
+                ((queue, count, size, _),) = store.queues()
+                self.assertEqual((queue.name, queue.revision, queue.paused, queue.settings), ("q", 1, 2, DEFAULT_SETTINGS))
+                self.assertEqual((count, size, self.damaged, self.bodies(store)), (1, 4, 0, [b"body"]))
+                queue.settings = QueueSettings(max_messages=5)
+                store.save_queue(queue)
+                self.write(file, store)
+                queue.settings = DEFAULT_SETTINGS
+                store.save_queue(queue)
+                self.write(file, store)
+                file.close()
+            self.assertEqual(self.sql("PRAGMA user_version"), [(SCHEMA_VERSION,)])
+            os.unlink(self.path)
+            os.unlink(self.path + ".lock")
 
     def test_half_made(self) -> None:
         """What an interrupted start left behind is in nobody's way."""
@@ -413,6 +443,22 @@ class ApplyTests(FileTestCase):
         self.assertEqual([(row.body, row.reason, row.text) for row in found.dead()], [(b"dead", "rejected", "why")])
         self.assertEqual(found.id_prefix, store.id_prefix)
         self.assertGreater(found.next_number, store.next_number)
+
+    def test_revived(self) -> None:
+        """A message that was dead in the file waits there after a delta, and is dead no more, whenever the crash comes."""
+        file, store = self.open()
+        first, second, third = self.fill(store, b"1", b"2", b"3")
+        for message in first, second, third:
+            store.bury(message, "rejected", "", 1)
+        self.write(file, store)
+        ((queue, *_),) = store.queues()
+        dead = {row.body: row for row in store.dead()}
+        store.revive(dead[b"3"], queue, store.next_number)
+        store.forget_dead([second.number])
+        self.assertEqual([row.body for row in self.reopened().dead()], [b"1", b"2", b"3"])
+        self.write(file, store)
+        found = self.reopened()
+        self.assertEqual((self.bodies(found), [row.body for row in found.dead()]), ([b"3"], [b"1"]))
 
     def test_twice(self) -> None:
         """A delta that was written, but reported as failed, does no harm when it is written again."""

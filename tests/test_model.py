@@ -21,6 +21,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 import phpmq.broker.broker
+import phpmq.broker.dispatch
+import phpmq.broker.lifetime
 import phpmq.broker.queue
 import phpmq.store
 from phpmq.broker import DELIVERIES, SENDS, Broker, Channel
@@ -582,7 +584,8 @@ class ModelTests(SynchronousTestCase):
         # Small bounds, so that short histories cross them.
         self.patch(phpmq.broker.queue, "_AHEAD_MESSAGES", 3)
         self.patch(phpmq.broker.queue, "_AHEAD_BYTES", 400)
-        self.patch(phpmq.broker.broker, "_STEP", 4)
+        for module in phpmq.broker.broker, phpmq.broker.dispatch, phpmq.broker.lifetime:
+            self.patch(module, "STEP", 4)
         self.patch(phpmq.store, "_GATHERED", 5)
         self.patch(phpmq.store, "_BATCHES", 3)
 

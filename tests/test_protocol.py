@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL.crypto import X509, PKey
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionLost
 from twisted.internet.interfaces import IAddress, IHandshakeListener, IPushProducer
 from twisted.internet.protocol import Factory, Protocol
@@ -31,17 +32,22 @@ from phpmq.interfaces import IConnection
 from phpmq.message import MESSAGE_OVERHEAD
 from phpmq.protocol import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT, Connections, QueueFactory, QueueProtocol
 from phpmq.store import SQLiteStore
+from tests import version02
 from tests.wire import BAD, acknowledge, consume, deliveries, send
 
 
 class Transport(StringTransport):
     """A transport with an address, that notes whether TCP would delay small writes."""
 
-    no_delay = False
+    no_delay = half_closed = False
 
     def setTcpNoDelay(self, enabled: bool) -> None:  # noqa: N802  # as Twisted calls it
         """See C{ITCPTransport}."""
         self.no_delay = enabled
+
+    def loseWriteConnection(self) -> None:  # noqa: N802
+        """See C{ITCPTransport}."""
+        self.half_closed = True
 
     def fileno(self) -> int:
         """No socket is behind this."""
@@ -552,6 +558,20 @@ class CloseTimeoutTests(ProtocolTestCase):
         self.assertFalse(peer.aborted)
         self.assertIsNone(peer.transport.producer)
 
+    def test_client_closes_first(self) -> None:
+        """A client of version 02 closes first, so that it surely gets what it was sent last; what it sends meanwhile counts no more."""
+        peer = self.connect()
+        peer.says(version02.hello(b"1", b"me"), b"H0299901", version02.send(b"x"))
+        self.assertTrue(peer.transport.half_closed)
+        self.assertFalse(peer.closed)
+        self.assertTrue(peer.reading)
+        peer.says(version02.send(b"x"))
+        self.assertEqual(self.broker.received, 0)
+        self.pass_time(CLOSE_TIMEOUT - 1)
+        self.assertFalse(peer.aborted)
+        self.pass_time(1)
+        self.assertTrue(peer.aborted)
+
     def test_never_read(self) -> None:
         """If the client does not read, the connection is aborted a while later."""
         peer = self.connect()
@@ -572,6 +592,33 @@ class CloseTimeoutTests(ProtocolTestCase):
         self.pass_time(1000, step=10)
         self.assertEqual(self.connections.timeouts, {})
         self.assertEqual(self.connections.open, set())
+
+    def all_gone(self) -> Deferred[None]:
+        """Fires when a stop need not wait for clients any more."""
+        return Deferred.fromCoroutine(self.connections.all_gone(1.5))
+
+    def test_stop_waits(self) -> None:
+        """A stop waits until the last client has taken what it was sent last."""
+        self.assertIsNone(self.successResultOf(self.all_gone()))
+        peers = [self.connect(), self.connect()]
+        for peer in peers:
+            peer.protocol.close()
+        stopped = self.all_gone()
+        peers[0].goes()
+        self.assertNoResult(stopped)
+        peers[1].goes()
+        self.assertIsNone(self.successResultOf(stopped))
+
+    def test_stop_does_not_wait_for_ever(self) -> None:
+        """It does not wait for one that takes nothing."""
+        stuck = self.connect()
+        stuck.protocol.close()
+        stopped = self.all_gone()
+        self.clock.advance(1.4)
+        self.assertNoResult(stopped)
+        self.clock.advance(0.1)
+        self.assertIsNone(self.successResultOf(stopped))
+        self.assertTrue(stuck.aborted)
 
     def test_frame_deadline_of_a_broken_client(self) -> None:
         """Who broke the protocol is not expected to finish a frame."""

@@ -347,7 +347,7 @@ class WrongIdTests(SessionTestCase):
         owner, stranger = self.client(), self.client()
         owner.says(send("q", b"a"), send("q", b"b"), consume("q", 1))
         (held,) = owner.hears()
-        settled = self.broker.acknowledged_total, self.broker.requeued, self.broker.dead_lettered
+        settled = self.broker.acknowledged_total, self.broker.requeued, sum(self.broker.dead.buried.values())
         wrong = 0
         for who, queue, message_id in (
             (stranger, "q", held.id),
@@ -362,7 +362,7 @@ class WrongIdTests(SessionTestCase):
                 who.says(frame)
                 wrong += 1
         self.assertEqual(self.broker.unknown_ids, wrong)
-        self.assertEqual((self.broker.acknowledged_total, self.broker.requeued, self.broker.dead_lettered), settled)
+        self.assertEqual((self.broker.acknowledged_total, self.broker.requeued, sum(self.broker.dead.buried.values())), settled)
         self.assertEqual((owner.error, stranger.error), (None, None))
         self.assertEqual((owner.hears(), stranger.hears()), ([], []))
         owner.acknowledges([held])

@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from phpmq.interfaces import IStore
-from phpmq.message import Message, QueueRecord
-from phpmq.store import SCHEMA_VERSION, Delta, SQLiteStore, checksum, schema
+from phpmq.message import DEFAULT_SETTINGS, Extra, Message, QueueRecord, QueueSettings
+from phpmq.store import SCHEMA_VERSION, Delta, SQLiteStore, checksum, schema, upgrade
 from tests.doubles import DictStore
 
 MANY = 2**31
@@ -184,10 +184,10 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
 
     def test_dead_totals(self) -> None:
         """How many are dead, and the size of their bodies, is known without listing them."""
-        self.assertEqual(self.store.dead_totals(), (0, 0))
+        self.assertEqual(self.store.dead_totals(), {})
         for body in b"1", b"234":
             self.store.bury(self.add(body), "rejected", "", 1)
-        self.assertEqual(self.store.dead_totals(), (2, 4))
+        self.assertEqual(self.store.dead_totals(), {"q": (2, 4)})
 
     def test_dead_of_one_queue(self) -> None:
         """The dead of one queue can be listed alone, the oldest first."""
@@ -197,6 +197,69 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         self.assertEqual([dead.body for dead in self.store.dead("q")], [b"1", b"3"])
         self.assertEqual([dead.body for dead in self.store.dead()], [b"1", b"2", b"3"])
         self.assertEqual(list(self.store.dead("third")), [])
+
+    def test_dead_pages(self) -> None:
+        """The dead can be read a part at a time, by reason, and one by its number."""
+        for number in range(6):
+            self.store.bury(self.add(b"%d" % number), ("rejected", "expired")[number % 2], "", 9 - number)
+        numbers = [dead.number for dead in self.store.dead()]
+        self.assertEqual(numbers, sorted(numbers))
+        self.assertEqual([dead.body for dead in self.store.dead("q", after=numbers[1], count=2)], [b"2", b"3"])
+        self.assertEqual([dead.body for dead in self.store.dead(reason="expired", after=numbers[1])], [b"3", b"5"])
+        self.assertEqual(self.store.get_dead(numbers[4]).body, b"4")
+        self.assertIsNone(self.store.get_dead(numbers[5] + 1))
+
+    def test_revive(self) -> None:
+        """A dead message waits again, at the place it was given in the queue it was given, without attempts and expiry, with headers."""
+        other = self.store.create_queue("other")
+        waiting = self.add(b"waiting", other)
+        message = Message(self.next, self.queue, self.next, 1000, 9000, 5, b"x", Extra(0, "key", b'{"a":"b"}'))
+        self.store.add(message)
+        self.store.bury(message, "rejected", "", 1)
+        self.next += 2
+        (dead,) = self.store.dead()
+        self.assertEqual(dead.headers, b'{"a":"b"}')
+        revived = self.store.revive(dead, other, self.next)
+        self.assertEqual((revived.number, revived.attempts, revived.expires, revived.position), (message.number, 0, 0, self.next))
+        self.assertEqual(list(self.store.dead()), [])
+        self.assertEqual(self.bodies(other), [b"waiting", b"x"])
+        found = self.store.read(other, waiting.position, 1, 1)[0]
+        self.assertEqual((found.accepted, found.attempts, found.expires, found.extra.headers), (1000, 0, 0, b'{"a":"b"}'))
+        self.assertEqual(self.store.find(other, "key", 0), 0)
+
+    def test_forget_dead(self) -> None:
+        """Dead messages are forgotten by number."""
+        for body in b"1", b"2", b"3":
+            self.store.bury(self.add(body), "rejected", "", 1)
+        first, _, third = [dead.number for dead in self.store.dead()]
+        self.store.forget_dead([first, third, third + 1])
+        self.assertEqual([dead.body for dead in self.store.dead()], [b"2"])
+
+    def test_get(self) -> None:
+        """A message can be looked up in its queue by its number."""
+        message = self.add(b"here")
+        self.assertEqual(self.store.get(self.queue, message.number).body, b"here")
+        self.assertIsNone(self.store.get(self.store.create_queue("other"), message.number))
+        self.assertIsNone(self.store.get(self.queue, self.next))
+
+    def test_delayed_pages(self) -> None:
+        """Delayed messages are read in order of acceptance, a part at a time."""
+        for number in range(4):
+            message = Message(self.next, self.queue, -self.next, 1000, 0, 0, b"%d" % number, Extra(9000 - number))
+            self.next += 1
+            self.store.add(message)
+        self.add(b"ready")
+        delayed = self.store.delayed(self.queue, 0, 2)
+        self.assertEqual([message.body for message in delayed], [b"0", b"1"])
+        self.assertEqual([message.body for message in self.store.delayed(self.queue, -delayed[-1].position, 9)], [b"2", b"3"])
+
+    def test_settings(self) -> None:
+        """What was set for a queue is kept with it."""
+        self.queue.settings = QueueSettings(max_messages=5, when_full="drop-oldest", lease=1.5)
+        self.store.save_queue(self.queue)
+        self.store.create_queue("other")
+        found = {record.name: record.settings for record, *_ in self.store.queues()}
+        self.assertEqual(found, {"q": self.queue.settings, "other": DEFAULT_SETTINGS})
 
     def test_expired(self) -> None:
         """Expired messages are named the earliest first, with what the broker needs to know, and not those that live."""
@@ -269,6 +332,44 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         self.assertEqual(self.bodies(), [b"later"])
         self.assertEqual(self.bodies(other), [b"other"])
 
+    def test_latest(self) -> None:
+        """The number that was added last is known, also when its message is gone."""
+        self.assertEqual(self.store.latest, self.store.next_number - 1)
+        message = self.add()
+        self.store.remove(message.number)
+        self.assertEqual(self.store.latest, message.number)
+
+    def keyed(self, key: str, expires: int = 0) -> Message:
+        """Add a message with a key to the store."""
+        message = Message(self.next, self.queue, self.next, 1000, expires, 0, b"x", Extra(0, key))
+        self.next += 1
+        self.store.add(message)
+        return message
+
+    def test_find(self) -> None:
+        """A key finds its message until that is flushed, expired, dead or gone; not in another queue."""
+        first, second, third = self.keyed("a"), self.keyed("b", expires=2000), self.keyed("c")
+        for _ in range(2):
+            found = [self.store.find(self.queue, key, 1999) for key in ("a", "b", "c", "d")]
+            self.assertEqual(found, [first.number, second.number, third.number, 0])
+            self.assertEqual(self.store.find(self.store.create_queue("other"), "a", 1999), 0)
+            self.bodies()  # Now it is written.
+        self.assertEqual(self.store.find(self.queue, "b", 2000), 0)
+        self.store.bury(third, "rejected", "", 1)
+        self.assertEqual(self.store.find(self.queue, "c", 1999), 0)
+        self.queue.flushed = first.number
+        self.assertEqual(self.store.find(self.queue, "a", 1999), 0)
+        self.queue.flushed = 0
+        self.store.remove(first.number)
+        self.assertEqual(self.store.find(self.queue, "a", 1999), 0)
+
+    def test_key_taken_over(self) -> None:
+        """When a message expires that had a key, its successor keeps it."""
+        first = self.keyed("a", expires=2000)
+        second = self.keyed("a")
+        self.store.remove(first.number)
+        self.assertEqual(self.store.find(self.queue, "a", 2000), second.number)
+
 
 class SQLiteStoreContractTests(StoreContract, SynchronousTestCase):
     """L{SQLiteStore} keeps the promises of L{IStore}."""
@@ -293,6 +394,7 @@ class MirrorDouble:
         self.messages: dict[int, tuple[Any, ...]] = {}
         self.dead: dict[int, tuple[Any, ...]] = {}
         self.queues: dict[int, tuple[Any, ...]] = {}
+        self.producers: dict[bytes, tuple[int, int]] = {}
         self.meta: dict[str, Any] = {}
 
     def apply(self, delta: Delta) -> None:
@@ -306,6 +408,9 @@ class MirrorDouble:
             self.messages.pop(number, None)
         for number in self._numbers(image, "gone_queue"):
             self.queues.pop(number, None)
+        for (name,) in image.execute("SELECT name FROM gone_producer"):
+            self.producers.pop(name, None)
+        self.producers.update({row[0]: row[1:] for row in image.execute("SELECT * FROM producer")})
         for table, rows in (("message", self.messages), ("dead", self.dead), ("queue", self.queues)):
             rows.update({row[0]: row[1:] for row in image.execute(f"SELECT * FROM {table}")})
         self.meta.update(dict(image.execute("SELECT key, value FROM meta")))
@@ -599,7 +704,7 @@ class SQLiteStoreTests(SynchronousTestCase):
         meta: dict[str, Any] = {}
         for _ in range(5):
             database = sqlite3.connect(":memory:", isolation_level=None)
-            database.executescript(schema("001"))
+            upgrade(database)
             database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             store = SQLiteStore(database)
             delta = store.extract(1, 1, {})
@@ -616,7 +721,7 @@ class SQLiteStoreTests(SynchronousTestCase):
     def test_numbers_above_the_files(self) -> None:
         """Should the file's meta be behind its messages, numbers still start above them."""
         database = sqlite3.connect(":memory:", isolation_level=None)
-        database.executescript(schema("001"))
+        upgrade(database)
         database.execute("INSERT INTO message VALUES (?, 1, 5, 0, NULL, 0, 0, 'x')", (2**45 + 5,))
         store = SQLiteStore(database)
         self.assertGreater(store.next_number, 2**45 + 5)
@@ -627,7 +732,7 @@ class SQLiteStoreTests(SynchronousTestCase):
         self.store.drop_queue(self.queue)
         self.mirror()
         database = sqlite3.connect(":memory:", isolation_level=None)
-        database.executescript(schema("001"))
+        upgrade(database)
         database.executemany("INSERT INTO meta VALUES (?, ?)", self.file.meta.items())
         store = SQLiteStore(database)
         self.assertGreater(store.create_queue("q").number, self.queue.number)
@@ -644,6 +749,58 @@ class SQLiteStoreTests(SynchronousTestCase):
         self.assertIn(new.number, self.file.messages)
         for number, (queue, position, accepted, expires, attempts, crc, body) in self.file.messages.items():
             self.assertEqual(crc, checksum(number, queue, position, accepted, expires, attempts, body))
+
+    def producers(self) -> set[tuple[bytes, int]]:
+        """Producers and their numbers in the file, after it was brought up to date."""
+        self.mirror()
+        return {(name, row[0]) for name, row in self.file.producers.items()}
+
+    def test_producers(self) -> None:
+        """A producer's number is in the same delta as the message that was added next, until it is dropped."""
+        self.store.save_producer(b"a", 1, 1000)
+        self.add()
+        self.store.write()
+        self.store.save_producer(b"a", 2, 2000)
+        self.store.save_producer(b"b", 7, 2000)
+        self.add()
+        delta = self.extract(1)
+        self.file.apply(delta)
+        self.store.confirm(delta)
+        self.assertEqual((len(self.file.messages), self.file.producers), (1, {b"a": (1, 1000)}))
+        self.assertEqual(self.producers(), {(b"a", 2), (b"b", 7)})
+        self.store.drop_producer(b"a")
+        self.assertEqual(self.producers(), {(b"b", 7)})
+
+    def test_no_less_after_a_failed_write(self) -> None:
+        """What follows a write that failed has all of it, however small it is to be: it may have got to the file all the same."""
+        for number in 1, 2:
+            self.store.save_producer(b"a", number, 1000)
+            last = self.add(b"%d" % number)
+            self.store.write()
+        delta = self.extract()
+        self.file.apply(delta)
+        self.store.restore(delta)
+        self.requeue(last)
+        self.add(b"3")
+        delta = self.extract(1)
+        self.file.apply(delta)
+        self.store.confirm(delta)
+        self.assertEqual((self.file.bodies, self.file.producers), ([b"1", b"2"], {b"a": (2, 1000)}))
+        self.assertTrue(delta.more)
+
+    def test_dropped_producer(self) -> None:
+        """One that is dropped before its number got to the file does not come back, also if the write fails in which it would go."""
+        for fails in False, True:
+            self.store.save_producer(b"a", 5, 1000)
+            self.add()
+            self.store.drop_producer(b"a")
+            if fails:
+                self.store.restore(self.extract())
+            self.assertEqual(self.producers(), set())
+            self.store.save_producer(b"a", 1, 2000)
+            self.assertEqual(self.producers(), {(b"a", 1)})
+            self.store.drop_producer(b"a")
+            self.assertEqual(self.producers(), set())
 
     def test_schema_version(self) -> None:
         """There is a schema file for every version up to the newest."""

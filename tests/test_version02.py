@@ -2,132 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyClass
 
 from phpmq.broker import DELIVERIES, SENDS, Broker
 from phpmq.commands import Versions
 from phpmq.frames import (
-    CODE,
     CONTENT,
     COUNT,
     DELAY,
-    DUPLICATE,
     HEADERS,
     ID,
     KEY,
     LEASE,
     LEVEL,
-    PRODUCER,
     QUEUE,
     REASON,
+    SECRET,
     TAG,
     TTL,
-    FrameDecoder,
+    USER,
     frame_header,
-    open_shapes,
-    packet,
 )
 from phpmq.interfaces import IPeer
 from phpmq.session import Session
 from phpmq.session.version02 import Version02Peer
-from phpmq.store import SQLiteStore
+from tests import wire
 from tests.doubles import RecordingConnection
-
-_LIMITS = {number: 1 << 20 for number in range(20)}
-
-#: What a server may send.
-ANSWERS = {
-    **open_shapes("deliver", 3, (QUEUE, CONTENT, ID, 11), (TTL, HEADERS), _LIMITS),
-    **open_shapes("receipt", 7, (TAG,), (ID, DUPLICATE), _LIMITS),
-    **open_shapes("refused", 8, (CODE, REASON), (TAG,), _LIMITS),
-    **open_shapes("draining", 11, (REASON,), (), _LIMITS),
-}
+from tests.version02 import ConversationTestCase, Peer, consume, frame, hello, send
 
 
-def frame(kind: int, *packets: tuple[int, bytes]) -> bytes:
-    """A frame of version 02."""
-    return frame_header(2, kind, len(packets)) + b"".join(packet(number, content) for number, content in packets)
-
-
-def send(body: bytes, *more: tuple[int, bytes], queue: bytes = b"q") -> bytes:
-    """A send."""
-    return frame(1, (QUEUE, queue), (CONTENT, body), *more)
-
-
-def consume(count: int, *more: tuple[int, bytes]) -> bytes:
-    """A consume of the queue q."""
-    return frame(2, (QUEUE, b"q"), (COUNT, b"%d" % count), *more)
-
-
-def hello(tag: bytes, producer: bytes) -> bytes:
-    """A hello of a producer."""
-    return frame(10, (TAG, tag), (PRODUCER, producer))
-
-
-class FileMirror:
-    """A mirror that writes when the test says so."""
-
-    failing = False
-
-    def __init__(self, store: SQLiteStore) -> None:
-        self._store = store
-        self.hurries = 0
-        self.synced: Callable[[], object] = lambda: None
-
-    def hurry(self) -> None:
-        """Count it."""
-        self.hurries += 1
-
-    def write(self) -> None:
-        """All is in the file."""
-        delta = self._store.extract(10_000, 1 << 20, {})
-        if delta is not None:
-            self._store.confirm(delta)
-        self.synced()
-
-
-class Peer:
-    """One end of a conversation."""
-
-    def __init__(self, broker: Broker) -> None:
-        self.connection = RecordingConnection()
-        self.session = Session(broker, Versions(), self.connection)
-        self._decoder = FrameDecoder(ANSWERS)
-
-    def says(self, *frames: bytes) -> list[tuple[str, list[bytes]]]:
-        """What the server answers."""
-        self.session.receive(b"".join(frames))
-        return self.hears()
-
-    def hears(self) -> list[tuple[str, list[bytes]]]:
-        """What the server sent since the last time."""
-        self._decoder.receive(b"".join(self.connection.writes))
-        self.connection.writes.clear()
-        return [(shape.name, contents) for shape, _, contents in self._decoder.frames()]
-
-    def gets(self) -> list[bytes]:
-        """The bodies of the deliveries among that."""
-        return [contents[1] for name, contents in self.hears() if name == "deliver"]
-
-
-class Version02Tests(SynchronousTestCase):
+class Version02Tests(ConversationTestCase):
     """L{Version02Peer}, with the real broker and store."""
-
-    def setUp(self) -> None:
-        self.now = 1_000_000
-        self.store = SQLiteStore()
-        self.broker = Broker(self.store, lambda: self.now)
-        self.peer = Peer(self.broker)
-
-    def mirrored(self) -> FileMirror:
-        """Give the broker a mirror."""
-        mirror = FileMirror(self.store)
-        mirror.synced = self.broker.synced
-        self.broker.mirror = mirror  # type: ignore[assignment]
-        return mirror
 
     def test_interface(self) -> None:
         """It provides IPeer."""
@@ -200,62 +105,6 @@ class Version02Tests(SynchronousTestCase):
         self.assertEqual(self.peer.says(send(b"y")), [])
         self.assertFalse(self.peer.connection.reading)
 
-    def test_synced(self) -> None:
-        """A synced receipt comes when the file has the message, not before; that of a stored one comes at once."""
-        [(_, contents)] = self.peer.says(send(b"x", (LEVEL, b"synced"), (TAG, b"0")))
-        self.assertEqual(contents[0], b"not-allowed")
-        mirror = self.mirrored()
-        answers = self.peer.says(send(b"x", (LEVEL, b"synced"), (TAG, b"1")), send(b"y", (LEVEL, b"stored"), (TAG, b"2")))
-        self.assertEqual([contents[0] for _, contents in answers], [b"2"])
-        self.assertEqual(mirror.hurries, 1)
-        mirror.write()
-        self.assertEqual([contents[0] for _, contents in self.peer.hears()], [b"1"])
-        mirror.failing = True
-        [(_, contents)] = self.peer.says(send(b"z", (LEVEL, b"synced"), (TAG, b"3")))
-        self.assertEqual(contents[0], b"disk-failing")
-
-    def test_synced_and_gone(self) -> None:
-        """A synced send whose message was acknowledged before it was ever written gets its receipt too."""
-        mirror = self.mirrored()
-        self.peer.says(consume(1), send(b"x", (LEVEL, b"synced"), (TAG, b"1")))
-        [message_id] = self.peer.session.channel.unacked
-        self.peer.says(frame(4, (ID, message_id)))
-        mirror.write()
-        self.assertEqual([name for name, _ in self.peer.hears()], ["receipt"])
-
-    def test_producer(self) -> None:
-        """A number that was accepted before is a duplicate, also on another connection; that one takes the name over."""
-        self.peer.says(hello(b"h", b"me"), send(b"1", (TAG, b"1")), send(b"2", (TAG, b"2")))
-        other = Peer(self.broker)
-        answers = other.says(hello(b"h", b"me"), send(b"2", (TAG, b"2")), send(b"3", (TAG, b"3")))
-        self.assertEqual([contents[2] for _, contents in answers], [None, b"1", None])
-        self.assertEqual([contents[0] for _, contents in self.peer.hears()], [b"not-allowed"])
-        self.assertEqual(len(self.peer.connection.errors), 1)
-        other.session.receive(consume(9))
-        self.assertEqual(other.gets(), [b"1", b"2", b"3"])
-
-    def test_producer_refused(self) -> None:
-        """After a refusal all is refused until the next hello, so that a retry in order loses and doubles nothing."""
-        self.broker.pause("full", SENDS)
-        self.peer.says(hello(b"h", b"me"))
-        answers = self.peer.says(send(b"1", (TAG, b"1"), queue=b"full"), send(b"2", (TAG, b"2")))
-        self.assertEqual([contents[0] for _, contents in answers], [b"queue-full", b"queue-full"])
-        self.broker.resume("full")
-        answers = self.peer.says(hello(b"h", b"me"), send(b"1", (TAG, b"1"), queue=b"full"), send(b"2", (TAG, b"2")))
-        self.assertEqual([(name, contents[2]) for name, contents in answers], [("receipt", None)] * 3)
-
-    def test_producer_is_mirrored(self) -> None:
-        """The number gets to the file in the same delta as its message; it is forgotten when it was not used for long."""
-        self.peer.says(hello(b"h", b"me"), send(b"x", (TAG, b"7")))
-        delta = self.store.extract(100, 1 << 20, {})
-        assert delta is not None
-        self.assertIn(b"me", delta.image)
-        self.store.confirm(delta)
-        self.peer.session.close()
-        self.now += 86_400_001
-        self.broker.sweep()
-        self.assertEqual(self.broker.producers, {})
-
     def test_key(self) -> None:
         """While a message with that key is in the queue, another one is a duplicate of it, gathered, written or in flight."""
         [(_, (_, first, _))] = self.peer.says(send(b"x", (KEY, b"k"), (TAG, b"1")))
@@ -270,49 +119,6 @@ class Version02Tests(SynchronousTestCase):
         [(_, (_, second, duplicate))] = self.peer.says(send(b"z", (KEY, b"k"), (TAG, b"3")))
         self.assertEqual((second != first, duplicate), (True, None))
 
-    def test_delay(self) -> None:
-        """Delayed messages come when they are due, in that order, behind what was ready before."""
-        self.peer.says(send(b"late", (DELAY, b"2")), send(b"soon", (DELAY, b"0.5")), send(b"now"), consume(0))
-        self.assertEqual((self.broker.queues["q"].delayed, self.broker.queues["q"].ready), (2, 1))
-        self.peer.session.receive(consume(9))
-        self.assertEqual(self.peer.gets(), [b"now"])
-        for step, expected in (499, []), (1, [b"soon"]), (1499, []), (1, [b"late"]):
-            self.now += step
-            self.broker.tick()
-            self.assertEqual(self.peer.gets(), expected)
-
-    def test_flush_delayed(self) -> None:
-        """Flush removes delayed messages; one that is sent afterwards stays."""
-        used = self.broker.used
-        self.peer.says(send(b"x", (DELAY, b"1")), send(b"y"))
-        self.assertEqual(self.broker.flush("q"), (2, 0))
-        self.peer.says(send(b"z", (DELAY, b"1")))
-        self.broker.dispatch()
-        self.now += 1000
-        self.broker.tick()
-        self.peer.session.receive(consume(9))
-        self.assertEqual(self.peer.gets(), [b"z"])
-        [message_id] = self.peer.session.channel.unacked
-        self.peer.says(frame(4, (ID, message_id)), consume(0))
-        self.assertEqual(self.broker.used, used)
-
-    def test_lease(self) -> None:
-        """What is held longer than the lease is somebody else's; touch starts it again."""
-        other = Peer(self.broker)
-        self.peer.says(send(b"x"), consume(1, (LEASE, b"1")))
-        [message_id] = self.peer.session.channel.unacked
-        other.says(consume(1))
-        self.now += 900
-        self.peer.says(frame(9, (ID, message_id)))
-        self.now += 900
-        self.broker.tick()
-        self.assertEqual(other.gets(), [])
-        self.now += 100
-        self.broker.tick()
-        self.assertEqual(other.gets(), [b"x"])
-        [(_, (code, _, _))] = self.peer.says(frame(4, (ID, message_id), (TAG, b"1")))
-        self.assertEqual(code, b"unknown-id")
-
     def test_headers(self) -> None:
         """Headers come back as they were sent, also from the store."""
         self.broker.pause("q", DELIVERIES)
@@ -323,15 +129,6 @@ class Version02Tests(SynchronousTestCase):
         [(_, delivery)] = self.peer.hears()
         self.assertEqual(delivery[5], b'{"a": "b"}')
 
-    def test_drain(self) -> None:
-        """When the server stops, it says so, and receipts still come once the file is written."""
-        mirror = self.mirrored()
-        self.peer.says(send(b"x", (LEVEL, b"synced"), (TAG, b"1")))
-        self.broker.stop()
-        self.peer.session.drain()
-        mirror.write()
-        self.assertEqual([name for name, _ in self.peer.hears()], ["draining", "receipt"])
-
     def test_slow_reader(self) -> None:
         """A client that does not read its receipts is not read either."""
         self.peer.says(send(b"x", (TAG, b"1")))
@@ -339,3 +136,113 @@ class Version02Tests(SynchronousTestCase):
         self.assertFalse(self.peer.connection.reading)
         self.peer.session.unchoke()
         self.assertTrue(self.peer.connection.reading)
+
+    def test_fatal_is_the_end(self) -> None:
+        """Nothing is carried out of what came behind a request that ended the conversation."""
+        answers = self.peer.says(send(b"x", (LEVEL, b"synced")), send(b"y"), consume(1), send(b"z", (TAG, b"1")))
+        self.assertEqual([(name, contents[0], contents[2]) for name, contents in answers], [("refused", b"not-allowed", None)])
+        self.assertEqual((self.broker.received, self.broker.queues), (0, {}))
+
+    def test_first_frame(self) -> None:
+        """A client whose very first frame is bad is told so, if it is of version 02."""
+        for bad, code in (
+            (b"H0201201", b"unsupported"),
+            (frame_header(2, 1, 2) + b"P02%029d" % (1 << 40), b"too-large"),
+            (frame(1, (QUEUE, b"q"), (TAG, b"t")), b"bad-frame"),
+        ):
+            for cuts in [bad], [bad[:3], bad[3:7], bad[7:8], bad[8:30], bad[30:]]:
+                peer = Peer(self.broker)
+                answers = peer.says(*cuts[:1])
+                for cut in cuts[1:]:
+                    answers += peer.says(cut)
+                self.assertEqual([(name, contents[0], contents[2]) for name, contents in answers], [("refused", code, None)])
+        for other in b"H0100999", b"H0300101", b"GET / HTTP/1.1":
+            peer = Peer(self.broker)
+            self.assertEqual(peer.says(other), [])
+            self.assertEqual(len(peer.connection.errors), 1)
+
+    def test_tags(self) -> None:
+        """A tag is anything of up to 64 bytes, also nothing; the same one may come twice."""
+        tags = b"", b"x" * 64, b"\0\xff\n", b"t", b"t"
+        answers = self.peer.says(*[frame(10, (TAG, tag)) for tag in tags], send(b"x", (TAG, b"")), frame(4, (ID, b"none"), (TAG, b"")))
+        self.assertEqual([contents[0] for _, contents in answers[:-1]], [*tags, b""])
+        self.assertEqual((answers[-1][0], answers[-1][1][2]), ("refused", b""))
+        [(_, contents)] = self.peer.says(frame(10, (TAG, b"x" * 65)))
+        self.assertEqual((contents[0], contents[2]), (b"too-large", None))
+
+    def test_hello(self) -> None:
+        """Hello may come at any time and often; there are no users, so every login is as good as none."""
+        login = frame(10, (TAG, b"2"), (USER, b"me"), (SECRET, b"\xff" * 255))
+        answers = self.peer.says(frame(10, (TAG, b"1")), login, hello(b"3", b"me"), hello(b"4", b"me"), frame(10, (TAG, b"5")))
+        self.assertEqual(answers, [("receipt", [b"%d" % number, None, None]) for number in range(1, 6)])
+
+    def test_packets(self) -> None:
+        """Packets come in any order, unknown ones often and up to 99 in all; known ones once."""
+        unknown = [(kind, b"") for kind in range(19, 99)]
+        answers = self.peer.says(frame(1, (CONTENT, b"x"), *unknown, (TAG, b"1"), *[(42, b"?" * 8192)] * 16, (QUEUE, b"q")))
+        self.assertEqual([contents[0] for _, contents in answers], [b"1"])
+        for kind in QUEUE, CONTENT, TTL, DELAY, LEVEL, HEADERS, KEY, TAG:
+            peer = Peer(self.broker)
+            [(_, contents)] = peer.says(frame(1, (QUEUE, b"q"), (CONTENT, b"x"), (kind, b"1"), (kind, b"1")))
+            self.assertEqual((contents[0], contents[2]), (b"bad-frame", None), kind)
+        [(_, contents)] = self.peer.says(frame(1, (QUEUE, b"q"), (CONTENT, b"x"), (42, b"?" * 8193)))
+        self.assertEqual(contents[0], b"too-large")
+
+    def test_numbers(self) -> None:
+        """Seconds are digits with at most one dot between them; however large or small, they are understood."""
+        for kind, packets in (1, ((QUEUE, b"q"), (CONTENT, b"x"))), (2, ((QUEUE, b"q"), (COUNT, b"1"))), (5, ((ID, b"none"),)):
+            for number in {1: (TTL, DELAY), 2: (LEASE,), 5: (TTL, DELAY)}[kind]:
+                for good in b"0", b"00", b"0.0", b"0.0000000000000001", b"9" * 20, b"1" * 9 + b"." + b"1" * 10, b"007.50":
+                    answers = Peer(self.broker).says(frame(kind, *packets, (number, good), (TAG, b"1")))
+                    self.assertEqual(answers[0][1][-1 if answers[0][0] == "refused" else 0], b"1", (kind, number, good))
+                for bad in b"", b".", b"1.", b".5", b"1.2.3", b"-1", b"+1", b"1e5", b"nan", b"inf", b"1_0", b" 1", b"1\n", b"\xb2", b"0x1":
+                    [(_, contents)] = Peer(self.broker).says(frame(kind, *packets, (number, bad), (TAG, b"1")))
+                    self.assertEqual((contents[0], contents[2]), (b"bad-frame", None), (kind, number, bad))
+                [(_, contents)] = Peer(self.broker).says(frame(kind, *packets, (number, b"9" * 21), (TAG, b"1")))
+                self.assertEqual(contents[0], b"too-large")
+
+    def test_largest_numbers(self) -> None:
+        """What lasts for ever or never begins does so, also over a restart."""
+        largest = b"9" * 20
+        self.peer.says(send(b"long", (TTL, largest)), send(b"late", (DELAY, largest), (TTL, largest)), consume(9, (LEASE, largest)))
+        self.now += 10**12
+        self.broker.tick()
+        self.broker.sweep()
+        self.assertEqual([message.body for message in self.peer.session.channel.unacked.values()], [b"long"])
+        [message_id] = self.peer.session.channel.unacked
+        self.peer.says(frame(9, (ID, message_id)), frame(5, (ID, message_id), (TTL, largest), (DELAY, largest)))
+        self.store.write()
+        again = Broker(self.store, lambda: self.now)
+        self.assertEqual((again.queues["q"].delayed, again.used), (2, self.broker.used))
+
+    def test_bad_headers(self) -> None:
+        """Headers are a JSON object of strings, in UTF-8, or empty."""
+        for good in b"", b"{}", b' {"a" : "\\u00e9"}\n', '{"ä": "€"}'.encode():
+            self.assertEqual(Peer(self.broker).says(send(b"x", (HEADERS, good), (TAG, b"1")))[0][0], "receipt", good)
+        for bad in (
+            b"[]",
+            b'"a"',
+            b'{"a": null}',
+            b'{"a": {"b": "c"}}',
+            b'{"a": NaN}',
+            b'{"a": "b"',
+            b"[" * 8000,
+            b'{"a": ' + b"1" * 8000 + b"}",
+            '{"a": "b"}'.encode("utf-16-le"),
+            b'{"a": "\xff"}',
+        ):
+            [(_, contents)] = Peer(self.broker).says(send(b"x", (HEADERS, bad), (TAG, b"1")))
+            self.assertEqual((contents[0], contents[2]), (b"bad-frame", None), bad)
+
+    def test_both_versions(self) -> None:
+        """Clients of both versions share a queue; what version 01 cannot say, it does not get."""
+        old = RecordingConnection()
+        session = Session(self.broker, Versions(), old)
+        session.receive(wire.send("q", b"1") + wire.consume("q", 1))
+        self.peer.session.receive(send(b"2", (HEADERS, b'{"a": "b"}'), (TTL, b"1.5"), (KEY, b"k")) + consume(1))
+        self.assertEqual([(delivery.content, delivery.ttl) for delivery in wire.deliveries(b"".join(old.writes))], [(b"1", 0)])
+        self.assertEqual(self.peer.gets(), [b"2"])
+        self.peer.session.close()
+        [held] = session.channel.unacked
+        session.receive(wire.acknowledge("q", held))
+        self.assertEqual([(delivery.content, delivery.ttl) for delivery in wire.deliveries(old.writes[-1])], [(b"2", 2)])

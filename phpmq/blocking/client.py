@@ -6,6 +6,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -165,6 +166,10 @@ class Consumer:
         """The server has taken back what was not handed out; see L{conversation.Receiver}."""
         self._delivered.clear()
 
+    def end(self, error: Exception | None) -> None:
+        """Nothing more will come; see L{conversation.Receiver}."""
+        self.window = 0
+
     def stop(self) -> None:
         """Have no more delivered. What was delivered until then can still be iterated, then the iteration ends."""
         self._client.stop_consuming(self)
@@ -320,13 +325,9 @@ class QueueClient:
         consumer.timeout = timeout
         request = self._conversation.consume(queue, consumer, window, lease)
         if request is not None:
-            try:
+            # If that is not answered, the next connection has the consumer again.
+            with suppress(ClientError):
                 self.answer(request)
-            except ClientError:
-                pass  # The next connection has the consumer again.
-            except PHPMQError:
-                self._conversation.receivers.pop(queue, None)
-                raise
         return consumer  # type: ignore[no-any-return]
 
     def stop_consuming(self, consumer: Consumer) -> None:

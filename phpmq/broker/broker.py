@@ -2,43 +2,64 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from phpmq.broker.channel import Channel
-from phpmq.broker.producer import PRODUCER_OVERHEAD, Producer
-from phpmq.broker.queue import DELIVERIES, SENDS, Consumer, Queue
-from phpmq.errors import DiskFailing, MemoryFull, NotAllowed, QueueFull
-from phpmq.interfaces import IMirror, IPeer, IStore
-from phpmq.message import EXTRA_OVERHEAD, MESSAGE_OVERHEAD, Extra, Message, check_name
-
-#: The longest time to live, in milliseconds (30,000 years): what is above is cut to it, so that sums stay within 64 bits.
-MAX_TTL = 10**15
+from phpmq.broker.dead import DeadLetters
+from phpmq.broker.dispatch import STEP, Dispatch
+from phpmq.broker.lifetime import MAX_TTL, Lifetime
+from phpmq.broker.producer import Producer, Producers
+from phpmq.broker.queue import DELIVERIES, SENDS, Queue
+from phpmq.broker.receipts import Receipts
+from phpmq.broker.room import Room
+from phpmq.errors import QueueFull
+from phpmq.interfaces import IPeer, IStore
+from phpmq.message import MESSAGE_OVERHEAD, Extra, Message, QueueSettings, check_name
 
 #: What a queue and its consumers count against the memory limit beside the messages, in bytes.
 QUEUE_OVERHEAD = 2560
 
-# How many messages a dispatch delivers, or a sweep or a purge looks at, before others get their turn.
-_STEP = 2000
 
-# Senders that wait for memory go on when this part of the limit is in use again: not at every single message that leaves.
-_ROOM = 0.95
-
-
-class Broker:
+class Broker(Dispatch):
     """
     All queues and the rules of who gets what.
 
-    Every public method may be called at any time. Deliveries are made by L{dispatch} at the end of a turn: what is called between
-    L{begin} and L{end} is one turn, and outside of one C{wake} is called when there is something to dispatch.
+    Every public method may be called at any time.
 
-    @ivar now: the time of this turn, milliseconds since the epoch
     @ivar queues: by name
+    @ivar by_number: the same by number
     @ivar used: bytes that messages and queues hold, against C{memory_limit}
-    @ivar wake: called, perhaps often, when L{dispatch} should be called soon
-    @ivar mirror: who copies the store to a file; None without a file
-    @ivar producers: by name
+    @ivar producers: those who number their sends
+    @ivar room: who waits for memory
+    @ivar receipts: what waits for the file
+    @ivar lifetime: what waits for its time
+    @ivar dead: messages that nobody gets any more
+    @ivar channels: the conversations that are not closed
     """
+
+    __slots__ = (
+        "_next",
+        "_purging",
+        "acknowledged_total",
+        "by_number",
+        "channels",
+        "dead",
+        "dropped",
+        "duplicates",
+        "expired",
+        "flushed",
+        "lifetime",
+        "max_window",
+        "memory_limit",
+        "producers",
+        "queues",
+        "receipts",
+        "received",
+        "requeued",
+        "room",
+        "unknown_ids",
+        "used",
+    )
 
     def __init__(
         self,
@@ -48,39 +69,31 @@ class Broker:
         max_window: int = 65535,
         wake: Callable[[], object] = lambda: None,
         producer_timeout: int = 86_400_000,
+        max_unconfirmed: int = 10_000,
     ) -> None:
         """
         @param producer_timeout: milliseconds after which a producer that sends nothing is forgotten
+        @param max_unconfirmed: how many synced sends of one channel may wait for the file
         """
-        self._store = store
-        self._clock = clock
+        super().__init__(store, clock, wake)
         self.memory_limit = memory_limit
         self.max_window = max_window
-        self.wake = wake
-        self.now = clock()
         self.used = 0
         self.queues: dict[str, Queue] = {}
-        self._by_number: dict[int, Queue] = {}
+        self.by_number: dict[int, Queue] = {}
         self._next: int = store.next_number
-        self._in_turn = self._dispatching = self._stopped = False
-        self._due: deque[Queue] = deque()
-        self._budget = 0  # deliveries that this dispatch may still make
-        self._touched: list[Channel] = []
         self._purging: dict[Queue, None] = {}
-        self._waiting: dict[Channel, None] = {}
-        self._was_full = self._has_room = False
-        self.mirror: IMirror | None = None
-        # Sends whose receipt waits for the file: number, who sent it, and the receipt.
-        self._unsynced: deque[tuple[int, Channel, bytes, bytes, bool]] = deque()
-        self.leasing: dict[Consumer, None] = {}
-        self._next_due = 0  # of the delayed messages
-        self.producers: dict[bytes, Producer] = {}
-        self._producer_timeout = producer_timeout
-        self._producers_checked = self.now
+        self.channels: set[Channel] = set()
+        self.room = Room(self)
         # Counters, which never fall.
-        self.received = self.delivered = self.redelivered = self.acknowledged_total = 0
-        self.requeued = self.expired = self.dead_lettered = self.flushed = self.unknown_ids = self.duplicates = 0
+        self.received = self.acknowledged_total = self.requeued = self.expired = self.dropped = self.flushed = 0
+        self.unknown_ids = self.duplicates = 0
         self._load()
+        self.producers = Producers(self, store, producer_timeout)
+        self.receipts = Receipts(self, store, max_unconfirmed)
+        self.lifetime = Lifetime(self, store)
+        self.dead = DeadLetters(self, store)
+        self.used += self.dead.used
 
     def _load(self) -> None:
         for record, waiting, size, delayed in self._store.queues():
@@ -91,136 +104,12 @@ class Broker:
                 # The process may have ended before all that was flushed was gone.
                 self._purging[queue] = None
             self.forget_if_unused(queue)
-        dead, size = self._store.dead_totals()
-        self.used += size + dead * MESSAGE_OVERHEAD
-        self._next_due = self._store.next_due()
-        for name, number, used in self._store.producers():
-            self.producers[name] = Producer(name, number, used)
-            self.used += PRODUCER_OVERHEAD
 
     def channel(self, peer: IPeer) -> Channel:
         """A conversation with this broker; close it when the peer is gone."""
-        return Channel(self, peer)
-
-    # Turns
-
-    def begin(self) -> None:
-        """Start a turn: time stands still, and deliveries wait for its end."""
-        self.now = self._clock()
-        self._in_turn = True
-
-    def end(self) -> None:
-        """End a turn."""
-        if not self._dispatching:
-            self._in_turn = False
-            self.dispatch()
-
-    def _enter(self) -> None:
-        """A call from outside of any turn sees what time it is."""
-        if not self._in_turn:
-            self.now = self._clock()
-
-    def dispatch(self) -> None:
-        """Deliver what can be delivered, and have the peers write it."""
-        if self._dispatching:
-            return
-        if self._stopped:
-            self._flush_touched()
-            return
-        self.begin()
-        self._dispatching = True
-        self._budget = _STEP
-        try:
-            while (self._due and self._budget > 0) or self._touched:
-                self._distribute_due()
-                self._flush_touched()
-                self._announce_room()
-            if self._purging:
-                self._purge()
-            self._announce_room()
-        finally:
-            self._dispatching = self._in_turn = False
-        if self._due or self._purging:
-            self.wake()
-
-    def touch(self, channel: Channel) -> None:
-        """The channel's peer has something to flush at the end of this turn."""
-        if not channel.touched:
-            channel.touched = True
-            self._touched.append(channel)
-            if not self._in_turn:
-                self.wake()
-
-    def _flush_touched(self) -> None:
-        touched, self._touched = self._touched, []
-        for channel in touched:
-            channel.touched = False
-            channel.peer.flush()
-
-    def stop(self) -> None:
-        """Deliver a last time: what comes back from now on stays, and what is not synced yet still gets its receipt once it is."""
-        self.dispatch()
-        self._stopped = True
-
-    def distribute(self, queue: Queue) -> None:
-        """The queue may have messages for its consumers: look at it in the next L{dispatch}."""
-        if not queue.due:
-            queue.due = True
-            self._due.append(queue)
-            if not self._in_turn:
-                self.wake()
-
-    def _distribute_due(self) -> None:
-        due = self._due
-        while due and self._budget > 0:
-            queue = due.popleft()
-            queue.due = False
-            if queue.idle and not queue.paused & DELIVERIES:
-                self._deliver(queue)
-                if self._budget <= 0:
-                    self.distribute(queue)
-
-    def _deliver(self, queue: Queue) -> None:  # noqa: C901  # the hot path: calls would cost more than they do
-        """Rule 8: hand the next messages round among the consumers with room."""
-        idle, now, id_prefix = queue.idle, self.now, self._store.id_prefix
-        delivered = 0
-        budget = self._budget
-        while idle and delivered < budget and (queue.ahead or queue.read_ahead(self._store)):
-            consumer = idle.popleft()
-            channel = consumer.channel
-            if channel.paused or consumer.held >= consumer.window:
-                consumer.idle = False
-                continue
-            message = queue.ahead.popleft()
-            size = message.size
-            queue.ahead_size -= size
-            queue.ready_size -= size
-            if message.expires and message.expires <= now:
-                idle.appendleft(consumer)
-                self._expire(message)
-                continue
-            message.consumer = consumer
-            message.attempts += 1
-            if message.attempts > 1:
-                self.redelivered += 1
-            if not message.id:
-                message.id = id_prefix + b"%016x" % message.number
-            delivered += 1
-            queue.in_flight += 1
-            consumer.held += 1
-            if consumer.held < consumer.window:
-                idle.append(consumer)
-            else:
-                consumer.idle = False
-            channel.unacked[message.id] = message
-            if consumer.lease:
-                consumer.deadlines[message.id] = now + consumer.lease
-            if not channel.touched:
-                channel.touched = True
-                self._touched.append(channel)
-            channel.peer.deliver(message, now)
-        self.delivered += delivered
-        self._budget -= delivered
+        channel = Channel(self, peer)
+        self.channels.add(channel)
+        return channel
 
     # Sending
 
@@ -252,11 +141,12 @@ class Broker:
         if not self._in_turn:
             self.now = self._clock()
         if self.used >= self.memory_limit:
-            self._was_full = True
-            raise MemoryFull("the server's memory limit is reached")
+            self.room.refuse()
         queue = self.queues.get(name) or self.queue(name)
         if queue.paused & SENDS:
             raise QueueFull("the queue is paused for sends")
+        if queue.bounded:
+            self._make_room(queue, len(body))
         if revision and queue.revision != revision:
             queue.revision = revision
             self._store.save_queue(queue)
@@ -268,262 +158,97 @@ class Broker:
             extra.due = now + min(extra.due, MAX_TTL)
             message.position = -number
         if producer is not None:
-            # First, so that the store writes both down together.
-            producer.number, producer.used = sequence, now
-            self._store.save_producer(producer.name, sequence, now)
+            self.producers.accepted(producer, sequence)
         self._store.add(message)
         self.used += message.size + MESSAGE_OVERHEAD
         self.received += 1
+        queue.received += 1
         if message.position < 0:
-            self._hold(queue, message)
+            self.lifetime.hold(queue, message)
             return message
         queue.append(message)
         if queue.idle and not queue.due:
             self.distribute(queue)
         return message
 
+    def _make_room(self, queue: Queue, size: int) -> None:
+        """
+        Rule 18: what happens when a queue is full.
+
+        @raise QueueFull: the send is refused
+        """
+        if queue.settings.when_full == "drop-oldest" and not (0 < queue.settings.max_bytes < size):
+            while not queue.has_room(size) and (oldest := queue.take(self._store)) is not None:
+                self.dropped += 1
+                self.forget(oldest)
+        if not queue.has_room(size):
+            self.room.wanted(queue)
+            raise QueueFull(f"the queue is full: {queue.ready + queue.delayed} messages with {queue.ready_size} bytes wait in it")
+
+    def next_position(self) -> int:
+        """The next free place at the tail of any queue."""
+        position = self._next
+        self._next = position + 1
+        return position
+
+    @property
+    def latest(self) -> int:
+        """The number of the message that was accepted last."""
+        return self._store.latest  # type: ignore[no-any-return]
+
     def find(self, name: str, key: str) -> int:
         """Rule 17: the number of the message with that key in a queue, 0 if there is none."""
-        self._enter()
+        self.enter()
         queue = self.queues.get(name)
         return 0 if queue is None else int(self._store.find(queue, key, self.now))
 
     def message_id(self, number: int) -> bytes:
         """The id by which clients know the message of that number."""
-        return b"%b%016x" % (self._store.id_prefix, number)
+        return self._id_format % number
 
-    # Syncing
+    def announce_room(self) -> None:
+        """Let sends that wait go on, if there is room; see L{Dispatch}."""
+        self.room.announce()
 
-    def check_sync(self) -> None:
-        """
-        Whether a message can get on a disk.
-
-        @raise NotAllowed: the server keeps no file
-        @raise DiskFailing: the file cannot be written now
-        """
-        if self.mirror is None:
-            raise NotAllowed("this server keeps its messages in memory only")
-        if self.mirror.failing:
-            raise DiskFailing("the store's file cannot be written")
-
-    def receipt_when_synced(self, number: int, channel: Channel, tag: bytes, message_id: bytes, duplicate: bool) -> None:
-        """Give a receipt once all up to C{number} is in the file."""
-        if number <= self._store.mirrored or self.mirror is None:
-            channel.answer(tag, message_id, duplicate)
-            return
-        if not self._unsynced:
-            self.mirror.hurry()
-        self._unsynced.append((number, channel, tag, message_id, duplicate))
-        self._store.wants_sync()
-
-    def synced(self) -> None:
-        """The file got further: give the receipts that waited for it."""
-        self.begin()
-        unsynced, mirrored = self._unsynced, self._store.mirrored
-        while unsynced and unsynced[0][0] <= mirrored:
-            _, channel, tag, message_id, duplicate = unsynced.popleft()
-            channel.answer(tag, message_id, duplicate)
-        if unsynced and self.mirror is not None:
-            self.mirror.hurry()
-        self.end()
-
-    @property
-    def latest(self) -> int:
-        """The highest number that a message or a place in a queue got so far."""
-        return self._next - 1
-
-    # Producers
-
-    def producer(self, name: bytes) -> Producer:
-        """
-        Rule 17b: the producer of that name, new if it was not used for long.
-
-        @raise MemoryFull: there is no room for a new one
-        """
-        producer = self.producers.get(name)
-        if producer is None:
-            if self.used >= self.memory_limit:
-                raise MemoryFull("the server's memory limit is reached")
-            producer = self.producers[name] = Producer(name)
-            self.used += PRODUCER_OVERHEAD
-        return producer
-
-    def release_producer(self, producer: Producer) -> None:
-        """The producer's connection is gone; one that never sent anything is forgotten."""
-        producer.channel = None
-        if producer.number < 0:
-            self._forget_producer(producer)
-
-    def _forget_producer(self, producer: Producer) -> None:
-        if self.producers.pop(producer.name, None) is not None:
-            self._freed(PRODUCER_OVERHEAD)
-
-    def _forget_idle_producers(self) -> None:
-        if self.now - self._producers_checked < min(self._producer_timeout, 60_000):
-            return
-        self._producers_checked = self.now
-        deadline = self.now - self._producer_timeout
-        for producer in [one for one in self.producers.values() if one.channel is None and one.used < deadline]:
-            self._forget_producer(producer)
-            self._store.drop_producer(producer.name)
-
-    def wait_for_room(self, channel: Channel) -> None:
-        """Tell the channel's peer when a send that was refused may succeed."""
-        self._waiting[channel] = None
-
-    def stop_waiting(self, channel: Channel) -> None:
-        """Forget what L{wait_for_room} noted."""
-        self._waiting.pop(channel, None)
-
-    def _announce_room(self) -> None:
-        if self._was_full and self.used < self.memory_limit * _ROOM:
-            self._was_full = False
-            self._has_room = True
-        if self._has_room:
-            self._has_room = False
-            waiting, self._waiting = self._waiting, {}
-            for channel in waiting:
-                channel.peer.room()
-
-    # Settling
-
-    def acknowledged(self, message: Message) -> None:
-        """A consumer is done with a message."""
-        self.acknowledged_total += 1
-        self._forget(message)
-
-    def _forget(self, message: Message) -> None:
+    def forget(self, message: Message) -> None:
+        """A message is gone for good."""
         self._store.remove(message.number)
         self.used -= message.size + MESSAGE_OVERHEAD
-        if self._was_full:
-            self._freed(0)
+        if self.room.full:
+            self.freed(0)
         queue: Queue = message.queue  # type: ignore[assignment]
         if not queue.consumers:
             self.forget_if_unused(queue)
 
-    def _freed(self, size: int) -> None:
+    def freed(self, size: int) -> None:
+        """So many bytes are not in use any more."""
         self.used -= size
-        if self._was_full and not self._in_turn:
+        if self.room.full and not self._in_turn:
             self.wake()
 
-    def requeue(self, message: Message, ttl: int, delay: int = 0) -> None:
-        """
-        Rule 3: a message goes to the tail of its queue, keeps its id and attempts, and takes the new time to live.
+    # Time
 
-        @param ttl: milliseconds; 0 for never
-        @param delay: milliseconds until it is ready again
-        """
-        self._enter()
-        message.position = self._next
-        self._next += 1
-        message.expires = self.now + int(min(ttl, MAX_TTL)) if ttl else 0
-        self.requeued += 1
-        queue: Queue = message.queue  # type: ignore[assignment]
-        if delay:
-            if message.extra is None:
-                message.extra = Extra()
-                message.size += EXTRA_OVERHEAD
-                self.used += EXTRA_OVERHEAD
-            message.extra.due = self.now + min(delay, MAX_TTL)
-            message.position = -message.position
-            self._store.put(message)
-            self._hold(queue, message)
-            return
-        self._store.put(message)
-        queue.append(message)
-        if queue.idle:
-            self.distribute(queue)
-
-    def bury(self, message: Message, reason: str, text: str) -> None:
-        """A message becomes a dead letter: it leaves its queue and is kept."""
-        self._enter()
-        self._store.bury(message, reason, text, self.now)
-        self.dead_lettered += 1
-        self.forget_if_unused(message.queue)  # type: ignore[arg-type]
-
-    def take_back(self, queue: Queue, messages: list[Message]) -> None:
-        """Rules 3, 4 and 12: what a consumer held that is gone waits again, unless it was flushed or expired meanwhile."""
-        self._enter()
-        back = []
-        for message in messages:
-            if message.position <= queue.flushed:
-                self._forget(message)
-            elif message.expires and message.expires <= self.now:
-                self._expire(message)
-            else:
-                self._store.retried(message)
-                back.append(message)
-        queue.in_flight -= len(messages)
-        if back:
-            queue.put_back(back)
-            self.distribute(queue)
-        self.forget_if_unused(queue)
-
-    # Lifetime
-
-    def _hold(self, queue: Queue, message: Message) -> None:
-        """Rule 13: keep a message until it is due."""
-        queue.hold(message)
-        due = message.extra.due  # type: ignore[union-attr]
-        if not self._next_due or due < self._next_due:
-            self._next_due = due
-
-    def tick(self) -> None:
-        """Release what is due and take back what was leased; to be called about ten times a second."""
+    def tick(self) -> bool:
+        """What is due or was leased; to be called about ten times a second. False if there is more."""
         self.begin()
         try:
-            if self._next_due and self._next_due <= self.now:
-                self._release()
-            for consumer in list(self.leasing):
-                consumer.channel.take_away(consumer)
+            return self.lifetime.tick()
         finally:
             self.end()
 
-    def _release(self) -> None:
-        for message in self._store.due(self.now, _STEP, self._by_number):
-            queue: Queue = message.queue  # type: ignore[assignment]
-            if -message.position <= queue.flushed:
-                continue
-            message.position = self._next
-            self._next += 1
-            message.extra.due = 0  # type: ignore[union-attr]
-            self._store.put(message)
-            queue.release(message)
-            if queue.idle:
-                self.distribute(queue)
-        self._next_due = self._store.next_due()
-
-    def _expire(self, message: Message) -> None:
-        self.expired += 1
-        self._forget(message)
-
     def sweep(self) -> bool:
-        """Rule 12: drop messages that expired while they waited. False if there may be more, which the next call looks at."""
-        self._enter()
-        rows = self._store.expired(self.now, _STEP)
-        ahead: dict[Queue, None] = {}
-        for number, queue_number, position, size in rows:
-            queue = self._by_number.get(queue_number)
-            if queue is None or abs(position) <= queue.flushed:
-                continue
-            if position < 0 or position > queue.cursor:
-                if position < 0:
-                    queue.delayed -= 1
-                else:
-                    queue.behind -= 1
-                queue.ready_size -= size
-                self.expired += 1
-                self._store.remove(number)
-                self._freed(size + MESSAGE_OVERHEAD)
-                self.forget_if_unused(queue)
-            else:
-                # In Python, or in flight; the latter stay.
-                ahead[queue] = None
-        for queue in ahead:
-            for message in queue.drop_expired(self.now):
-                self._expire(message)
-        self._forget_idle_producers()
-        return len(rows) < _STEP
+        """What expired or was not used for long; to be called about once a second. False if there may be more."""
+        self.enter()
+        self.producers.sweep()
+        return self.lifetime.sweep()
+
+    def expire(self, message: Message) -> None:
+        """A message that comes back, or was about to be delivered, has expired; see L{Dispatch}."""
+        self.expired += 1
+        if message.queue.settings.expired == "dead":
+            self.dead.bury(message, "expired", "")
+        else:
+            self.forget(message)
 
     # Queues
 
@@ -541,15 +266,15 @@ class Broker:
 
     def _remember(self, queue: Queue) -> None:
         self.queues[queue.name] = queue
-        self._by_number[queue.number] = queue
+        self.by_number[queue.number] = queue
         self.used += QUEUE_OVERHEAD
 
     def forget_if_unused(self, queue: Queue) -> None:
         """Rule 1: an empty queue that nobody consumes goes away, once the store has forgotten what was flushed from it."""
-        if queue.unused and queue not in self._purging and self._by_number.pop(queue.number, None) is not None:
+        if queue.unused and queue not in self._purging and self.by_number.pop(queue.number, None) is not None:
             del self.queues[queue.name]
             self._store.drop_queue(queue)
-            self._freed(QUEUE_OVERHEAD)
+            self.freed(QUEUE_OVERHEAD)
 
     def flush(self, name: str) -> tuple[int, int]:
         """
@@ -563,7 +288,7 @@ class Broker:
         count, size = queue.clear(self._next - 1)
         self._store.save_queue(queue)
         self.flushed += count
-        self._freed(size + count * MESSAGE_OVERHEAD)
+        self.freed(size + count * MESSAGE_OVERHEAD)
         self._purging[queue] = None
         if not self._in_turn:
             self.wake()
@@ -574,12 +299,48 @@ class Broker:
         results = [self.flush(name) for name in list(self.queues)]
         return sum(count for count, _ in results), sum(in_flight for _, in_flight in results)
 
-    def _purge(self) -> None:
-        """The store forgets flushed messages step by step, so that nobody waits for a large queue."""
-        queue = next(iter(self._purging))
-        if self._store.purge(queue, _STEP):
-            del self._purging[queue]
+    def purge(self) -> bool:
+        """The store forgets flushed messages step by step, so that nobody waits for a large queue; see L{Dispatch}."""
+        if self._purging:
+            queue = next(iter(self._purging))
+            if self._store.purge(queue, STEP):
+                del self._purging[queue]
+                self.forget_if_unused(queue)
+        return bool(self._purging)
+
+    def move(self, source: Queue, target: Queue, count: int) -> int:
+        """
+        Have messages that are ready go to the tail of another queue, with their ids and attempts. In the file each is in one of both,
+        whenever a crash comes. The target's limits do not count here.
+
+        @param count: how many, at most L{STEP} at a time
+        @return: how many did
+        """
+        moved = 0
+        while moved < min(count, STEP) and (message := source.take(self._store)) is not None:
+            message.queue = target
+            message.position = self.next_position()
+            self._store.put(message)
+            target.append(message)
+            moved += 1
+        self.distribute(target)
+        for queue in source, target:
             self.forget_if_unused(queue)
+        return moved
+
+    def configure(self, name: str, settings: QueueSettings) -> Queue:
+        """
+        Set what a queue follows from now on, also over a restart. Its lease is that of consumers that come later.
+
+        @raise BadName: no queue can have that name
+        """
+        queue = self.queue(name)
+        queue.configure(settings)
+        self._store.save_queue(queue)
+        self.room.came()
+        self.distribute(queue)
+        self.forget_if_unused(queue)
+        return queue
 
     def pause(self, name: str, what: int = DELIVERIES) -> None:
         """
@@ -598,6 +359,6 @@ class Broker:
             return
         queue.paused &= ~what
         self._store.save_queue(queue)
-        self._has_room = True
+        self.room.came()
         self.distribute(queue)
         self.forget_if_unused(queue)

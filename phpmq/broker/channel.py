@@ -29,12 +29,13 @@ class Channel:
     @ivar paused: whether its peer takes no deliveries now
     @ivar touched: whether its peer has deliveries or receipts to flush
     @ivar producer: whose numbers the tags of its sends are; None if they are just tags
-    @ivar refusal: why a send of the producer was refused: all further ones are refused likewise until it says hello again, so that a number
-        that was refused is never below one that was accepted
+    @ivar refusal: why a send of the producer was refused, or its hello: all further sends are refused likewise until it says hello with
+        its name again, so that a number that was refused is never below one that was accepted
+    @ivar unconfirmed: its synced sends that wait for the file: number, tag, id, and whether it is a duplicate
     @ivar closed: whether its peer is gone
     """
 
-    __slots__ = ("broker", "closed", "consumers", "paused", "peer", "producer", "refusal", "touched", "unacked")
+    __slots__ = ("broker", "closed", "consumers", "paused", "peer", "producer", "refusal", "touched", "unacked", "unconfirmed")
 
     def __init__(self, broker: Broker, peer: IPeer) -> None:
         self.broker = broker
@@ -45,6 +46,7 @@ class Channel:
         self.touched = False
         self.producer: Producer | None = None
         self.refusal: PHPMQError | None = None
+        self.unconfirmed: list[tuple[int, bytes, bytes, bool]] = []
         self.closed = False
 
     def publish(self, tag: bytes | None, queue: str, body: bytes, ttl: int, revision: int = 0) -> None:
@@ -52,24 +54,25 @@ class Channel:
         try:
             self.broker.publish(queue, body, ttl, revision)
         except NoRoom as error:
-            self.broker.wait_for_room(self)
+            self.broker.room.wait(self)
             self.peer.refused(tag, error)
 
     def send(self, tag: bytes | None, queue: str, body: bytes, ttl: int, synced: bool, extra: Extra | None) -> None:
         """Send a message and answer; see L{IChannel}."""
         broker = self.broker
         producer = self.producer if tag is not None else None
+        if self.refusal is not None and tag is not None:
+            self._refused(tag, self.refusal)
+            return
         sequence = 0
         if producer is not None:
             sequence = _sequence(tag)
-            if self.refusal is None and sequence <= producer.number:
+            if sequence <= producer.number:
                 self._answer_send(tag, b"", broker.latest, synced, True)
                 return
         try:
-            if self.refusal is not None and producer is not None:
-                raise self.refusal
             if synced:
-                broker.check_sync()
+                broker.receipts.check()
             if extra is not None and extra.key and (found := broker.find(queue, extra.key)):
                 self._answer_send(tag, broker.message_id(found), found, synced, True)
                 return
@@ -85,10 +88,16 @@ class Channel:
         """A send of that tag is not carried out."""
         if tag is None:
             if isinstance(error, NoRoom):
-                self.broker.wait_for_room(self)
+                self.broker.room.wait(self)
+        elif self.refusal is not None:
+            error = self.refusal
         elif self.producer is not None:
-            self.refusal = error
+            self._refuse_all(error)
         self._refused(tag, error)
+
+    def _refuse_all(self, error: PHPMQError) -> None:
+        # Without its traceback, which would hold on to the body, and grow with each time that it is refused.
+        self.refusal = error.with_traceback(None)
 
     def _refused(self, tag: bytes | None, error: Exception) -> None:
         self.peer.refused(tag, error)
@@ -101,7 +110,7 @@ class Channel:
         if tag is None:
             return
         if synced:
-            self.broker.receipt_when_synced(number, self, tag, message_id, duplicate)
+            self.broker.receipts.give_when_synced(self, number, tag, message_id, duplicate)
         else:
             self.answer(tag, message_id, duplicate)
 
@@ -114,11 +123,11 @@ class Channel:
 
     def hello(self, tag: bytes, producer: bytes | None) -> None:
         """Answer, perhaps as a producer from here on; see L{IChannel}."""
-        self.refusal = None
         if producer is not None and (self.producer is None or self.producer.name != producer):
             try:
-                new = self.broker.producer(producer)
+                new = self.broker.producers.get(producer)
             except NoRoom as error:
+                self._refuse_all(error)
                 self._refused(tag, error)
                 return
             self._release_producer()
@@ -127,12 +136,14 @@ class Channel:
                 new.channel.peer.superseded()
             new.channel = self
             self.producer = new
+        if producer is not None:
+            self.refusal = None
         self.answer(tag)
 
     def _release_producer(self) -> None:
         producer, self.producer = self.producer, None
         if producer is not None:
-            self.broker.release_producer(producer)
+            self.broker.producers.release(producer)
 
     def consume(self, queue: str, window: int, lease: int = 0, tag: bytes | None = None) -> None:
         """Set this channel's window for a queue; see L{IChannel}."""
@@ -140,6 +151,7 @@ class Channel:
         self.answer(tag)
 
     def _consume(self, queue: str, window: int, lease: int) -> None:
+        self.broker.enter()
         consumer = self.consumers.get(queue)
         if consumer is None:
             if not window:
@@ -147,17 +159,17 @@ class Channel:
             consumer = self.consumers[queue] = Consumer(self, self.broker.queue(queue))
         if window:
             consumer.window = min(window, self.broker.max_window)
-            consumer.lease = lease
-            if lease:
-                self.broker.leasing[consumer] = None
+            lease = lease or int(consumer.queue.settings.lease * 1000)
+            if lease != consumer.lease:
+                consumer.change_lease(lease)
             consumer.queue.consumers.add(consumer)
             consumer.wait()
         else:
             consumer.leave()
-            self._retire(consumer)
+            self.retire(consumer)
             self.broker.forget_if_unused(consumer.queue)
 
-    def _retire(self, consumer: Consumer) -> None:
+    def retire(self, consumer: Consumer) -> None:
         """A consumer that ended is forgotten once it holds nothing: until then it counts, should it come back."""
         if not consumer.held:
             del self.consumers[consumer.queue.name]
@@ -166,7 +178,11 @@ class Channel:
         """Settle a message: it is done; see L{IChannel}."""
         message = self._settle(tag, id, queue)
         if message is not None:
-            self.broker.acknowledged(message)
+            broker = self.broker
+            there: Queue = message.queue  # type: ignore[assignment]
+            broker.acknowledged_total += 1
+            there.acknowledged += 1
+            broker.forget(message)
             if tag is not None:
                 self.answer(tag)
 
@@ -174,25 +190,26 @@ class Channel:
         """Settle a message by sending it to the tail; see L{IChannel}."""
         message = self._settle(tag, id, queue)
         if message is not None:
-            self.broker.requeue(message, ttl, delay)
+            self.broker.lifetime.requeue(message, ttl, delay)
             self.answer(tag)
 
     def dead_letter(self, tag: bytes | None, id: bytes, reason: str = "", queue: str | None = None) -> None:
         """Settle a message by setting it aside; see L{IChannel}."""
         message = self._settle(tag, id, queue)
         if message is not None:
-            self.broker.bury(message, "rejected", reason)
+            self.broker.dead.bury(message, "rejected", reason)
             self.answer(tag)
 
     def touch(self, tag: bytes | None, id: bytes) -> None:
         """The lease of a message starts again; see L{IChannel}."""
+        self.broker.enter()
         message = self.unacked.get(id)
         if message is None:
             self._unknown(tag)
             return
         consumer: Consumer = message.consumer
         if consumer.deadlines.pop(id, None) is not None:
-            consumer.deadlines[id] = self.broker.now + consumer.lease
+            consumer.start_lease(id, self.broker.now)
         self.answer(tag)
 
     def _unknown(self, tag: bytes | None) -> None:
@@ -213,30 +230,10 @@ class Channel:
         consumer.held -= 1
         consumer.queue.in_flight -= 1
         if not consumer.window:
-            self._retire(consumer)
+            self.retire(consumer)
         elif not consumer.idle:
             consumer.wait()
         return message
-
-    def take_away(self, consumer: Consumer) -> None:
-        """Rule 16: what one of this channel's consumers holds longer than its lease becomes ready again."""
-        now = self.broker.now
-        messages = []
-        for message_id, deadline in consumer.deadlines.items():
-            if deadline > now:
-                break
-            messages.append(self.unacked.pop(message_id))
-        for message in messages:
-            del consumer.deadlines[message.id]
-            message.consumer = None
-        if messages:
-            consumer.held -= len(messages)
-            self.broker.take_back(consumer.queue, messages)
-            consumer.wait()
-        if not consumer.window and not consumer.held and self.consumers.get(consumer.queue.name) is consumer:
-            self._retire(consumer)
-        if (not consumer.lease and not consumer.deadlines) or self.closed:
-            self.broker.leasing.pop(consumer, None)
 
     def pause(self) -> None:
         """The peer cannot take more deliveries now."""
@@ -255,7 +252,9 @@ class Channel:
     def close(self) -> None:
         """Rule 9: all that the channel held becomes ready again, at its original place."""
         self.closed = True
-        self.broker.stop_waiting(self)
+        self.broker.channels.discard(self)
+        self.broker.room.leave(self)
+        self.broker.receipts.forget(self)
         self._release_producer()
         self.give_back()
 
@@ -269,11 +268,11 @@ class Channel:
         for consumer in self.consumers.values():
             consumer.leave()
             consumer.deadlines.clear()
-            self.broker.leasing.pop(consumer, None)
+            self.broker.lifetime.leased.pop(consumer, None)
         self.unacked = {}
         self.consumers = {}
         for queue, messages in held.items():
-            self.broker.take_back(queue, messages)
+            self.broker.lifetime.take_back(queue, messages)
 
 
 def _sequence(tag: bytes | None) -> int:

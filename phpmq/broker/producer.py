@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from phpmq.interfaces import IStore
+
 if TYPE_CHECKING:
+    from phpmq.broker.broker import Broker
     from phpmq.broker.channel import Channel
 
 #: What a producer counts against the memory limit, in bytes.
@@ -27,3 +30,63 @@ class Producer:
         self.number = number
         self.used = used
         self.channel: Channel | None = None
+
+
+class Producers:
+    """
+    All producers.
+
+    @ivar by_name: the producers
+    """
+
+    def __init__(self, broker: Broker, store: IStore, timeout: int) -> None:
+        """
+        @param timeout: milliseconds after which a producer that sends nothing is forgotten
+        """
+        self._broker = broker
+        self._store = store
+        self._timeout = timeout
+        self._checked = broker.now
+        self.by_name = {name: Producer(name, number, used) for name, number, used in store.producers()}
+        broker.used += len(self.by_name) * PRODUCER_OVERHEAD
+
+    def get(self, name: bytes) -> Producer:
+        """
+        The producer of that name, new if it was not used for long.
+
+        @raise MemoryFull: there is no room for a new one
+        """
+        producer = self.by_name.get(name)
+        if producer is None:
+            broker = self._broker
+            if broker.used >= broker.memory_limit:
+                broker.room.refuse()
+            producer = self.by_name[name] = Producer(name)
+            broker.used += PRODUCER_OVERHEAD
+        return producer
+
+    def accepted(self, producer: Producer, number: int) -> None:
+        """A send of that number is accepted; the store keeps the number together with the message that is added next."""
+        producer.number, producer.used = number, self._broker.now
+        self._store.save_producer(producer.name, number, producer.used)
+
+    def release(self, producer: Producer) -> None:
+        """The producer's connection is gone; one that never sent anything is forgotten."""
+        producer.channel = None
+        if producer.number < 0:
+            self._forget(producer)
+
+    def _forget(self, producer: Producer) -> None:
+        if self.by_name.pop(producer.name, None) is not None:
+            self._broker.freed(PRODUCER_OVERHEAD)
+
+    def sweep(self) -> None:
+        """Forget those that were not used for long; it is enough to look once a minute."""
+        now = self._broker.now
+        if now - self._checked < min(self._timeout, 60_000):
+            return
+        self._checked = now
+        deadline = now - self._timeout
+        for producer in [one for one in self.by_name.values() if one.channel is None and one.used < deadline]:
+            self._forget(producer)
+            self._store.drop_producer(producer.name)

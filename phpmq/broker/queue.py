@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from phpmq.interfaces import IStore
-from phpmq.message import Message, QueueRecord
+from phpmq.message import DEFAULT_SETTINGS, Message, QueueRecord, QueueSettings
 
 if TYPE_CHECKING:
     from phpmq.broker.channel import Channel
@@ -35,23 +35,32 @@ class Queue(QueueRecord):
     @ivar delayed: how many messages are not ready yet
     @ivar ready_size: bytes of the messages that wait, also of the delayed ones
     @ivar due: whether the broker has it on its list of queues to look at
+    @ivar bounded: whether its settings limit what may wait in it
+    @ivar received: how many messages were ever sent to it; C{delivered} and C{acknowledged} likewise, since the server started
     """
 
     __slots__ = (
+        "acknowledged",
         "ahead",
         "ahead_size",
         "behind",
+        "bounded",
         "consumers",
         "cursor",
         "delayed",
+        "delivered",
         "due",
         "idle",
         "in_flight",
         "ready_size",
+        "received",
     )
 
     def __init__(self, record: QueueRecord, ready: int = 0, ready_size: int = 0, delayed: int = 0) -> None:
-        super().__init__(record.number, record.name, record.revision, record.flushed, record.paused)
+        super().__init__(record.number, record.name, record.revision, record.flushed, record.paused, record.settings)
+        self.bounded = False
+        self.configure(record.settings)
+        self.received = self.delivered = self.acknowledged = 0
         self.ahead: deque[Message] = deque()
         self.ahead_size = 0
         self.cursor = record.flushed
@@ -71,7 +80,18 @@ class Queue(QueueRecord):
     @property
     def unused(self) -> bool:
         """Rule 1: whether nobody would notice if the queue went away."""
-        return not (self.consumers or self.ahead or self.behind or self.delayed or self.in_flight or self.paused)
+        kept = self.paused or self.settings is not DEFAULT_SETTINGS
+        return not (self.consumers or self.ahead or self.behind or self.delayed or self.in_flight or kept)
+
+    def configure(self, settings: QueueSettings) -> None:
+        """Follow other settings from now on."""
+        self.settings = DEFAULT_SETTINGS if settings == DEFAULT_SETTINGS else settings
+        self.bounded = bool(settings.max_messages or settings.max_bytes)
+
+    def has_room(self, size: int) -> bool:
+        """Rule 18: whether its settings let a message of that size wait in it."""
+        messages, most = self.settings.max_messages, self.settings.max_bytes
+        return not (messages and self.ready + self.delayed >= messages) and not (most and self.ready_size + size > most)
 
     def hold(self, message: Message) -> None:
         """Count a message that is delayed."""
@@ -107,6 +127,15 @@ class Queue(QueueRecord):
         self.ahead_size = sum(message.size for message in messages)
         return True
 
+    def take(self, store: IStore) -> Message | None:
+        """The next message, for somebody who is no consumer; None when there is none."""
+        if not self.ahead and not self.read_ahead(store):
+            return None
+        message = self.ahead.popleft()
+        self.ahead_size -= message.size
+        self.ready_size -= message.size
+        return message
+
     def put_back(self, messages: list[Message]) -> None:
         """Rule 3: messages that were in flight wait again, at their original places."""
         size = sum(message.size for message in messages)
@@ -116,6 +145,14 @@ class Queue(QueueRecord):
         messages.extend(self.ahead)
         messages.sort(key=_position)  # of two sorted runs: a merge
         self.ahead = deque(messages)
+
+    def drop_unseen(self, position: int, size: int) -> None:
+        """A message that is not in Python, as it is delayed or beyond the cursor, is gone."""
+        if position < 0:
+            self.delayed -= 1
+        else:
+            self.behind -= 1
+        self.ready_size -= size
 
     def drop_expired(self, now: int) -> list[Message]:
         """Take the messages that expired by C{now} out of C{ahead}."""
@@ -144,7 +181,7 @@ class Consumer:
     @ivar held: how many it holds
     @ivar idle: whether it stands in the queue's line of idle consumers
     @ivar lease: how long it may hold a message, in milliseconds; 0 for as long as it is there
-    @ivar deadlines: id -> when the lease of a message that it holds is over, milliseconds since the epoch
+    @ivar deadlines: id -> when the lease of a message that it holds is over, milliseconds since the epoch; the earliest come first
     """
 
     __slots__ = ("channel", "deadlines", "held", "idle", "lease", "queue", "window")
@@ -164,6 +201,22 @@ class Consumer:
             self.idle = True
             self.queue.idle.append(self)
             self.channel.broker.distribute(self.queue)
+
+    def change_lease(self, lease: int) -> None:
+        """Another lease holds from now on, for what is held already as well: it starts now."""
+        self.lease = lease
+        self.deadlines.clear()
+        if lease:
+            now = self.channel.broker.now
+            for message in self.channel.unacked.values():
+                if message.consumer is self:
+                    self.start_lease(message.id, now)
+
+    def start_lease(self, message_id: bytes, now: int) -> None:
+        """Rule 16: hold a message for so long from now."""
+        if not self.deadlines:
+            self.channel.broker.lifetime.leased[self] = None
+        self.deadlines[message_id] = now + self.lease
 
     def leave(self) -> None:
         """Be no consumer of the queue any more; what it holds it still holds."""

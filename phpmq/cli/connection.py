@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import click
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
@@ -65,7 +65,7 @@ async def connect(
     client.startService()
     limit = min(timeout or CONNECT_TIMEOUT, CONNECT_TIMEOUT)
     try:
-        await within(reactor, limit, Deferred.fromCoroutine(client.connected(attempts=1)))
+        await within(reactor, limit, client.connected(attempts=1))
     except (PHPMQError, TimeoutError) as error:
         online = client.conversation.online
         await disconnect(reactor, client)

@@ -12,7 +12,8 @@ A client for Twisted programs: sends with receipts, consumers, and a connection 
 """
 
 from phpmq.client.client import QueueClient
-from phpmq.client.consumer import Consumer, Delivery, Worker
+from phpmq.client.consumer import Consumer, Worker
+from phpmq.client.delivery import Delivery
 from phpmq.conversation import DuplicateId, MessageId
 
 __all__ = ["Consumer", "Delivery", "DuplicateId", "MessageId", "QueueClient", "Worker"]

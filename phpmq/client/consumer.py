@@ -1,74 +1,20 @@
-"""What is consumed, and what becomes of it."""
+"""Who gets the messages of a queue."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol
+from typing import Self
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from phpmq import conversation
-from phpmq.conversation import Request, backoff
-from phpmq.errors import ClientError
-from phpmq.requests import encode_ack, encode_dead_letter, encode_requeue, encode_touch
+from phpmq.client.delivery import Delivery
+from phpmq.conversation import backoff
 
 #: What L{QueueClient.subscribe} calls with each message.
-Worker = Callable[["Delivery"], Awaitable[object] | object]
-
-
-class Delivery(conversation.Delivery):
-    """
-    A message that this client holds until it is settled.
-
-    Each way to settle it returns a Deferred that never fails and may be ignored. It fires with True once the server did it; with False
-    if the message was no longer this client's, or that is not known: the connection was lost, its lease was over, or it was settled
-    before. Then it may be delivered again.
-    """
-
-    __slots__ = ()
-
-    def ack(self) -> Deferred[bool]:
-        """Acknowledge: it is done, and the server forgets it."""
-        return self._settle(encode_ack)
-
-    def requeue(self, ttl: float = 0, delay: float = 0) -> Deferred[bool]:
-        """
-        Send it to the tail of its queue.
-
-        @param ttl: seconds from now until it expires; 0 for never
-        @param delay: seconds until it is ready again
-        @raise ValueError: one of them is negative
-        """
-        return self._settle(encode_requeue, ttl, delay)
-
-    def dead_letter(self, reason: str = "") -> Deferred[bool]:
-        """Set it aside for the operator, who reads the reason (the first 1024 bytes of it)."""
-        return self._settle(encode_dead_letter, reason)
-
-    def touch(self) -> Deferred[bool]:
-        """Start its lease again."""
-        return self._settle(encode_touch, final=False)
-
-    def _settle(self, encode: Callable[..., bytes], *arguments: object, final: bool = True) -> Deferred[bool]:
-        request = self._conversation.settle(self, encode, *arguments, final=final)
-        return succeed(False) if request is None else answer(request)
-
-
-def answer(request: Request) -> Deferred[Any]:
-    """Fires with what the server says to a request; cancelling it gives that up."""
-    deferred: Deferred[Any] = Deferred(request.cancel)
-    request.answer = deferred
-    return deferred
-
-
-class Stopper(Protocol):
-    """Who ends a consumer."""
-
-    def stop_consuming(self, consumer: Consumer) -> Deferred[None]:
-        """Have no more delivered to it."""
+Worker = Callable[[Delivery], Awaitable[object] | object]
 
 
 class Consumer:
@@ -78,44 +24,75 @@ class Consumer:
     It goes on over lost connections. What it was not asked for yet when a connection is lost is dropped, as the server delivers
     it again.
 
-    @ivar window: the most messages that this client holds unsettled
+    @ivar queue: whose messages they are
+    @ivar window: the most messages that this client holds unsettled; 0 once it was stopped
     @ivar lease: seconds that each may be held; 0 for no limit
     """
 
     _log = Logger()
 
-    def __init__(self, client: Stopper, queue: str, worker: Worker | None = None) -> None:
-        self._client = client
+    def __init__(self, queue: str, stop: Callable[[Consumer], Deferred[None]], worker: Worker | None = None) -> None:
+        """
+        @param stop: has no more delivered
+        @param worker: who gets the messages, if not those who iterate
+        """
         self.queue = queue
         self.window = 0
         self.lease = 0.0
-        #: Who gets the messages, if not those who iterate.
-        self.worker = worker
+        self._stop = stop
+        self._worker = worker
+        self._working = 0
+        self._wanting_rest: deque[Deferred[None]] = deque()
         self._waiting: deque[Deferred[Delivery | None]] = deque()
         self._delivered: deque[Delivery] = deque()
         self._ended = False
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
 
-    def __aiter__(self) -> Consumer:
+    @property
+    def subscribed(self) -> bool:
+        """Whether a function is called with each message."""
+        return self._worker is not None
+
+    def __aiter__(self) -> Self:
+        if self.subscribed:
+            raise TypeError(f"the messages of {self.queue!r} go to the function that is subscribed")
         return self
 
     async def __anext__(self) -> Delivery:
-        if self._delivered:
-            return self._delivered.popleft()
+        while self._delivered:
+            delivery = self._delivered.popleft()
+            # Of a consumer that was stopped nobody tells that the connection was lost.
+            if not delivery.lost:
+                return delivery
         if not self._ended:
             waiting: Deferred[Delivery | None] = Deferred(self._waiting.remove)
             self._waiting.append(waiting)
-            delivery = await waiting
-            if delivery is not None:
-                return delivery
+            if (arrived := await waiting) is not None:
+                return arrived
         if self._error is not None:
             raise self._error
         raise StopAsyncIteration
 
+    def stop(self) -> Deferred[None]:
+        """
+        Have no more delivered. Fires when the server knows, and, with a function that is subscribed, when that has done with all it was
+        called with. What was delivered until then can still be iterated, then the iteration ends.
+        """
+        return Deferred.fromCoroutine(self._rest())
+
+    async def _rest(self) -> None:
+        await self._stop(self)
+        if self._working:
+            wanting: Deferred[None] = Deferred(self._wanting_rest.remove)
+            self._wanting_rest.append(wanting)
+            await wanting
+
+    # Receiver
+
     def deliver(self, delivery: Delivery) -> None:
         """Take a message; see L{conversation.Receiver}."""
-        if self.worker is not None:
-            self._work(self.worker, delivery)
+        if self._worker is not None:
+            self._work(self._worker, delivery)
         elif self._waiting:
             self._waiting.popleft().callback(delivery)
         else:
@@ -130,31 +107,28 @@ class Consumer:
         if isinstance(result, Coroutine):
             result = Deferred.fromCoroutine(result)
         if isinstance(result, Deferred):
-            result.addErrback(self._failed, delivery)
+            self._working += 1
+            result.addErrback(self._failed, delivery).addBoth(self._done)
 
     def _failed(self, failure: Failure, delivery: Delivery) -> None:
         self._log.failure("a message of {queue!r} could not be handled", failure, queue=self.queue)
-        delivery.requeue(delay=backoff(delivery.attempts))
+        delivery.requeue(delivery.ttl, backoff(delivery.attempts))
+
+    def _done(self, _: object) -> None:
+        self._working -= 1
+        while self._wanting_rest and not self._working:
+            self._wanting_rest.popleft().callback(None)
 
     def lost(self) -> None:
         """The server has taken back what was not handed out; see L{conversation.Receiver}."""
         self._delivered.clear()
 
-    def stop(self) -> Deferred[None]:
-        """
-        Have no more delivered. Fires when the server knows; what was delivered until then can still be iterated, then the iteration ends.
-        """
-        return self._client.stop_consuming(self)
-
-    def end(self) -> None:
-        """Nothing more will come."""
+    def end(self, error: Exception | None) -> None:
+        """Nothing more will come; see L{conversation.Receiver}."""
+        if error is not None:
+            self._log.error("the queue {queue!r} cannot be consumed: {error}", queue=self.queue, error=error)
+        self.window = 0
         self._ended = True
+        self._error = error
         while self._waiting:
             self._waiting.popleft().callback(None)
-
-    def refused(self, failure: Failure) -> None:
-        """The server does not deliver: whoever iterates hears why. After a lost connection the next one has the consumer again."""
-        if failure.check(ClientError) is None:
-            self._log.failure("the queue {queue!r} cannot be consumed", failure, queue=self.queue)
-            self._error = failure.value
-            self.end()

@@ -13,10 +13,9 @@ from typing import ClassVar, TypeVar
 
 from phpmq.conversation.delivery import Delivery, Receiver
 from phpmq.conversation.outbox import HELLO, MAX_UNCONFIRMED, MAX_UNCONFIRMED_SIZE, Outbox
-from phpmq.conversation.pending import Nobody, Request, Send, Settlement, Stop
+from phpmq.conversation.pending import Request, Send, Settlement, Start, Stop
 from phpmq.errors import BadFrame, Closed, NotConnected, PHPMQError, TimedOut, TooLarge, from_code
 from phpmq.frames import FrameDecoder
-from phpmq.message import check_name
 from phpmq.requests import encode_ack, encode_consume, encode_hello, encode_send, server_shapes
 
 #: Seconds after which a request that is not answered fails.
@@ -36,6 +35,7 @@ class Conversation:
     @ivar connection: changes with each connection, and when it is lost; deliveries of another one cannot be settled
     @ivar online: whether there is a connection
     @ivar closed: whether it is over
+    @ivar trouble: why there is no connection, if that is known
     """
 
     def __init__(
@@ -50,20 +50,22 @@ class Conversation:
         @param now: seconds of a clock that is never set back
         @param delivery: what deliveries are made of
         @param timeout: seconds after which a request that is not answered fails
+        @raise ValueError: the timeout or a limit is not positive
         """
+        if not timeout > 0:
+            raise ValueError(f"a timeout is a number of seconds above 0, not {timeout!r}")
         self._now = now
         self._delivery = delivery
-        self.timeout = timeout
+        self._timeout = timeout
         self.outbox = Outbox(max_unconfirmed, max_unconfirmed_size)
         self.receivers: dict[str, Receiver] = {}
         self.connection = 0
         self.online = self.closed = False
+        self.trouble: Exception | None = None
         self._tags = 0
         self._requests: dict[bytes, Request] = {}
-        self._shapes = server_shapes()
-        self._decoder = FrameDecoder(self._shapes)
+        self._decoder = FrameDecoder(server_shapes())
         self._write: Callable[[bytes], object] = lambda data: None
-        self._last_error: Exception | None = None
 
     # Connections
 
@@ -75,13 +77,11 @@ class Conversation:
         """There is a connection, to be written to: say again what it has to know."""
         self.connection += 1
         self.online = True
-        self._decoder = FrameDecoder(self._shapes)
+        self.trouble = None
+        self._decoder = FrameDecoder(server_shapes())
         self._write = write
-        for queue, receiver in list(self.receivers.items()):
-            if receiver.window:
-                self._consume(queue, receiver).answer = Nobody()
-            else:
-                del self.receivers[queue]
+        for queue, receiver in self.receivers.items():
+            self._start(queue, receiver)
         self.outbox.connected(write)
 
     def lost(self, error: Exception | None = None) -> None:
@@ -90,29 +90,34 @@ class Conversation:
             return
         self.online = False
         self.connection += 1
-        self._last_error = error
+        self.trouble = error
         self.outbox.lost()
         for receiver in list(self.receivers.values()):
             receiver.lost()
         self._fail(self._requests.values(), error or NotConnected("the connection was lost before the server answered"))
 
     def close(self) -> None:
-        """It is over: everything that waits fails with L{Closed}."""
-        self.lost()
+        """It is over: what is consumed ends, and everything that waits fails with L{Closed}."""
         self.closed = True
-        self.outbox.fail_all(Closed("the client was closed before the server answered"))
+        error = Closed("the client was closed before the server answered")
+        self.lost(error)
+        receivers, self.receivers = self.receivers, {}
+        for receiver in receivers.values():
+            receiver.end(None)
+        self.outbox.fail_all(error)
 
     def expire(self) -> None:
         """Fail what is not answered in time; to be called about once a second."""
         now = self._now()
-        reason = f" ({self._last_error})" if self._last_error is not None and not self.online else ""
-        error = TimedOut(f"no answer within {self.timeout:g} s{reason}")
+        reason = "" if self.trouble is None else f" ({self.trouble})"
+        error = TimedOut(f"no answer within {self._timeout:g} s{reason}")
 
         def late(request: Request) -> bool:
             return request.deadline <= now
 
         # The oldest come first.
-        self.outbox.fail(list(takewhile(late, self.outbox.sends.values())), error)
+        if sends := list(takewhile(late, self.outbox.sends.values())):
+            self.outbox.fail(sends, error)
         self._fail(takewhile(late, self._requests.values()), error)
 
     def forget(self, request: Request) -> None:
@@ -145,9 +150,8 @@ class Conversation:
         """
         self._check_open()
         tag = self.outbox.next_tag()
-        send = Send(self.outbox, tag, self._now() + self.timeout)
-        send.frame = encode_send(tag, queue, body, ttl, delay, headers, key, level)
-        send.body_size = len(body)
+        frame = encode_send(tag, queue, body, ttl, delay, headers, key, level)
+        send = Send(self.outbox, tag, self._now() + self._timeout, frame, len(body), (queue, level))
         self.outbox.put(send)
         return send
 
@@ -155,32 +159,32 @@ class Conversation:
         if self.closed:
             raise Closed("the client is closed")
 
-    def consume(self, queue: str, receiver: Receiver, window: int, lease: float) -> Request | None:
+    def consume(self, queue: str, receiver: Receiver, window: int, lease: float) -> Start | None:
         """
         Have a queue's messages delivered, on this connection and the next ones; the request for the one that there is.
 
         @param window: the most of them at a time
         @param lease: seconds that each may be held; 0 for no limit
         @raise BadName: no queue can have that name
+        @raise TypeError: the name is no string, the window no integer or the lease no number
         @raise ValueError: the window is not positive, or the lease negative
         @raise Closed: it is over
         """
         self._check_open()
-        check_name(queue)
+        encode_consume(b"", queue, window, lease)  # Better here than with the next connection.
         if window < 1:
             raise ValueError(f"a window is at least 1, not {window!r}")
-        if not lease >= 0:
-            raise ValueError(f"a lease is a number of seconds above 0, or 0 for none, not {lease!r}")
         receiver.window, receiver.lease = window, lease
         self.receivers[queue] = receiver
-        return self._consume(queue, receiver) if self.online else None
+        return self._start(queue, receiver) if self.online else None
 
-    def _consume(self, queue: str, receiver: Receiver) -> Request:
-        request = self._request(Request)
+    def _start(self, queue: str, receiver: Receiver) -> Start:
+        request = self._request(Start)
+        request.over = lambda error: self._over(queue, receiver, error)
         self._write(encode_consume(request.tag, queue, receiver.window, receiver.lease))
         return request
 
-    def stop_consuming(self, queue: str) -> Request | None:
+    def stop_consuming(self, queue: str) -> Stop | None:
         """
         Have no more delivered; the request, if it has to be made. What is on its way still arrives before that is answered.
         """
@@ -189,17 +193,18 @@ class Conversation:
             return None
         receiver.window = 0
         if not self.online:
-            del self.receivers[queue]
+            self._over(queue, receiver, None)
             return None
         request = self._request(Stop)
-        request.stopped = lambda: self._stopped(queue, receiver)
+        request.over = lambda: self._over(queue, receiver, None)
         self._write(encode_consume(request.tag, queue, 0))
         return request
 
-    def _stopped(self, queue: str, receiver: Receiver) -> None:
-        # Somebody may consume it again by now.
-        if self.receivers.get(queue) is receiver and not receiver.window:
+    def _over(self, queue: str, receiver: Receiver, error: Exception | None) -> None:
+        # Somebody else may consume it by now.
+        if self.receivers.get(queue) is receiver:
             del self.receivers[queue]
+        receiver.end(error)
 
     def ping(self) -> Request:
         """
@@ -243,7 +248,7 @@ class Conversation:
     def _request(self, kind: type[_R]) -> _R:
         self._tags += 1
         tag = b"r%d" % self._tags
-        request = kind(self, tag, self._now() + self.timeout)
+        request = kind(self, tag, self._now() + self._timeout)
         self._requests[tag] = request
         return request
 
@@ -256,13 +261,12 @@ class Conversation:
         @raise PHPMQError: it broke the protocol, or ended the conversation: close the connection
         """
         self._decoder.receive(data)
-        handlers = self._handlers
-        try:
-            for shape, _, contents in self._decoder.frames():
-                handlers[shape.name](self, *contents)
-        except PHPMQError as error:
-            self._last_error = error
-            raise
+        handlers, connection = self._handlers, self.connection
+        for shape, _, contents in self._decoder.frames():
+            handlers[shape.name](self, *contents)
+            if self.connection != connection:
+                # Whoever heard of this frame closed the conversation: it is too late for the next one.
+                return
 
     def _deliver(self, queue: bytes, body: bytes, message_id: bytes, attempts: bytes, ttl: bytes | None, headers: bytes | None) -> None:
         name = queue.decode("utf-8", "replace")
@@ -271,15 +275,12 @@ class Conversation:
             receiver.deliver(self._delivery(self, name, body, message_id, _attempts(attempts), ttl, headers))
 
     def _receipt(self, tag: bytes, message_id: bytes | None, duplicate: bytes | None) -> None:
-        outbox = self.outbox
-        if (send := outbox.sends.pop(tag, None)) is not None:
-            outbox.size -= len(send.frame)
-            send.confirmed(message_id, duplicate)
-            outbox.on_answered()
-        elif (request := self._requests.pop(tag, None)) is not None:
+        if self.outbox.receipted(tag, message_id, duplicate):
+            return
+        if (request := self._requests.pop(tag, None)) is not None:
             request.confirmed(message_id, duplicate)
         elif tag == HELLO:
-            outbox.greeted()
+            self.outbox.greeted()
 
     def _refused(self, code: bytes, reason: bytes, tag: bytes | None) -> None:
         error = from_code(code.decode("ascii", "replace"), reason.decode("utf-8", "replace"))
@@ -287,10 +288,10 @@ class Conversation:
             self._end(error)
         elif tag == HELLO:
             self.outbox.not_greeted(error)
-        elif (send := self.outbox.sends.get(tag)) is not None:
-            self.outbox.refused(send, error)
+        elif tag.isdigit():
+            self.outbox.refused(tag, error)
         elif (request := self._requests.pop(tag, None)) is not None:
-            request.failed(error)
+            request.refused(error)
 
     def _end(self, error: PHPMQError) -> None:
         """The server ends the conversation. Unless a message was too large, it would do so again, whatever it is that waits."""

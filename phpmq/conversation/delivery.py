@@ -49,7 +49,7 @@ class Delivery:
     @property
     def id(self) -> str:
         """The message's id: 32 characters C{[0-9a-f]}, the same each time it is delivered."""
-        return self.message_id.decode("ascii")
+        return self.message_id.decode("ascii", "replace")
 
     @property
     def ttl(self) -> float:
@@ -83,6 +83,9 @@ class Receiver(Protocol):
 
     def lost(self) -> None:
         """What was delivered and is not settled belongs to the server again."""
+
+    def end(self, error: Exception | None) -> None:
+        """Nothing more is delivered; with an error, the server would not."""
 
 
 def backoff(attempts: int) -> float:

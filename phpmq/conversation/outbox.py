@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 
 from phpmq.conversation.pending import Request, Send
-from phpmq.errors import ClientFull, Draining, PHPMQError
+from phpmq.errors import ClientFull, Draining, MemoryFull, PHPMQError
 from phpmq.requests import encode_hello
 
 #: Most sends that may wait for their receipts, and the most bytes of their frames.
@@ -44,10 +44,15 @@ class Outbox:
     @ivar sends: those without a receipt, by tag, in order of their numbers
     @ivar size: bytes of their frames
     @ivar resent: how many were written again after a connection was lost
-    @ivar on_answered: called when sends were answered: there may be room for others
+    @ivar on_answered: called when sends were answered or taken back: there may be room for others
     """
 
     def __init__(self, max_unconfirmed: int = MAX_UNCONFIRMED, max_unconfirmed_size: int = MAX_UNCONFIRMED_SIZE) -> None:
+        """
+        @raise ValueError: a limit is not positive
+        """
+        if not (max_unconfirmed > 0 and max_unconfirmed_size > 0):
+            raise ValueError(f"there must be room for a send, not for {max_unconfirmed!r} with {max_unconfirmed_size!r} bytes")
         self.max_unconfirmed = max_unconfirmed
         self.max_unconfirmed_size = max_unconfirmed_size
         self.on_answered: Callable[[], object] = lambda: None
@@ -57,9 +62,8 @@ class Outbox:
         self._producer = hexlify(os.urandom(16))
         self._number = 0
         self._write: Callable[[bytes], object] = lambda data: None
-        # Tags of what is to be written once the hello is answered: refused together with an earlier one, and not written yet.
-        self._refused: list[bytes] = []
-        self._held: list[bytes] = []
+        # Queue and level of the send that was refused before the hello that is under way; None if nobody waits for it any more.
+        self._refused: tuple[str, str] | None = None
 
     @property
     def has_room(self) -> bool:
@@ -79,27 +83,30 @@ class Outbox:
 
     def put(self, send: Send) -> None:
         """Write a send, now or later."""
-        tag, frame = send.tag, send.frame
-        self.sends[tag] = send
-        self.size += len(frame)
+        self.sends[send.tag] = send
+        self.size += len(send.frame)
         if self.state is State.SENDING:
-            self._write(frame)
-        else:
-            self._held.append(tag)
-            if self.state is State.SILENT:
-                self._greet()
+            send.written = True
+            self._write(send.frame)
+        elif self.state is State.SILENT:
+            self._greet()
 
     def forget(self, request: Request) -> None:
         """Nobody waits for this send any more; if it is not written yet it never will be."""
-        if (send := self.sends.pop(request.tag, None)) is not None:
+        if self._remove(request.tag) is not None:
+            self.on_answered()
+
+    def _remove(self, tag: bytes) -> Send | None:
+        send = self.sends.pop(tag, None)
+        if send is not None:
             self.size -= len(send.frame)
+        return send
 
     def fail(self, sends: Iterable[Send], error: Exception) -> None:
         """These are over."""
         for send in list(sends):
             # Whoever hears of one failure may take back others.
-            if send.tag in self.sends:
-                self.forget(send)
+            if self._remove(send.tag) is not None:
                 send.failed(error)
         self.on_answered()
 
@@ -118,9 +125,10 @@ class Outbox:
         """There is a connection, to be written to: all that has no receipt goes there."""
         self._write = write
         self.state = State.SILENT
-        self._refused, self._held = [], list(self.sends)
-        self.resent += len(self._held)
-        if self._held:
+        for send in self.sends.values():
+            self.resent += send.written
+            send.written = False
+        if self.sends:
             self._greet()
 
     def lost(self) -> None:
@@ -129,7 +137,8 @@ class Outbox:
 
     def drain(self) -> None:
         """The server takes no more: wait for the next connection."""
-        self.state = State.DRAINING
+        if self.state is not State.OFFLINE:
+            self.state = State.DRAINING
 
     def _greet(self) -> None:
         self.state = State.GREETING
@@ -139,27 +148,46 @@ class Outbox:
         """Write what waits, in order of the numbers: those that were refused are lower than those that were never written."""
         if self.state is State.GREETING:
             self.state = State.SENDING
-            tags, self._refused, self._held = self._refused + self._held, [], []
-            for tag in tags:
-                if (send := self.sends.get(tag)) is not None:
+            for send in list(self.sends.values()):
+                if not send.written:
+                    send.written = True
                     self._write(send.frame)
 
     def not_greeted(self, error: PHPMQError) -> None:
         """The server cannot have one more producer, so nothing can be sent; the next send tries again."""
-        self.state = State.SILENT
-        self._refused, self._held = [], []
-        self.fail_all(error)
-
-    def refused(self, send: Send, error: PHPMQError) -> None:
-        """
-        The server refuses a send, and with it all later ones until a hello. Those are not at fault and are written again after it.
-
-        Meanwhile none may overtake them: a number below one that was accepted would be taken for a repetition, and lost.
-        """
-        if self.state is not State.SENDING:
-            self._refused.append(send.tag)
-        elif isinstance(error, Draining):
+        if isinstance(error, Draining):
             self.drain()
-        else:
+        elif self.state is State.GREETING:
+            self.state = State.SILENT
+            self.fail_all(error)
+
+    def receipted(self, tag: bytes, message_id: bytes | None, duplicate: bytes | None) -> bool:
+        """The server has a send; whether that is the tag of one."""
+        send = self._remove(tag)
+        if send is None:
+            return False
+        send.confirmed(message_id, duplicate)
+        self.on_answered()
+        return True
+
+    def refused(self, tag: bytes, error: PHPMQError) -> None:
+        """
+        The server refuses a send, and with it all later ones until a hello.
+
+        Those that it would refuse by themselves are over as well. The others are written again once the hello is answered. Meanwhile
+        none may overtake them: a number below one that was accepted would be taken for a repetition, and lost.
+        """
+        send = self.sends.get(tag)
+        if self.state is State.SENDING:
+            if isinstance(error, Draining):
+                self.drain()
+                return
+            self._refused = None if send is None else send.group
             self._greet()
-            self.fail([send], error)
+            if send is not None:
+                self.fail([send], error)
+        elif self.state is State.GREETING and send is not None:
+            if isinstance(error, MemoryFull) or send.group == self._refused:
+                self.fail([send], error)
+            else:
+                send.written = False

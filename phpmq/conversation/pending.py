@@ -38,6 +38,19 @@ class Answer(Protocol):
         """It was not."""
 
 
+class Nobody:
+    """Nobody waits for the answer."""
+
+    def callback(self, result: object) -> None:
+        """Ignore it."""
+
+    def errback(self, fail: object) -> None:
+        """Ignore it."""
+
+
+NOBODY = Nobody()
+
+
 class Owner(Protocol):
     """Who keeps requests until they are answered."""
 
@@ -61,6 +74,7 @@ class Request:
         self.owner = owner
         self.tag = tag
         self.deadline = deadline
+        self.answer = NOBODY
 
     def cancel(self, _: object = None) -> None:
         """Nobody waits any more."""
@@ -70,8 +84,12 @@ class Request:
         """The server carried it out."""
         self.answer.callback(None)
 
+    def refused(self, error: Exception) -> None:
+        """The server did not carry it out."""
+        self.failed(error)
+
     def failed(self, error: Exception) -> None:
-        """The server did not, or nobody knows."""
+        """It was not carried out, or nobody knows."""
         self.answer.errback(error)
 
 
@@ -91,37 +109,65 @@ class Settlement(Request):
         self.answer.callback(False)
 
 
+class Start(Request):
+    """
+    The beginning of consuming a queue. If it gets no answer, the next connection has it again.
+
+    @ivar over: called if the server refuses
+    """
+
+    __slots__ = ("over",)
+
+    over: Callable[[Exception], object]
+
+    def refused(self, error: Exception) -> None:
+        """The queue cannot be consumed."""
+        self.over(error)
+        super().refused(error)
+
+
 class Stop(Request):
-    """The end of consuming a queue."""
+    """
+    The end of consuming a queue. It never fails: a connection that is lost ends it as well.
 
-    __slots__ = ("stopped",)
+    @ivar over: called then
+    """
 
-    stopped: Callable[[], object]
+    __slots__ = ("over",)
+
+    over: Callable[[], object]
 
     def confirmed(self, message_id: bytes | None, duplicate: bytes | None) -> None:
         """Nothing more is delivered."""
-        self.stopped()
+        self.over()
         super().confirmed(message_id, duplicate)
+
+    def failed(self, error: Exception) -> None:
+        """Nothing more is waited for."""
+        self.confirmed(None, None)
+
+    def cancel(self, _: object = None) -> None:
+        """Nobody waits any more, but it goes on."""
+        self.answer = NOBODY
 
 
 class Send(Request):
-    """A send: it outlives its connection. Its tag is its number."""
+    """
+    A send: it outlives its connection. Its tag is its number.
 
-    __slots__ = ("body_size", "frame")
+    @ivar group: its queue and level: when the server refuses one, it would refuse the next one of the same group, too
+    @ivar written: whether it was written to the connection that there is, and not refused
+    """
 
-    frame: bytes
-    body_size: int
+    __slots__ = ("body_size", "frame", "group", "written")
+
+    def __init__(self, owner: Owner, tag: bytes, deadline: float, frame: bytes, body_size: int, group: tuple[str, str]) -> None:
+        super().__init__(owner, tag, deadline)
+        self.frame = frame
+        self.body_size = body_size
+        self.group = group
+        self.written = False
 
     def confirmed(self, message_id: bytes | None, duplicate: bytes | None) -> None:
         """The server has it."""
-        self.answer.callback((DuplicateId if duplicate else MessageId)(message_id or b"", "ascii"))
-
-
-class Nobody:
-    """Nobody waits for the answer."""
-
-    def callback(self, result: object) -> None:
-        """Ignore it."""
-
-    def errback(self, fail: object) -> None:
-        """Ignore it."""
+        self.answer.callback((DuplicateId if duplicate else MessageId)(message_id or b"", "ascii", "replace"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from phpmq.errors import StartError, StoreError
-from phpmq.store import SCHEMA_VERSION, Delta, checksum, schema
+from phpmq.store import SCHEMA_VERSION, Delta, checksum, upgrade
 
 #: C{PRAGMA application_id} of the file: "PHMQ".
 APPLICATION_ID = 0x50484D51
@@ -51,6 +51,7 @@ class StoreFile:
                     self._create()
                 self._check_header()
                 memory = self._read()
+                self._upgrade(memory)
                 return memory, self._set_damaged_aside(memory)
             except (OSError, sqlite3.Error) as error:
                 raise self._refusal(f"cannot be used ({error})", "check the disk and the file's rights") from error
@@ -89,9 +90,8 @@ class StoreFile:
             database.execute("PRAGMA page_size = 8192")  # a tenth less memory than 4096; in memory the pages are the same
             database.execute("PRAGMA auto_vacuum = INCREMENTAL")
             database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            database.executescript(schema("001"))
+            upgrade(database)
             database.execute("INSERT INTO meta VALUES ('commits', 0)")
-            database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         os.rename(new, self.path)
         directory = os.open(os.path.dirname(self.path), os.O_RDONLY)
         os.fsync(directory)
@@ -113,8 +113,8 @@ class StoreFile:
                 f"was written by a newer phpmq (schema {version}, this one knows {SCHEMA_VERSION})",
                 "upgrade phpmq",
             )
-        if version != SCHEMA_VERSION:
-            raise self._refusal(f"has the unknown schema {version}", "restore it from a backup")
+        if not version:
+            raise self._refusal("has the unknown schema 0", "restore it from a backup")
         if not os.access(self.path, os.W_OK):
             raise self._refusal("cannot be written", "give the server's user the right to write it")
 
@@ -138,6 +138,13 @@ class StoreFile:
                 f"restore both, or remove {self.path}.lock to go on with the older state",
             )
         return memory
+
+    def _upgrade(self, memory: sqlite3.Connection) -> None:
+        """A file of an older phpmq, which was read and found sound, gets the newest schema, and so does its copy."""
+        (version,) = memory.execute("PRAGMA user_version").fetchone()
+        if version < SCHEMA_VERSION:
+            for database in self._connect(), memory:
+                upgrade(database, version)
 
     def _set_damaged_aside(self, memory: sqlite3.Connection) -> int:
         """Messages whose checksum is wrong go to the table C{damaged}, in memory and in the file."""
@@ -195,7 +202,8 @@ class StoreFile:
             run("DELETE FROM message WHERE number IN delta.gone")
             run("DELETE FROM message WHERE number IN delta.changed")
             run("DELETE FROM message WHERE number IN (SELECT number FROM delta.dead)")
-            run("DELETE FROM dead WHERE number IN delta.gone")
+            for keys in "gone", "changed":  # what was dead may wait again
+                run(f"DELETE FROM dead WHERE number IN delta.{keys}")
             if delta.extras:
                 for keys in "gone", "changed":
                     run(f"DELETE FROM extra WHERE number IN delta.{keys}")

@@ -45,6 +45,7 @@ class MirrorService(Service):
 
     @ivar failing: whether the last write failed
     @ivar errors: how many writes failed
+    @ivar writes: how many did not
     @ivar unsaved: after a stop, how many changes could not be written
     @ivar synced: called when the file got further
     @ivar last_success: when the file was last up to date, by the clock's seconds
@@ -79,7 +80,7 @@ class MirrorService(Service):
         self._again = False
         self.synced: Callable[[], object] = lambda: None
         self.failing = False
-        self.errors = self.unsaved = 0
+        self.errors = self.writes = self.unsaved = 0
         self.last_success = clock.seconds()
         self._quiet_until = 0.0
         self._alarmed = False  # and not said yet that all is well again
@@ -106,6 +107,21 @@ class MirrorService(Service):
         self._store.confirm(delta)
         self._pool.start()
         self._loop.start(self._interval, now=False)
+
+    @property
+    def path(self) -> str:
+        """The file."""
+        return self._file.path
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two writes."""
+        return self._interval
+
+    @property
+    def lag(self) -> float:
+        """Seconds since the file was last up to date."""
+        return max(0.0, self._clock.seconds() - self.last_success)
 
     def _extract(self) -> Delta | None:
         reading = self._clock.reading()
@@ -162,6 +178,7 @@ class MirrorService(Service):
             self._store.restore(delta)
             raise
         self._store.confirm(delta)
+        self.writes += 1
         self.synced()
 
     async def _tidy(self) -> bool:

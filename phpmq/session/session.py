@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar
 
 from zope.interface import implementer
@@ -10,10 +9,10 @@ from zope.interface import implementer
 from phpmq.broker import Broker
 from phpmq.commands import DOCUMENTED, ORIGINAL, Versions, encode_delivery, number, queue_name
 from phpmq.errors import NoRoom, NotAllowed, PHPMQError, ProtocolError
-from phpmq.frames import FrameDecoder, FrameShape
+from phpmq.frames import FrameDecoder
 from phpmq.interfaces import IConnection, IPeer
 from phpmq.message import Message
-from phpmq.session.version02 import Version02Peer
+from phpmq.session.version02 import Handlers, Version02Peer
 
 # Deliveries are gathered up to so many bytes, then the channel waits until they are written.
 _OUTPUT_LIMIT = 128 * 1024
@@ -27,8 +26,9 @@ class Session:
     The first frame tells the version. It is this class that speaks version 01; for version 02 L{Version02Peer} does.
 
     @ivar revision: the revision of version 01 that the client speaks; 0 until it gives evidence or gets its first delivery
-    @ivar waiting: whether the client's sends wait for room
+    @ivar waiting: whether what the client sends waits, for room or receipts; for ever once the conversation is over
     @ivar out: what is to be written at the end of the turn
+    @ivar out_room: about how many bytes more of deliveries fit in there
     """
 
     __slots__ = (
@@ -36,12 +36,13 @@ class Session:
         "_choked",
         "_connection",
         "_decoder",
-        "_out_size",
+        "_handlers",
         "_speaker",
         "_versions",
         "channel",
         "default",
         "out",
+        "out_room",
         "revision",
         "waiting",
     )
@@ -56,11 +57,12 @@ class Session:
         self.default = ORIGINAL if original else DOCUMENTED
         self._decoder = FrameDecoder(versions.first)
         self._speaker: Session | Version02Peer | None = None
+        self._handlers: Handlers = {}
         self.channel = broker.channel(self)
         self.revision = 0
         self.waiting = False
         self.out: list[bytes] = []
-        self._out_size = 0
+        self.out_room = _OUTPUT_LIMIT
         self._choked = False
 
     # From the client
@@ -69,6 +71,13 @@ class Session:
     def pending(self) -> int:
         """Bytes that were received and not yet carried out."""
         return self._decoder.pending
+
+    @property
+    def language(self) -> str:
+        """What the client speaks: version and revision of the protocol, as far as they are known."""
+        if self._speaker is None:
+            return ""
+        return "02" if self.answers else {ORIGINAL: "01 original", DOCUMENTED: "01 documented"}.get(self.revision, "01")
 
     def receive(self, data: bytes) -> bool:
         """Take bytes from the client; whether a frame was completed."""
@@ -79,14 +88,14 @@ class Session:
         if self.waiting:
             return True
         progress = False
-        broker, speaker = self._broker, self._speaker
+        broker, speaker, handlers = self._broker, self._speaker, self._handlers
         broker.begin()
         try:
             for shape, start, contents in self._decoder.frames():
                 progress = True
                 if speaker is None:
-                    speaker = self._choose(shape)
-                speaker.handlers[shape.name](speaker, *contents)
+                    speaker, handlers = self._choose(shape.open)
+                handlers[shape.name](speaker, contents)
                 if self.waiting:
                     self._decoder.unread(start)
                     break
@@ -96,49 +105,60 @@ class Session:
             broker.end()
         return progress
 
-    def _choose(self, first: FrameShape) -> Session | Version02Peer:
+    def _choose(self, version02: bool) -> tuple[Session | Version02Peer, Handlers]:
         """The first frame decides the version of the connection."""
-        if first.open:
+        if version02:
             self._speaker = self.channel.peer = Version02Peer(self)
             self._decoder.shapes = self._versions.version02.shapes
         else:
             self._speaker = self
             self._decoder.shapes = self._versions.version01.shapes[0]
-        return self._speaker
+        self._handlers = self._speaker.handlers
+        return self._speaker, self._handlers
 
     def fatal(self, error: PHPMQError) -> None:
         """The conversation is over: say why if the version can, and close."""
+        if self._speaker is None and self._decoder.starts_with(b"H02"):
+            self._choose(True)
         if isinstance(self._speaker, Version02Peer):
             self._speaker.farewell(error)
         self._connection.broken(error)
+        # What the client sent behind that is not carried out: it would count on answers.
+        self.waiting = True
         # What it held goes to others at once, not when its connection is closed at last.
         self.channel.close()
 
-    def _send(self, queue: bytes, content: bytes, ttl: bytes) -> None:
+    def _send(self, contents: list[bytes]) -> None:
+        queue, content, ttl = contents
         if self.revision != DOCUMENTED:
             self._decide(DOCUMENTED)
         self.channel.publish(None, queue_name(queue), content, 0 if ttl == b"0" else number(ttl) * 1000, DOCUMENTED)
 
-    def _send_original(self, queue: bytes, content: bytes) -> None:
+    def _send_original(self, contents: list[bytes]) -> None:
+        queue, content = contents
         if self.revision != ORIGINAL:
             self._decide(ORIGINAL)
         self.channel.publish(None, queue_name(queue), content, 0, ORIGINAL)
 
-    def _consume(self, queue: bytes, count: bytes) -> None:
+    def _consume(self, contents: list[bytes]) -> None:
+        queue, count = contents
         self.channel.consume(queue_name(queue), number(count))
 
-    def _acknowledge(self, queue: bytes, message_id: bytes) -> None:
+    def _acknowledge(self, contents: list[bytes]) -> None:
+        queue, message_id = contents
         self.channel.ack(None, message_id, queue_name(queue))
 
-    def _requeue(self, queue: bytes, message_id: bytes, ttl: bytes) -> None:
+    def _requeue(self, contents: list[bytes]) -> None:
+        queue, message_id, ttl = contents
         self._decide(DOCUMENTED)
         self.channel.requeue(None, message_id, number(ttl) * 1000, queue_name(queue))
 
-    def _dead_letter(self, queue: bytes, message_id: bytes) -> None:
+    def _dead_letter(self, contents: list[bytes]) -> None:
+        queue, message_id = contents
         self._decide(DOCUMENTED)
         self.channel.dead_letter(None, message_id, "", queue_name(queue))
 
-    handlers: ClassVar[dict[str, Callable[..., None]]] = {
+    handlers: ClassVar[Handlers] = {
         "send": _send,
         "send original": _send_original,
         "consume": _consume,
@@ -163,12 +183,8 @@ class Session:
         body = message.body
         left = message.expires - now if message.expires else 0
         self.out += encode_delivery(self.revision, queue.name, body, message.id, left)
-        self.count_output(len(body) + 200)
-
-    def count_output(self, size: int) -> None:
-        """So many bytes more are to be written: beyond a limit they have to be before there are more."""
-        self._out_size += size
-        if self._out_size > _OUTPUT_LIMIT:
+        self.out_room -= len(body) + 200
+        if self.out_room < 0:
             self.channel.pause()
 
     def receipt(self, tag: bytes, id: bytes = b"", duplicate: bool = False) -> None:
@@ -182,7 +198,7 @@ class Session:
         """Write what was delivered; see L{IPeer}."""
         data = b"".join(self.out)
         self.out.clear()
-        self._out_size = 0
+        self.out_room = _OUTPUT_LIMIT
         self._connection.write(data)
         if self.channel.paused and not self._choked:
             self.channel.resume()
@@ -190,14 +206,18 @@ class Session:
     def refused(self, tag: bytes | None, error: Exception) -> None:
         """Without an answer, a send waits, together with all that the client sends after it; the rest is ignored."""
         if isinstance(error, NoRoom):
-            self.waiting = True
-            self._connection.stop_reading()
+            self.wait()
+
+    def wait(self) -> None:
+        """What the client sends waits, from this frame on, until there is L{room}."""
+        self.waiting = True
+        self._connection.stop_reading()
 
     def room(self) -> None:
         """Try again what waited; see L{IPeer}."""
         self.waiting = False
         self._carry_out()
-        if not (self.waiting or (self._choked and self._answers)):
+        if not (self.waiting or (self._choked and self.answers)):
             self._connection.go_on_reading()
 
     # From the transport
@@ -206,7 +226,7 @@ class Session:
         """The transport has more to write than it likes."""
         self._choked = True
         self.channel.pause()
-        if self._answers:
+        if self.answers:
             self._connection.stop_reading()
 
     def unchoke(self) -> None:
@@ -215,11 +235,11 @@ class Session:
         self._broker.begin()
         self.channel.resume()
         self._broker.end()
-        if self._answers and not (self.waiting or self._choked):
+        if self.answers and not (self.waiting or self._choked):
             self._connection.go_on_reading()
 
     @property
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         """Whether what the client sends makes output: one that does not read its receipts is not read either."""
         return isinstance(self._speaker, Version02Peer)
 

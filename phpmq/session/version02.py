@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from zope.interface import implementer
 
@@ -25,6 +25,9 @@ from phpmq.message import Extra, Message
 if TYPE_CHECKING:
     from phpmq.session.session import Session
 
+#: What carries out a frame, by the name of its shape; it takes the speaker and the frame's contents.
+Handlers = dict[str, Callable[..., None]]
+
 _SYNCED = {None: False, b"stored": False, b"synced": True}
 
 
@@ -32,29 +35,25 @@ _SYNCED = {None: False, b"stored": False, b"synced": True}
 class Version02Peer:
     """What a L{Session} becomes when its client's first frame is of version 02."""
 
-    __slots__ = ("_channel", "_session")
+    __slots__ = ("_channel", "_receipts", "_session")
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._channel = session.channel
+        self._receipts = session.channel.broker.receipts
 
     # From the client
 
-    def _send(
-        self,
-        queue: bytes,
-        content: bytes,
-        ttl: bytes | None,
-        delay: bytes | None,
-        level: bytes | None,
-        header_packet: bytes | None,
-        key: bytes | None,
-        tag: bytes | None,
-    ) -> None:
+    def _send(self, contents: list[Any]) -> None:
+        queue, content, ttl, delay, level, header_packet, key, tag = contents
         try:
             synced = _SYNCED[level]
         except KeyError:
             raise BadFrame("level is neither stored nor synced") from None
+        if synced and len(self._channel.unconfirmed) >= self._receipts.limit:
+            self._receipts.hold_up(self._channel)
+            self._session.wait()
+            return
         extra = None
         if delay is not None or header_packet is not None or key is not None:
             extra = Extra(milliseconds(delay), text(key), headers(header_packet) if header_packet else b"")
@@ -65,9 +64,10 @@ class Version02Peer:
                 raise
             self._channel.refuse(tag, error)
             return
-        self._channel.send(tag, name, content, milliseconds(ttl), synced, extra)
+        self._channel.send(tag, name, content, 0 if ttl is None else milliseconds(ttl), synced, extra)
 
-    def _consume(self, queue: bytes, count: bytes, lease: bytes | None, tag: bytes | None) -> None:
+    def _consume(self, contents: list[Any]) -> None:
+        queue, count, lease, tag = contents
         try:
             name = queue_name(queue)
         except BadName as error:
@@ -77,24 +77,29 @@ class Version02Peer:
             return
         self._channel.consume(name, number(count), milliseconds(lease), tag)
 
-    def _acknowledge(self, message_id: bytes, tag: bytes | None) -> None:
+    def _acknowledge(self, contents: list[Any]) -> None:
+        message_id, tag = contents
         self._channel.ack(tag, message_id)
 
-    def _requeue(self, message_id: bytes, ttl: bytes | None, delay: bytes | None, tag: bytes | None) -> None:
+    def _requeue(self, contents: list[Any]) -> None:
+        message_id, ttl, delay, tag = contents
         self._channel.requeue(tag, message_id, milliseconds(ttl), None, milliseconds(delay))
 
-    def _dead_letter(self, message_id: bytes, reason: bytes | None, tag: bytes | None) -> None:
+    def _dead_letter(self, contents: list[Any]) -> None:
+        message_id, reason, tag = contents
         self._channel.dead_letter(tag, message_id, text(reason))
 
-    def _touch(self, message_id: bytes, tag: bytes | None) -> None:
+    def _touch(self, contents: list[Any]) -> None:
+        message_id, tag = contents
         self._channel.touch(tag, message_id)
 
-    def _hello(self, tag: bytes, producer: bytes | None, user: bytes | None, secret: bytes | None) -> None:
+    def _hello(self, contents: list[Any]) -> None:
+        tag, producer, _user, _secret = contents
         if producer == b"":
             raise BadFrame("producer name is empty")
         self._channel.hello(tag, producer)
 
-    handlers: ClassVar[dict[str, Callable[..., None]]] = {
+    handlers: ClassVar[Handlers] = {
         "send": _send,
         "consume": _consume,
         "acknowledge": _acknowledge,
@@ -108,22 +113,17 @@ class Version02Peer:
 
     def deliver(self, message: Message, now: int) -> None:
         """Encode a delivery; see L{IPeer}."""
+        session, body, extra = self._session, message.body, message.extra
         left = message.expires - now if message.expires else 0
-        extra = message.extra
-        parts = encode_delivery_02(
-            message.queue.name,
-            message.body,
-            message.id,
-            message.attempts,
-            left,
-            b"" if extra is None else extra.headers,
-        )
-        self._session.out += parts
-        self._session.count_output(message.size + 250)
+        kept = b"" if extra is None else extra.headers
+        session.out += encode_delivery_02(message.queue.name, body, message.id, message.attempts, left, kept)
+        session.out_room -= len(body) + len(kept) + 250
+        if session.out_room < 0:
+            self._channel.pause()
 
     def receipt(self, tag: bytes, id: bytes = b"", duplicate: bool = False) -> None:
         """Encode a receipt; see L{IPeer}."""
-        self._session.out.append(encode_receipt(tag, id, duplicate))
+        self._session.out += encode_receipt(tag, id, duplicate)
 
     def refused(self, tag: bytes | None, error: Exception) -> None:
         """
@@ -135,7 +135,7 @@ class Version02Peer:
         if tag is not None:
             self._answer_refused(tag, error)
         elif isinstance(error, NoRoom):
-            self._session.refused(tag, error)
+            self._session.wait()
         elif isinstance(error, PHPMQError) and not isinstance(error, UnknownId):
             self._session.fatal(error)
 

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.faults.checker import QUEUES, Checker, Load, read_server, read_store
 from tests.functional.server import Server, wait_until
+from tests.functional.version02 import RECEIPT, Client02, send_frame
 
 
 def strace(fault: str) -> tuple[str, ...]:
@@ -54,6 +55,34 @@ class DiskTests(SynchronousTestCase):
         checker.check_recovered(read_server(Server(self, cwd=server.directory), stored))
         self.assertEqual(checker.faults, [])
         self.assertGreater(sum(map(len, stored.values())), 50)
+
+    def test_receipts(self) -> None:
+        """Receipts are withheld while the file cannot be written, and given when it can; new synced sends are refused meanwhile."""
+        command = strace("fdatasync:error=EIO:when=12..40")
+        server = Server(self)
+        server.stop()
+        server = Server(self, "--mirror-interval", "0.05", cwd=server.directory, wrapper=command)
+        queue, number, receipted = QUEUES[0], 0, 0
+        with Client02(server.tcp) as first, Client02(server.tcp) as second:
+            while receipted == number:
+                number += 1
+                first.write(send_frame(queue, b"%d" % number, number))
+                while first.silent(0.01) and "cannot be written" not in server.output:
+                    pass
+                if not first.silent(0.01):
+                    receipted = first.answer().number
+            second.write(send_frame(queue, b"refused", 1))
+            self.assertEqual(second.answer().packets[13], b"disk-failing")
+            second.write(send_frame(queue, b"stored", 2, b"stored"))
+            self.assertEqual(second.answer().number, 2)
+            self.assertTrue(first.silent(0.01))
+            self.assertNotIn("is written again", server.output)
+            server.wait_for("is written again")
+            answer = first.answer()
+            self.assertEqual((answer.type, answer.number), (RECEIPT, number))
+        server.stop(9)
+        stored = read_store(server.store, server.directory / "copy")[queue]
+        self.assertEqual(stored, [*[b"%d" % each for each in range(1, number + 1)], b"stored"])
 
     def test_full_for_good(self) -> None:
         """While the disk stays full clients go on; SIGTERM ends the server within 10 s, with exit code 1 and what it could not save."""

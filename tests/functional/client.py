@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 #: Where a server listens: a TCP port of this machine, or a unix socket.
 Address = int | Path
@@ -62,7 +62,7 @@ class Client:
         self._timeout = timeout
         self._buffer = bytearray()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

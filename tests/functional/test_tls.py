@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ssl
 import time
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.functional import version02
 from tests.functional.client import Client, bodies, send_frame
 from tests.functional.server import Server, directory
 
@@ -59,6 +61,16 @@ class TLSTests(SynchronousTestCase):
             self.assertEqual(other.read().body, b"hello")
         self.assertNotIn("Traceback", self.server.output)
         self.assertEqual(self.server.stop(), 0)
+
+    def test_last_refusal(self) -> None:
+        """A client of version 02 that goes on sending behind a bad frame still gets all receipts from before it, and the refusal."""
+        sends = [version02.send_frame(b"jobs", b"x", number, b"stored") for number in range(1, 3001)]
+        with version02.Client02(self.server.ports[1], self.context) as client:
+            with contextlib.suppress(OSError):
+                client.write(b"".join(sends) + b"H0299901" + b"".join(sends) * 3)
+            answers = client.answers()
+        self.assertEqual([answer.number for answer in answers[:-1]], list(range(1, 3001)))
+        self.assertEqual((answers[-1].type, answers[-1].packets[13]), (version02.REFUSED, b"unsupported"))
 
     def test_plain_bytes(self) -> None:
         """Who does not speak TLS is hung up on."""

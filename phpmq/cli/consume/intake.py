@@ -125,7 +125,7 @@ class Intake:
     async def stop(self) -> None:
         """Take no more: over when the server knows, and all that was on its way has come."""
         stopping = [stopped for share in self._shares.values() if (stopped := self._stop(share)) is not None]
-        await DeferredList(stopping)
+        await DeferredList(stopping, consumeErrors=True)
 
     # Messages
 

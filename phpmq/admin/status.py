@@ -1,0 +1,156 @@
+"""What an operator sees: plain dicts of live objects, the same for every door."""
+
+from __future__ import annotations
+
+import base64
+import codecs
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from phpmq.admin.rates import WINDOWS, Rates
+from phpmq.broker import DELIVERIES, SENDS, Broker, Queue
+from phpmq.message import DeadMessage, Message
+from phpmq.protocol import QueueProtocol
+from phpmq.requests import headers_of
+
+#: Counters of a queue, and of the whole server, in the order in which L{Rates} has them.
+COUNTERS = "received", "delivered", "acknowledged"
+
+_NO_RATES = {name: dict.fromkeys(WINDOWS, 0.0) for name in COUNTERS}
+
+
+def moment(milliseconds: int) -> str:
+    """A time of the store as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def counts_of(queue: Queue) -> tuple[int, ...]:
+    """A queue's counters."""
+    return queue.received, queue.delivered, queue.acknowledged
+
+
+def totals_of(broker: Broker) -> dict[str, int]:
+    """Everything that is counted since the server started; none of it ever falls."""
+    return {
+        "received": broker.received,
+        "delivered": broker.delivered,
+        "redelivered": broker.redelivered,
+        "acknowledged": broker.acknowledged_total,
+        "requeued": broker.requeued,
+        "expired": broker.expired,
+        "dropped": broker.dropped,
+        "flushed": broker.flushed,
+        "dead_lettered": sum(broker.dead.buried.values()),
+        "duplicates": broker.duplicates,
+        "unknown_ids": broker.unknown_ids,
+    }
+
+
+def rates_of(rates: Rates | None) -> dict[str, dict[str, float]]:
+    """Rates by counter, then by window, in events a second."""
+    return _NO_RATES if rates is None else {name: rates.of(place) for place, name in enumerate(COUNTERS)}
+
+
+def queue_status(queue: Queue, broker: Broker, oldest: Message | None, rates: Rates | None) -> dict[str, Any]:
+    """
+    A queue.
+
+    @param oldest: the message that has waited longest
+    """
+    return {
+        "name": queue.name,
+        "ready": queue.ready,
+        "delayed": queue.delayed,
+        "in_flight": queue.in_flight,
+        "dead": broker.dead.count(queue.name),
+        "bytes": queue.ready_size,
+        "consumers": len(queue.consumers),
+        "oldest_message_age_seconds": None if oldest is None else max(0, broker.now - oldest.accepted) / 1000,
+        "paused": {"deliveries": bool(queue.paused & DELIVERIES), "sends": bool(queue.paused & SENDS)},
+        "totals": dict(zip(COUNTERS, counts_of(queue), strict=True)),
+        "rates": rates_of(rates),
+        "settings": asdict(queue.settings),
+    }
+
+
+_Decoder = codecs.getincrementaldecoder("utf-8")
+
+
+def content_of(body: bytes, limit: int | None) -> dict[str, Any]:
+    """A body, or its beginning, as text if it is UTF-8 and as base64 if not."""
+    part = body if limit is None else body[:limit]
+    truncated = len(part) < len(body)
+    content: dict[str, Any] = {"size": len(body), "truncated": truncated}
+    try:
+        # A character that the limit cuts in two is left out.
+        content["body"] = _Decoder().decode(part, not truncated)
+    except UnicodeDecodeError:
+        content["body_base64"] = base64.b64encode(part).decode("ascii")
+    return content
+
+
+def message_status(message: Message, state: str, broker: Broker, limit: int | None) -> dict[str, Any]:
+    """
+    A message that waits or is in flight.
+
+    @param limit: how many bytes of its body; None for all
+    """
+    extra = message.extra
+    return {
+        "id": broker.message_id(message.number).decode("ascii"),
+        "state": state,
+        "attempts": message.attempts,
+        "accepted_at": moment(message.accepted),
+        "expires_at": moment(message.expires) if message.expires else None,
+        "due_at": moment(extra.due) if extra is not None and extra.due else None,
+        "key": extra.key or None if extra is not None else None,
+        "headers": _headers(extra.headers if extra is not None else b""),
+        **content_of(message.body, limit),
+    }
+
+
+def dead_status(dead: DeadMessage, broker: Broker, limit: int | None) -> dict[str, Any]:
+    """A dead message; see L{message_status}."""
+    return {
+        "id": broker.message_id(dead.number).decode("ascii"),
+        "state": "dead",
+        "reason": dead.reason,
+        "text": dead.text,
+        "attempts": dead.attempts,
+        "accepted_at": moment(dead.accepted),
+        "died_at": moment(dead.died),
+        "headers": _headers(dead.headers),
+        **content_of(dead.body, limit),
+    }
+
+
+def _headers(content: bytes) -> Mapping[str, str]:
+    return headers_of(content or None)
+
+
+def client_status(client: QueueProtocol, now: float) -> dict[str, Any]:
+    """
+    A connection.
+
+    @param now: seconds of the connections' clock
+    """
+    session = client.session
+    consumers = [] if session is None else list(session.channel.consumers.values())
+    return {
+        "id": client.number,
+        "address": client.peer,
+        "listener": client.listener,
+        "protocol": "" if session is None else session.language,
+        "user": None,
+        "connected_seconds": round(now - client.since, 3),
+        "in_flight": sum(consumer.held for consumer in consumers),
+        "consuming": [
+            {"queue": consumer.queue.name, "window": consumer.window, "in_flight": consumer.held, "lease_seconds": consumer.lease / 1000}
+            for consumer in consumers
+        ],
+        "bytes_received": client.received,
+        "bytes_sent": client.sent,
+        "waiting_for_room": session is not None and session.waiting,
+    }

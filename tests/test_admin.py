@@ -1,0 +1,447 @@
+"""What an operator can see and do, over a server in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from phpmq.admin import Admin, Page
+from phpmq.broker.producer import PRODUCER_OVERHEAD
+from phpmq.errors import BadName, BadSetting, NoSuchClient, NoSuchMessage, NoSuchQueue, NotAllowed, QueueFull, TooLarge
+from phpmq.testing import MemoryServer
+
+#: A name that every door has to bear.
+ODD = "a/b %d <b>é"
+
+
+class AdminTestCase(SynchronousTestCase):
+    """A server in memory with faked time, and its admin."""
+
+    def setUp(self) -> None:
+        self.server = MemoryServer(max_message_size=10_000)
+        self.addCleanup(self.server.stop)
+        self.admin: Admin = self.server.service.admin
+        self.client = self.server.client()
+
+    def result(self, work: Any) -> Any:
+        """What comes of a coroutine or Deferred, once all is settled."""
+        deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
+        self.server.settle()
+        return self.successResultOf(deferred)
+
+    def send(self, queue: str, *bodies: bytes, **more: Any) -> list[str]:
+        """Send messages: their ids."""
+        return [self.result(self.client.send(queue, body, **more)) for body in bodies]
+
+    def hold(self, queue: str, count: int, lease: float = 0) -> list[Any]:
+        """Have messages in flight."""
+        held: list[Any] = []
+        self.client.subscribe(queue, held.append, window=count, lease=lease)
+        self.server.settle()
+        self.assertEqual(len(held), count)
+        return held
+
+    def bodies(self, page: Page) -> list[str]:
+        """The bodies of a page of messages."""
+        return [item["body"] for item in page.items]
+
+
+class StatusTests(AdminTestCase):
+    """Numbers."""
+
+    def test_queue(self) -> None:
+        """A queue's numbers are what clients did."""
+        self.send(ODD, b"12", b"345", b"6")
+        self.send(ODD, b"late", delay=60)
+        held = self.hold(ODD, 2)
+        held[0].ack()
+        self.server.advance(2)
+        found = self.admin.queue(ODD)
+        self.assertEqual(
+            {name: found[name] for name in ("name", "ready", "delayed", "in_flight", "dead", "consumers", "oldest_message_age_seconds")},
+            {"name": ODD, "ready": 0, "delayed": 1, "in_flight": 2, "dead": 0, "consumers": 1, "oldest_message_age_seconds": None},
+        )
+        self.assertEqual(found["totals"], {"received": 4, "delivered": 3, "acknowledged": 1})
+        (client,) = self.admin.clients().items
+        self.assertEqual(found["consuming"], [{"client": client["id"], "window": 2, "in_flight": 2, "lease_seconds": 0.0}])
+        held[1].dead_letter("broken")
+        self.server.settle()
+        self.assertEqual(self.admin.queue(ODD)["dead"], 1)
+
+    def test_status(self) -> None:
+        """The server's numbers are the sums, and its totals never fall."""
+        self.send("a", b"1", b"2")
+        self.send("b", b"3")
+        self.hold("b", 1)[0].requeue()
+        self.server.settle()
+        self.admin.flush("a")
+        self.server.settle()
+        status = self.admin.status()
+        self.assertEqual(status["messages"], {"ready": 0, "delayed": 0, "in_flight": 1, "dead": 0, "bytes": 0})
+        self.assertEqual((status["queues"], status["consumers"], status["state"]), (1, 1, "running"))
+        totals = status["totals"]
+        self.assertEqual((totals["received"], totals["delivered"], totals["redelivered"], totals["flushed"]), (3, 2, 1, 2))
+        self.assertEqual(status["connections"]["open"], 1)
+        self.assertEqual(status["mirror"], {"file": None})
+        self.assertGreater(status["memory"]["used"], 0)
+
+    def test_age(self) -> None:
+        """The age is that of the message that is next."""
+        self.send("q", b"1", b"2")
+        self.server.advance(5)
+        self.assertTrue(4.9 < self.admin.queue("q")["oldest_message_age_seconds"] < 5.1)
+        self.hold("q", 1)
+        self.server.advance(5)
+        self.assertTrue(9.9 < self.admin.queue("q")["oldest_message_age_seconds"] < 10.1)
+
+    def test_rates(self) -> None:
+        """Rates are what happened in the last second, and averages of the last ten and sixty."""
+        for _ in range(30):
+            self.send("q", b"x", b"y")
+            self.server.advance(1)
+        rates = self.admin.queue("q")["rates"]["received"]
+        self.assertTrue(1.5 < rates["1s"] < 2.5, rates)
+        self.assertTrue(1.5 < rates["10s"] < 2.1, rates)
+        self.assertTrue(0.5 < rates["60s"] < 1.5, rates)
+        self.assertEqual(self.admin.status()["rates"]["received"], rates)
+        self.server.advance(3)
+        self.assertEqual(self.admin.queue("q")["rates"]["received"]["1s"], 0)
+        self.server.advance(600)
+        self.assertEqual(self.admin.queue("q")["rates"]["received"], {"1s": 0, "10s": 0, "60s": 0})
+
+    def test_pages(self) -> None:
+        """Queues come in pages, in the order asked for, those that match."""
+        for number in range(5):
+            self.send(f"Jobs.{number}", *[b"x"] * number, b"")
+        self.send("other", b"")
+        names: list[str] = []
+        after: str | None = ""
+        while after is not None:
+            page = self.admin.queues("jobs.*", after=after, limit=2)
+            names += [queue["name"] for queue in page.items]
+            after = page.next
+        self.assertEqual(names, [f"Jobs.{number}" for number in range(5)])
+        most = self.admin.queues(sort="-ready", limit=2)
+        self.assertEqual([queue["name"] for queue in most.items], ["Jobs.4", "Jobs.3"])
+        rest = self.admin.queues(sort="-ready", limit=9, after=most.next or "")
+        self.assertEqual([queue["name"] for queue in rest.items], ["Jobs.2", "Jobs.1", "Jobs.0", "other"])
+        self.assertEqual(self.admin.queues(sort="-name", limit=1).items[0]["name"], "other")
+        for wrong in {"sort": "colour"}, {"limit": 0}, {"limit": 1001}, {"sort": "ready", "after": "x"}:
+            self.assertRaises(BadSetting, self.admin.queues, **wrong)
+
+    def test_clients(self) -> None:
+        """Clients are listed, and can be disconnected, which gives back what they hold."""
+        self.send("q", b"1")
+        self.hold("q", 1)
+        (client,) = self.admin.clients().items
+        self.assertEqual((client["protocol"], client["in_flight"], client["address"]), ("02", 1, "unix socket"))
+        self.assertEqual(client["consuming"], [{"queue": "q", "window": 1, "in_flight": 1, "lease_seconds": 0.0}])
+        self.assertTrue(client["bytes_received"] and client["bytes_sent"])
+        self.server.reachable = False
+        self.admin.disconnect(client["id"])
+        self.server.settle()
+        self.assertEqual((self.admin.clients().items, self.server.bodies("q")), ([], [b"1"]))
+        self.assertRaises(NoSuchClient, self.admin.disconnect, client["id"])
+
+    def test_health(self) -> None:
+        """A full memory is an alarm."""
+        self.assertTrue(self.admin.health().ready)
+        self.send("q", b"x")
+        self.server.broker.memory_limit = 1
+        self.assertFalse(self.admin.health().ready)
+        self.assertEqual([alarm["name"] for alarm in self.admin.alarms()], ["memory"])
+        self.server.broker.memory_limit = 2**30
+
+
+class MessageTests(AdminTestCase):
+    """Looking at messages."""
+
+    def test_states(self) -> None:
+        """Each state has its messages, in their order, and looking changes nothing."""
+        self.send(ODD, *[b"%d" % number for number in range(8)])
+        self.send(ODD, b"late", delay=50, key="k", headers={"a": "b"})
+        held = self.hold(ODD, 3)
+        held.pop(0).dead_letter("why")
+        self.server.settle()
+        before = self.admin.queue(ODD)
+        for _ in range(2):
+            self.assertEqual(self.bodies(self.admin.messages(ODD)), ["4", "5", "6", "7"])
+            self.assertEqual(self.bodies(self.admin.messages(ODD, "in_flight")), ["1", "2", "3"])
+            (late,) = self.admin.messages(ODD, "delayed").items
+            self.assertEqual((late["body"], late["key"], late["headers"]), ("late", "k", {"a": "b"}))
+            (dead,) = self.admin.messages(ODD, "dead").items
+            self.assertEqual((dead["body"], dead["reason"], dead["text"], dead["attempts"]), ("0", "rejected", "why", 1))
+        self.assertEqual(self.admin.queue(ODD), before)
+        self.assertEqual([item["attempts"] for item in self.admin.messages(ODD).items], [0] * 4)
+
+    def test_pages(self) -> None:
+        """Each state comes in pages."""
+        for number in range(7):
+            self.send("q", b"%d" % number)
+            self.send("q", b"d%d" % number, delay=100 - number)
+        for delivery in self.hold("q", 3):
+            delivery.dead_letter()
+        self.server.settle()
+        for state, expected in {
+            "ready": ["6"],
+            "delayed": [f"d{n}" for n in range(7)],
+            "in_flight": list("345"),
+            "dead": list("012"),
+        }.items():
+            found: list[str] = []
+            after: str | None = ""
+            while after is not None:
+                page = self.admin.messages("q", state, after, limit=2)
+                found += self.bodies(page)
+                after = page.next
+            self.assertEqual(found, expected, state)
+
+    def test_preview(self) -> None:
+        """Bodies are cut where asked, never inside a character, and are base64 if they are no text."""
+        self.send("q", "añb".encode(), b"\xff\x00", b"")
+        first, second, third = self.admin.messages("q", preview=2).items
+        self.assertEqual((first["body"], first["size"], first["truncated"]), ("a", 4, True))
+        self.assertEqual((second["body_base64"], second["truncated"]), ("/wA=", False))
+        self.assertEqual((third["body"], third["size"]), ("", 0))
+
+    def test_message(self) -> None:
+        """A message is found by its id in whatever state it is, with its whole body."""
+        ready, held, dead = self.send("q", b"1" * 500, b"2", b"3")
+        (late,) = self.send("q", b"4", delay=9)
+        deliveries = {delivery.id: delivery for delivery in self.hold("q", 3)}
+        deliveries[dead].dead_letter()
+        deliveries[ready].requeue()
+        self.server.settle()
+        states = {id: self.admin.message("q", id)["state"] for id in (ready, held, dead, late)}
+        self.assertEqual(states, {ready: "in_flight", held: "in_flight", dead: "dead", late: "delayed"})
+        self.assertEqual(len(self.admin.message("q", ready)["body"]), 500)
+        self.client.conversation.receivers["q"].stop()  # type: ignore[attr-defined]
+        self.admin.flush("q")
+        self.server.settle()
+        for id in late, "0" * 32, "x", "":
+            self.assertRaises(NoSuchMessage, self.admin.message, "q", id)
+        self.assertRaises(NoSuchMessage, self.admin.message, "other", held)
+
+    def test_no_queue(self) -> None:
+        """A queue that is not there is an error, everywhere."""
+        for work in self.admin.queue, self.admin.messages, self.admin.flush, self.admin.resume:
+            self.assertRaises(NoSuchQueue, work, "none")
+        self.failureResultOf(Deferred.fromCoroutine(self.admin.move("none", "q")), NoSuchQueue)
+        self.failureResultOf(Deferred.fromCoroutine(self.admin.delete_queue("none")), NoSuchQueue)
+        self.assertEqual(self.admin.queues().items, [])
+
+    def test_send(self) -> None:
+        """A message that an operator sends is as any other, and the answer is the receipt."""
+        self.assertEqual(self.result(self.admin.send(ODD, b"x", 5, 0, {"h": "v"}, "k", "synced"))["duplicate"], False)
+        self.assertEqual(self.result(self.admin.send(ODD, b"y", key="k"))["duplicate"], True)
+        (message,) = self.admin.messages(ODD).items
+        self.assertEqual((message["body"], message["headers"], message["key"]), ("x", {"h": "v"}, "k"))
+        self.assertEqual(len(self.server.broker.channels), 1)
+
+    def test_wrong_sends(self) -> None:
+        """What is wrong with a message is said, and nothing is sent."""
+        self.admin.pause("full", "sends")
+        self.failureResultOf(self.admin.send("full", b""), QueueFull)
+        for error, arguments in (
+            (BadName, {"name": "a\n"}),
+            (TooLarge, {"body": b"x" * 10_001}),
+            (TooLarge, {"key": "é" * 128}),
+            (TooLarge, {"headers": {"a": "x" * 8192}}),
+            (BadSetting, {"key": ""}),
+            (BadSetting, {"headers": {"a": 1}}),
+            (BadSetting, {"ttl": -1}),
+            (BadSetting, {"delay": float("nan")}),
+            (BadSetting, {"level": "sure"}),
+        ):
+            self.failureResultOf(self.admin.send(**{"name": "q", "body": b"", **arguments}), error)  # type: ignore[arg-type]
+        self.server.broker.receipts.mirror = None
+        self.failureResultOf(self.admin.send("q", b"", level="synced"), NotAllowed)
+        self.assertEqual([queue["name"] for queue in self.admin.queues().items], ["full"])
+        self.assertEqual(len(self.server.broker.channels), 1)
+
+
+class ActionTests(AdminTestCase):
+    """Changing things."""
+
+    def test_flush(self) -> None:
+        """Flush tells what it removed and what it left, which settles normally."""
+        self.send(ODD, *[b"x"] * 10)
+        held = self.hold(ODD, 3)
+        self.assertEqual(self.admin.flush(ODD), {"queue": ODD, "removed": 7, "in_flight": 3})
+        settled = [delivery.ack() for delivery in held]
+        self.server.settle()
+        self.assertEqual([self.successResultOf(one) for one in settled], [True] * 3)
+        self.send("a", b"1")
+        self.send("b", b"1", b"2")
+        self.assertEqual(self.admin.flush_all(), {"queues": 3, "removed": 3, "in_flight": 0})
+
+    def test_pause(self) -> None:
+        """A pause stops what it says, and resume undoes it."""
+        self.admin.pause("q")
+        self.send("q", b"1")
+        held: list[Any] = []
+        self.client.subscribe("q", held.append)
+        self.server.settle()
+        self.assertEqual((held, self.admin.queue("q")["paused"]), ([], {"deliveries": True, "sends": False}))
+        self.admin.resume("q")
+        self.server.settle()
+        self.assertEqual(len(held), 1)
+        self.admin.pause("q", "all")
+        self.admin.resume("q", "deliveries")
+        self.assertEqual(self.admin.queue("q")["paused"], {"deliveries": False, "sends": True})
+        self.assertRaises(BadSetting, self.admin.pause, "q", "everything")
+
+    def test_move(self) -> None:
+        """Messages move to the tail of another queue, in order, with id and attempts, as many as asked."""
+        ids = self.send("from", *[b"%d" % number for number in range(5)], headers={"h": "v"})
+        self.send("to", b"first")
+        for delivery in self.hold("from", 2):
+            del delivery
+        self.server.disconnect()
+        self.client.conversation.receivers.clear()
+        self.server.advance(1)
+        self.assertEqual(self.result(self.admin.move("from", "to", 2)), {"source": "from", "target": "to", "moved": 2})
+        self.assertEqual(self.server.bodies("to"), [b"first", b"0", b"1"])
+        _, zero, one = self.admin.messages("to").items
+        self.assertEqual(([zero["id"], one["id"]], zero["attempts"] >= 1, zero["headers"]), (ids[:2], True, {"h": "v"}))
+        self.assertEqual(self.result(self.admin.move("from", ODD))["moved"], 3)
+        self.assertEqual(self.server.bodies(ODD), [b"2", b"3", b"4"])
+        self.assertNotIn("from", self.server.broker.queues)
+        self.failureResultOf(Deferred.fromCoroutine(self.admin.move(ODD, ODD)), BadSetting)
+
+    def test_move_many(self) -> None:
+        """Many messages move a part at a time, and only those that were there."""
+        for _ in range(5000):
+            self.server.broker.publish("from", b"x")
+        moving = Deferred.fromCoroutine(self.admin.move("from", "to"))
+        self.server.broker.publish("from", b"new")
+        self.server.settle()
+        self.assertEqual(self.successResultOf(moving)["moved"], 5000)
+        self.assertEqual((len(self.server.bodies("to")), self.server.bodies("from")), (5000, [b"new"]))
+
+    def test_moved_key(self) -> None:
+        """A key is known in the queue where its message is."""
+        self.send("from", b"1", key="k")
+        self.result(self.admin.move("from", "to"))
+        self.assertTrue(self.result(self.client.send("to", b"2", key="k")).duplicate)
+        self.assertFalse(self.result(self.client.send("from", b"2", key="k")).duplicate)
+
+    def dead_letters(self, queue: str, *bodies: bytes) -> list[str]:
+        """Have dead letters."""
+        ids = self.send(queue, *bodies)
+        consumer = self.client.subscribe(queue, lambda delivery: delivery.dead_letter("no"))
+        self.server.settle()
+        consumer.stop()
+        self.server.settle()
+        return ids
+
+    def test_replay(self) -> None:
+        """Dead letters go to the tail of their queue or another, by id, by reason or all, with their attempts forgotten."""
+        ids = self.dead_letters(ODD, b"0", b"1", b"2", b"3")
+        self.send(ODD, b"new")
+        self.assertEqual(self.result(self.admin.replay(ODD, ids=[ids[2]])), {"queue": ODD, "target": ODD, "replayed": 1})
+        self.assertEqual(self.server.bodies(ODD), [b"new", b"2"])
+        self.assertEqual(self.admin.messages(ODD).items[1]["attempts"], 0)
+        self.assertEqual(self.result(self.admin.replay(ODD, reason="expired"))["replayed"], 0)
+        self.assertEqual(self.result(self.admin.replay(ODD, target="other", reason="rejected", count=2))["replayed"], 2)
+        self.assertEqual(self.server.bodies("other"), [b"0", b"1"])
+        self.assertEqual(self.result(self.admin.replay(ODD))["replayed"], 1)
+        self.assertEqual((self.server.bodies(ODD), self.server.dead()), ([b"new", b"2", b"3"], []))
+        self.failureResultOf(Deferred.fromCoroutine(self.admin.replay(ODD, ids=[ids[0]])), NoSuchMessage)
+
+    def test_delete_dead(self) -> None:
+        """Dead letters are deleted, some or all, and what they took is free."""
+        before = self.server.broker.used
+        ids = self.dead_letters("q", b"0", b"1", b"2")
+        self.assertEqual(self.result(self.admin.delete_dead("q", ids=ids[:1]))["deleted"], 1)
+        self.assertEqual(self.result(self.admin.delete_dead("q"))["deleted"], 2)
+        self.assertEqual((self.server.dead(), self.server.broker.dead.totals), ([], {}))
+        self.assertEqual(self.server.broker.used - before, PRODUCER_OVERHEAD)
+
+    def test_delete_queue(self) -> None:
+        """A queue is deleted with all that belongs to it."""
+        self.dead_letters(ODD, b"0")
+        self.send(ODD, b"1", b"2")
+        self.admin.configure(ODD, {"max_messages": 5})
+        self.admin.pause(ODD, "all")
+        self.assertEqual(self.result(self.admin.delete_queue(ODD)), {"queue": ODD, "removed": 2, "in_flight": 0, "dead": 1})
+        self.server.settle()
+        self.assertEqual((self.admin.queues().items, self.server.dead()), ([], []))
+
+
+class SettingTests(AdminTestCase):
+    """What is set for a queue is followed."""
+
+    def test_configure(self) -> None:
+        """Settings are changed one by one, and None gives the default back; a queue that has none goes when it is empty."""
+        self.admin.configure(ODD, {"max_messages": 5, "lease": 1.5})
+        found = self.admin.configure(ODD, {"lease": None})["settings"]
+        self.assertEqual((found["max_messages"], found["lease"], found["max_attempts"]), (5, 0.0, 20))
+        self.admin.configure(ODD, {"max_messages": None})
+        self.assertEqual(self.admin.queues().items, [])
+        for wrong in {"colour": 1}, {"max_messages": -1}, {"max_messages": 1.5}, {"max_bytes": "1"}, {"when_full": "cry"}, {"lease": True}:
+            self.assertRaises(BadSetting, self.admin.configure, "q", wrong)
+        self.assertEqual(self.admin.queues().items, [])
+
+    def test_max_messages(self) -> None:
+        """A full queue refuses, in version 02 by name, and takes more once there is room."""
+        self.admin.configure("q", {"max_messages": 2})
+        self.send("q", b"1", b"2")
+        refused = self.client.send("q", b"3")
+        self.server.settle()
+        self.failureResultOf(refused, QueueFull)
+        self.hold("q", 1)
+        self.send("q", b"3")
+        self.assertEqual(self.server.bodies("q"), [b"2", b"3"])
+
+    def test_max_bytes(self) -> None:
+        """Bytes are limited likewise, and a message that could never fit is refused also where the oldest would be dropped."""
+        self.admin.configure("q", {"max_bytes": 10, "when_full": "drop-oldest"})
+        self.send("q", b"12345", b"67890", b"abc")
+        self.assertEqual(self.server.bodies("q"), [b"67890", b"abc"])
+        self.failureResultOf(self._settled(self.client.send("q", b"x" * 11)), QueueFull)
+        self.assertEqual((self.server.bodies("q"), self.admin.status()["totals"]["dropped"]), ([b"67890", b"abc"], 1))
+
+    def _settled(self, deferred: Deferred[Any]) -> Deferred[Any]:
+        self.server.settle()
+        return deferred
+
+    def test_drop_oldest(self) -> None:
+        """Where the oldest is dropped, the newest are there."""
+        self.admin.configure("q", {"max_messages": 3, "when_full": "drop-oldest"})
+        self.send("q", *[b"%d" % number for number in range(9)])
+        self.assertEqual(self.server.bodies("q"), [b"6", b"7", b"8"])
+        self.assertEqual(self.admin.status()["totals"]["dropped"], 6)
+
+    def test_max_attempts(self) -> None:
+        """A message that comes back too often is dead."""
+        self.admin.configure("q", {"max_attempts": 2})
+        self.send("q", b"poison")
+        self.hold("q", 1)
+        for _ in range(2):
+            self.server.disconnect()
+            self.server.advance(2)
+        (dead,) = self.server.dead()
+        self.assertEqual((dead.reason, dead.attempts, self.server.bodies("q")), ("max-attempts", 2, []))
+
+    def test_lease(self) -> None:
+        """A consumer that asks for no lease has the queue's."""
+        self.admin.configure("q", {"lease": 0.5})
+        self.send("q", b"1")
+        held = self.hold("q", 1)
+        self.server.advance(1)
+        self.assertEqual([delivery.attempts for delivery in held][:2], [1, 2])
+
+    def test_expired(self) -> None:
+        """Where expired messages are kept, they are dead letters, whether anybody consumes or not."""
+        self.admin.configure("q", {"expired": "dead"})
+        self.send("q", b"1", b"2", ttl=1)
+        self.send("q", b"3", ttl=1, delay=9)
+        held = self.hold("q", 1)
+        self.server.advance(3)
+        self.assertEqual([(dead.body, dead.reason) for dead in self.server.dead()], [(b"2", "expired"), (b"3", "expired")])
+        self.client.conversation.receivers.clear()
+        self.server.disconnect()
+        self.assertEqual((len(held), [dead.body for dead in self.server.dead()]), (1, [b"1", b"2", b"3"]))

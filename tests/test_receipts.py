@@ -1,0 +1,108 @@
+"""Tests of L{phpmq.broker.receipts}."""
+
+from __future__ import annotations
+
+from phpmq.frames import ID, LEVEL, TAG
+from tests.version02 import ConversationTestCase, Peer, consume, frame, hello, send
+
+
+class ReceiptsTests(ConversationTestCase):
+    """What a receipt waits for."""
+
+    def test_synced(self) -> None:
+        """A synced receipt comes when the file has the message, not before; that of a stored one comes at once."""
+        [(_, contents)] = self.peer.says(send(b"x", (LEVEL, b"synced"), (TAG, b"0")))
+        self.assertEqual(contents[0], b"not-allowed")
+        mirror = self.mirrored()
+        answers = self.peer.says(send(b"x", (LEVEL, b"synced"), (TAG, b"1")), send(b"y", (LEVEL, b"stored"), (TAG, b"2")))
+        self.assertEqual([contents[0] for _, contents in answers], [b"2"])
+        self.assertEqual(mirror.hurries, 1)
+        mirror.write()
+        self.assertEqual([contents[0] for _, contents in self.peer.hears()], [b"1"])
+        mirror.failing = True
+        [(_, contents)] = self.peer.says(send(b"z", (LEVEL, b"synced"), (TAG, b"3")))
+        self.assertEqual(contents[0], b"disk-failing")
+
+    def test_synced_and_gone(self) -> None:
+        """A synced send whose message was acknowledged before it was ever written gets its receipt too."""
+        mirror = self.mirrored()
+        self.peer.says(consume(1), send(b"x", (LEVEL, b"synced"), (TAG, b"1")))
+        [message_id] = self.peer.session.channel.unacked
+        self.peer.says(frame(4, (ID, message_id)))
+        mirror.write()
+        self.assertEqual([name for name, _ in self.peer.hears()], ["receipt"])
+
+    def test_drain(self) -> None:
+        """When the server stops, it says so, and receipts still come once the file is written."""
+        mirror = self.mirrored()
+        self.peer.says(send(b"x", (LEVEL, b"synced"), (TAG, b"1")))
+        self.broker.stop()
+        self.peer.session.drain()
+        mirror.write()
+        self.assertEqual([name for name, _ in self.peer.hears()], ["draining", "receipt"])
+
+    def synced(self, *numbers: int) -> list[bytes]:
+        """Tags of the receipts for sends that have to be synced, with those tags."""
+        frames = [send(b"%d" % number, (LEVEL, b"synced"), (TAG, b"%d" % number)) for number in numbers]
+        return self.tags(self.peer.says(*frames))
+
+    def tags(self, answers: list[tuple[str, list[bytes]]]) -> list[bytes]:
+        """Tags of receipts; there are no other answers."""
+        self.assertEqual({name for name, _ in answers} - {"receipt"}, set())
+        return [contents[0] for _, contents in answers]
+
+    def test_limit(self) -> None:
+        """At so many unconfirmed sends of a connection the next one waits, with all after it, for the receipts; nothing is lost."""
+        mirror = self.mirrored()
+        self.broker.receipts.limit = 3
+        other = Peer(self.broker)
+        self.assertEqual(self.synced(1, 2, 3), [])
+        self.assertTrue(self.peer.connection.reading)
+        self.assertEqual(self.tags(self.peer.says(send(b"x", (TAG, b"s")))), [b"s"])
+        self.assertEqual(self.synced(4, 5, 6, 7), [])
+        self.assertEqual(self.peer.says(send(b"y", (TAG, b"t"))), [])
+        self.assertFalse(self.peer.connection.reading)
+        self.assertEqual((self.broker.received, self.broker.receipts.unconfirmed, self.broker.receipts.held_up), (4, 3, 1))
+        self.assertEqual(self.tags(other.says(send(b"z", (TAG, b"o")))), [b"o"])
+        mirror.write()
+        self.assertEqual(self.tags(self.peer.hears()), [b"1", b"2", b"3"])
+        self.assertFalse(self.peer.connection.reading)
+        self.assertEqual(self.broker.received, 8)
+        mirror.write()
+        self.assertEqual(self.tags(self.peer.hears()), [b"4", b"5", b"6", b"t"])
+        self.assertTrue(self.peer.connection.reading)
+        mirror.write()
+        self.assertEqual(self.tags(self.peer.hears()), [b"7"])
+        self.peer.session.receive(consume(99))
+        self.assertEqual(self.peer.gets(), [b"1", b"2", b"3", b"x", b"z", b"4", b"5", b"6", b"7", b"y"])
+
+    def test_limit_of_duplicates(self) -> None:
+        """A duplicate that waits for the file counts as well."""
+        mirror = self.mirrored()
+        self.broker.receipts.limit = 2
+        self.peer.says(hello(b"h", b"me"), send(b"x", (TAG, b"1")))
+        for _ in range(5):
+            self.peer.says(send(b"x", (TAG, b"1"), (LEVEL, b"synced")))
+        self.assertEqual(self.broker.receipts.unconfirmed, 2)
+        mirror.write()
+        self.assertEqual([contents[2] for _, contents in self.peer.hears()], [b"1"] * 5)
+
+    def test_limit_and_gone(self) -> None:
+        """A client that is gone leaves no receipts behind, and what it had waiting is not carried out."""
+        mirror = self.mirrored()
+        self.broker.receipts.limit = 1
+        self.synced(1, 2, 3)
+        self.peer.session.close()
+        self.assertEqual(self.broker.receipts.unconfirmed, 0)
+        mirror.write()
+        self.assertEqual((self.peer.hears(), self.broker.received), ([], 1))
+
+    def test_acknowledged(self) -> None:
+        """What is acknowledged frees its memory, but its receipt still counts."""
+        self.mirrored()
+        self.broker.receipts.limit = 2
+        self.peer.says(consume(9), *[send(b"x", (LEVEL, b"synced"), (TAG, b"%d" % number)) for number in range(2)])
+        for message_id in list(self.peer.session.channel.unacked):
+            self.peer.says(frame(4, (ID, message_id)))
+        self.synced(3)
+        self.assertEqual((self.broker.received, self.broker.receipts.unconfirmed), (2, 2))
