@@ -78,7 +78,8 @@ class ExitTests(SynchronousTestCase):
             self.assertEqual(failure.sentence, f"cannot reach tcp:a:1: {why}; see that phpmq is running, or name another --server")
             self.assertEqual(failure.code, code)
         self.assertIn("hung up without an answer", self.failure(None).sentence)
-        self.assertIn("certificate", not_reached(NotConnected("lost"), "tls:a:1").sentence)
+        untrusted = not_reached(NotConnected("the connection was lost: [('', '', 'certificate verify failed')]"), "tls:a:1")
+        self.assertEqual(untrusted.sentence, "tls:a:1 hung up without an answer: its certificate is not trusted here")
 
 
 class FormatTests(SynchronousTestCase):
