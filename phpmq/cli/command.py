@@ -11,8 +11,9 @@ from typing import Any
 import click
 
 from phpmq import __version__
-from phpmq.cli.exits import Exit, Failed
+from phpmq.cli.exits import Exit, Failed, code_of
 from phpmq.cli.output import note
+from phpmq.errors import PHPMQError
 
 #: The verbs: which module has each. They are imported when they are wanted, so that the others cost nothing.
 VERBS = {
@@ -69,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Failed as error:
         note(error.sentence)
         return error.code
+    except PHPMQError as error:
+        note(f"the server refused: {error}")
+        return code_of(error)
     except (click.Abort, KeyboardInterrupt):
         return Exit.INTERRUPTED
     except BrokenPipeError:

@@ -61,14 +61,14 @@ def not_reached(error: Exception, server: str) -> Failed:
     if isinstance(error, ProtocolError):
         return Failed(f"{server} is not a phpmq server that speaks protocol 2: {error}", Exit.UNREACHABLE)
     if isinstance(error, NotConnected) and error.__cause__ is None:
-        return Failed(f"{server} hung up without an answer: {_no_answer(server)}", Exit.UNREACHABLE)
+        return Failed(f"{server} hung up without an answer: {_no_answer(str(error))}", Exit.UNREACHABLE)
     why, code = _why(error.__cause__ or error)
     return Failed(f"cannot reach {server}: {why}; see that phpmq is running, or name another --server", code)
 
 
-def _no_answer(server: str) -> str:
-    if server.startswith(("tls:", "ssl:")):
-        return "its certificate may not be trusted here, or it is not a phpmq server that speaks protocol 2"
+def _no_answer(reason: str) -> str:
+    if "certificate" in reason:
+        return "its certificate is not trusted here"
     return "it may not be a phpmq server that speaks protocol 2, or take no more connections"
 
 

@@ -52,9 +52,16 @@ def counted(number: int, thing: str = "message") -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
+def digits(number: float) -> str:
+    """C{0.123}, C{1.23}, C{12.3}, C{1,234}: three digits, unless there are more before the point."""
+    number = round(number, 3)
+    places = 3 if number < 1 else 2 if number < 10 else 1 if number < 100 else 0
+    return f"{number:,.{places}f}"
+
+
 def seconds(number: float) -> str:
-    """C{0.123 s}, C{12.3 s}: three digits."""
-    return f"{number:.3f} s" if number < 1 else f"{number:.2f} s" if number < 10 else f"{number:,.1f} s"
+    """C{0.123 s}, C{12.3 s}."""
+    return f"{digits(number)} s"
 
 
 def rate(number: int, duration: float) -> str:
@@ -81,7 +88,7 @@ def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for number, heading in enumerate(headings):
         grid.add_column(heading, justify="right" if number else "left", no_wrap=True)
     for row in rows:

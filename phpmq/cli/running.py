@@ -135,13 +135,7 @@ async def first(waiting: Sequence[Deferred[None]]) -> None:
 
     @raise Exception: what it failed with
     """
-    try:
-        await DeferredList(waiting, fireOnOneCallback=True, fireOnOneErrback=True, consumeErrors=True)
-    except FirstError as error:
-        error.subFailure.raiseException()
-    finally:
-        for one in waiting:
-            one.cancel()
+    await _wait(waiting, DeferredList(waiting, fireOnOneCallback=True, fireOnOneErrback=True, consumeErrors=True))
 
 
 async def together(waiting: Sequence[Deferred[None]]) -> None:
@@ -150,8 +144,12 @@ async def together(waiting: Sequence[Deferred[None]]) -> None:
 
     @raise Exception: what it failed with
     """
+    await _wait(waiting, DeferredList(waiting, fireOnOneErrback=True, consumeErrors=True))
+
+
+async def _wait(waiting: Sequence[Deferred[None]], end: Deferred[Any]) -> None:
     try:
-        await DeferredList(waiting, fireOnOneErrback=True, consumeErrors=True)
+        await end
     except FirstError as error:
         error.subFailure.raiseException()
     finally:

@@ -24,6 +24,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.functional.client import Client, bodies, take_all
 from tests.functional.command import PHPMQ, Command, Result, environment, on_terminal, phpmq, wait_for_end
 from tests.functional.server import PATIENCE, Server, directory, wait_until
+from tests.functional.test_tls import make_certificate
 
 ID = rb"[0-9a-f]{32}"
 
@@ -577,6 +578,24 @@ class UnreachableTests(SynchronousTestCase):
         self.assertIn("'nonsense' is none of tcp:HOST:PORT, HOST:PORT, unix:PATH", result.err)
 
 
+class TLSTests(SynchronousTestCase):
+    """C{--server tls:...}."""
+
+    def test_certificate(self) -> None:
+        """A certificate that is trusted is enough; one that is not is named as the reason."""
+        cwd = directory(self)
+        make_certificate(cwd / "server.pem")
+        server = Server(self, "--listen", "ssl:0:interface=127.0.0.1:privateKey=server.pem", cwd=cwd)
+        where = f"tls:localhost:{server.ports[1]}"
+        untrusted, trusted = wait_for_end(
+            [Command(self, None, "send", "jobs", "x", "--server", one) for one in (where, f"{where}:trustRoots={cwd}")]
+        )
+        self.assertEqual(untrusted.code, 69)
+        self.assertRegex(untrusted.err, r"\Aphpmq: tls:.* hung up without an answer: its certificate is not trusted here\n\Z")
+        self.assertEqual((trusted.code, trusted.err), (0, ""))
+        self.assertEqual(bodies(take_all(server.tcp, b"jobs", 1)), [b"x"])
+
+
 class BenchTests(CommandTestCase):
     """C{phpmq bench}."""
 
@@ -594,7 +613,7 @@ class BenchTests(CommandTestCase):
             self.assertEqual(round(figures[what]["rate"] * figures[what]["seconds"]), 600)
         result = self.phpmq("bench", "send", *few, "--level", "synced", "--queue", "other")
         self.check(result, 0)
-        self.assertRegex(result.out.decode(), r"\Aqueue other, 3 clients, .*synced\n +messages .*max ms\nsend +600 ")
+        self.assertRegex(result.out.decode(), r"\Aqueue other, 3 clients, .*synced; latency in ms\n +messages .*max\nsend +600 ")
         self.check(self.phpmq("bench", "--queue", "other"), 1, "the queue other is not empty")
         result = self.phpmq("bench", "consume", *few, "--queue", "other")
         self.assertRegex(result.out.decode(), r"\nacknowledge +600 ")
@@ -615,10 +634,19 @@ class BenchTests(CommandTestCase):
         self.assertIn(b"precious", take_everything(self.server, "jobs"))
         self.check(self.phpmq("bench", "consume"), 1, "nothing to consume in the queue phpmq-bench")
 
+    def test_refused(self) -> None:
+        """What the server refuses ends it, with the code for that."""
+        self.serve("--store", "memory")
+        self.check(
+            self.phpmq("bench", "send", "--level", "synced"), 77, "the server refused: this server keeps its messages in memory only"
+        )
+
     def test_terminal(self) -> None:
         """On a terminal the figures are a table with lines, within 80 columns."""
-        shown = on_terminal(self, self.server, "bench", "send", "--messages", "100", more={"COLUMNS": "80"}).out.decode()
+        shown = on_terminal(self, self.server, "bench", "send", "--messages", "100", more={"TERM": "dumb"}).out.decode()
         self.assertIn("────", shown)
+        self.assertNotIn("…", shown)
+        self.assertLessEqual(max(map(len, shown.splitlines())), 80)
         self.assertRegex(shown, r"send +100 .*\d\.\d\d")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
-from phpmq.cli.output import seconds
+from phpmq.cli.output import digits, seconds
 
-HEADINGS = ("", "messages", "time", "rate", "MB/s", "p50 ms", "p95 ms", "p99 ms", "max ms")
+HEADINGS = ("", "messages", "time", "rate", "MB/s", "p50", "p95", "p99", "max")
 
 
 class Figures:
@@ -49,9 +49,8 @@ class Figures:
     def row(self) -> tuple[str, ...]:
         """For people: the cells under L{HEADINGS}."""
         figures = self.as_json()
-        latency = [f"{value:,.2f}" for value in self._latency().values()]
-        numbers = f"{figures['messages']:,}", seconds(self.seconds), f"{figures['rate']:,.0f}/s", f"{figures['mb_per_second']:,.2f}"
-        return (self.label, *numbers, *latency)
+        numbers = f"{figures['messages']:,}", seconds(self.seconds), f"{figures['rate']:,.0f}/s", digits(figures["mb_per_second"])
+        return (self.label, *numbers, *map(digits, self._latency().values()))
 
     def _latency(self) -> dict[str, float]:
         ordered = sorted(self.latencies) or [0.0]

@@ -16,13 +16,12 @@ from phpmq.cli.bench import STAMP_SIZE
 from phpmq.cli.bench.figures import HEADINGS, Figures
 from phpmq.cli.connection import Watch, connect, disconnect, settled_down
 from phpmq.cli.consume.intake import Intake
-from phpmq.cli.exits import Exit, Failed, code_of
+from phpmq.cli.exits import Exit, Failed
 from phpmq.cli.output import counted, json_line, note, table, visible
 from phpmq.cli.pipes import Output
 from phpmq.cli.progress import Progress
 from phpmq.cli.running import Pace, first, together
 from phpmq.client import Delivery, QueueClient
-from phpmq.errors import PHPMQError
 
 # Of a body: whose it is, and when it was sent.
 _STAMP = struct.Struct("!8sd")
@@ -75,12 +74,11 @@ class Bench:
         """
         Measure.
 
-        @raise Failed: something refused, or went silent
+        @raise Failed: somebody else uses the queue, or nothing happens any more
+        @raise PHPMQError: the server refused something
         """
         try:
             await self._measure()
-        except PHPMQError as error:
-            raise Failed(f"{self._order.server} refused: {error}", code_of(error)) from error
         finally:
             if self._watch is not None:
                 self._watch.close()
@@ -185,7 +183,8 @@ class Bench:
             now = perf_counter()
             run, begun = _STAMP.unpack_from(delivery.body) if len(delivery.body) >= STAMP_SIZE else (b"", 0.0)
             if run != self._run:
-                foreign.errback(Failed(f"somebody else sends to the queue {self._order.queue}, which is left alone{self.remains()}"))
+                if not foreign.called:
+                    foreign.errback(Failed(f"somebody else sends to the queue {self._order.queue}, which is left alone{self.remains()}"))
                 return
             intake.settle(delivery, delivery.ack)
             figures.add(len(delivery.body), begun, now)
@@ -235,7 +234,7 @@ async def measure(reactor: Any, order: Order) -> int:
         out.put(json_line({**settings, **{name: one.as_json() for name, one in figures.items()}}))
     else:
         clients = counted(order.clients, "client")
-        caption = f"queue {order.queue}, {clients}, window {order.window:,}, {order.size:,}-byte bodies, {order.level}"
+        caption = f"queue {order.queue}, {clients}, window {order.window:,}, {order.size:,}-byte bodies, {order.level}; latency in ms"
         out.put(f"{visible(caption)}\n{table(HEADINGS, [one.row() for one in figures.values()])}".encode())
     await out.written()
     return Exit.OK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,8 +22,8 @@ from phpmq.client import Delivery, QueueClient
 #: The most messages of a queue that are held at a time, when bodies are written.
 WINDOW = 100
 
-# Seconds that the server has to answer the last settlements.
-_LAST_ANSWERS = 5.0
+# Seconds that the server has to answer the last settlements; and when somebody waits for the end.
+_LAST_ANSWERS, _LAST_ANSWERS_NOW = 5.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,11 @@ class Consuming:
         ending = self._handler.end()
         stopping = Deferred.fromCoroutine(self.intake.stop())
         await ending
-        try:
-            await within(self._reactor, _LAST_ANSWERS, stopping)
-            await within(self._reactor, _LAST_ANSWERS, Deferred.fromCoroutine(self.intake.answered()))
-        except TimeoutError:
-            pass  # Then it is not known, which is reported.
+        patience = _LAST_ANSWERS_NOW if self._signals.count else _LAST_ANSWERS
+        # What is not answered is reported.
+        with suppress(TimeoutError):
+            await within(self._reactor, patience, stopping)
+            await within(self._reactor, patience, Deferred.fromCoroutine(self.intake.answered()))
         self._watch.close()
 
     def _report(self) -> int:

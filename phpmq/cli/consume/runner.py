@@ -11,7 +11,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 
 from phpmq.cli.consume.intake import Intake
@@ -87,8 +87,8 @@ class Runner:
         self._jobs, self._max_attempts = jobs, max_attempts
         self._waiting: deque[Delivery] = deque()
         self._running: dict[str, Job] = {}
-        self._ending: Deferred[None] | None = None
-        self._killed = False
+        self._ended = self._killed = False
+        self._all_ended: Deferred[None] = Deferred()
         self._touching = LoopingCall(self._touch)
         self._touching.clock = reactor
         if lease:
@@ -110,7 +110,7 @@ class Runner:
         self._start()
 
     def _start(self) -> None:
-        while self._waiting and len(self._running) < self._jobs and self._ending is None:
+        while self._waiting and len(self._running) < self._jobs and not self._ended:
             delivery = self._waiting.popleft()
             if not delivery.lost:
                 job = self._running[delivery.id] = Job(delivery, self._reactor.seconds())
@@ -133,8 +133,8 @@ class Runner:
             self._intake.settle(delivery, delivery.ack)
         elif not self._killed:
             self._ran_badly(job, outcome)
-        if self._ending is not None and not self._running:
-            self._ending.callback(None)
+        if self._ended and not self._running:
+            self._stopped()
         self._start()
 
     def _ran_badly(self, job: Job, outcome: str) -> None:
@@ -158,16 +158,16 @@ class Runner:
 
     def end(self) -> Deferred[None]:
         """Start no more. Fires when those that run have ended."""
+        self._ended = True
         self._waiting.clear()
         if not self._running:
-            return self._stopped(None)
-        self._ending = Deferred()
-        return self._ending.addCallback(self._stopped)
+            self._stopped()
+        return self._all_ended
 
-    def _stopped(self, _: None) -> Deferred[None]:
+    def _stopped(self) -> None:
         if self._touching.running:
             self._touching.stop()
-        return succeed(None)
+        self._all_ended.callback(None)
 
     def kill(self) -> None:
         """End those that run; their messages go back to their places."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -216,8 +217,6 @@ async def _send_all(sender: Sender, bodies: Iterable[bytes], pace: Pace) -> None
 
 
 async def _grace(reactor: Any, client: QueueClient, out: Output) -> None:
-    try:
+    with suppress(TimeoutError):
         await within(reactor, _GRACE, client.confirmed())
         await within(reactor, _GRACE, out.written())
-    except TimeoutError:
-        pass
