@@ -85,6 +85,7 @@ def _settings(text: str) -> QueueSettings:
 
 
 def _row(message: Message) -> tuple[object, ...]:
+    """The values for L{_MESSAGE}."""
     number, queue, position = message.number, message.queue.number, message.position
     accepted, expires, attempts, body = message.accepted, message.expires, message.attempts, message.body
     crc = checksum(number, queue, position, accepted, expires, attempts, body)
@@ -478,7 +479,7 @@ class SQLiteStore:
         message = Message(dead.number, queue, position, dead.accepted, 0, 0, dead.body, extra)
         with self._transaction():
             self._database.execute("DELETE FROM dead WHERE number = ?", (dead.number,))
-            self._database.execute("INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _row(message))
+            self._database.execute(f"INSERT {_MESSAGE}", _row(message))
             self._database.execute("UPDATE extra SET queue = ? WHERE number = ?", (queue.number, dead.number))
         self._note_changed(message)
         return message

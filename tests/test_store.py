@@ -221,6 +221,7 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         self.assertEqual(dead.headers, b'{"a":"b"}')
         revived = self.store.revive(dead, other, self.next)
         self.assertEqual((revived.number, revived.attempts, revived.expires, revived.position), (message.number, 0, 0, self.next))
+        self.assertEqual(self.store.expired(2**60, MANY), [])
         self.assertEqual(list(self.store.dead()), [])
         self.assertEqual(self.bodies(other), [b"waiting", b"x"])
         found = self.store.read(other, waiting.position, 1, 1)[0]
