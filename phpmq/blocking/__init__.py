@@ -1,12 +1,12 @@
 """
 A client for scripts without a reactor.
 
-    from phpmq.blocking import connect
+    from phpmq.blocking import QueueClient
 
-    with connect("tcp:mq.example:9100") as queue_client:
-        message_id = queue_client.send("jobs", b"hello")
+    with QueueClient("tcp:mq.example:9100") as client:
+        message_id = client.send("jobs", b"hello")
 
-        for delivery in queue_client.consume("jobs", window=10):
+        for delivery in client.consume("jobs", window=10):
             work(delivery.body)
             delivery.ack()
 
@@ -14,7 +14,8 @@ A client belongs to one thread; several threads use one each. It works while one
 written in between, and nobody answers for it.
 """
 
-from phpmq.blocking.client import Consumer, Delivery, QueueClient, Submission, connect
+from phpmq.blocking.client import QueueClient, Submission
+from phpmq.blocking.consumer import Consumer, Delivery
 from phpmq.conversation import DuplicateId, MessageId
 
-__all__ = ["Consumer", "Delivery", "DuplicateId", "MessageId", "QueueClient", "Submission", "connect"]
+__all__ = ["Consumer", "Delivery", "DuplicateId", "MessageId", "QueueClient", "Submission"]

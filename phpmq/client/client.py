@@ -214,7 +214,12 @@ class QueueClient(Service):
             self._wanting_receipts.popleft().callback(None)
 
     def ping(self) -> Deferred[None]:
-        """Fires when the server has carried out all that it was told before. Fails with C{NotConnected} or C{TimedOut}."""
+        """
+        Fires when the server has answered: it is there, and has carried out what it was told before. Of sends only their receipts tell
+        that.
+
+        @return: fails with C{NotConnected} if there is no connection or it is lost, and with C{TimedOut}
+        """
         try:
             return answer(self.conversation.ping())
         except ClientError as error:

@@ -208,7 +208,7 @@ class Conversation:
 
     def ping(self) -> Request:
         """
-        Have the server answer, after all that it was sent before.
+        Have the server answer, after all that was written before; sends may still wait to be.
 
         @raise NotConnected: there is no connection
         """

@@ -18,10 +18,10 @@ from tests.functional.client import Client, bodies, send_frame
 from tests.functional.server import Server, directory
 
 
-def make_certificate(path: Path) -> None:
-    """Write a key and a certificate for "localhost" that it signed itself."""
+def make_certificate(path: Path, host: str = "localhost") -> None:
+    """Write a key and a certificate for a host that it signed itself."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -31,7 +31,7 @@ def make_certificate(path: Path) -> None:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), False)
         .sign(key, hashes.SHA256())
     )
     private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
