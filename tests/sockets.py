@@ -19,7 +19,7 @@ from phpmq.broker import Broker
 from phpmq.commands import Versions
 from phpmq.interfaces import IConnection
 from phpmq.session import Session
-from phpmq.store import SQLiteStore, schema
+from phpmq.store import SQLiteStore, upgrade
 
 
 @implementer(IConnection)
@@ -71,11 +71,11 @@ class SocketServer:
         self.greeting: bytes | None = None
         self._versions = Versions(max_message_size)
         database = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        database.executescript(schema("001"))
+        upgrade(database)
         self._store = SQLiteStore(database)
         self.broker = Broker(self._store, lambda: int(time.monotonic() * 1000))
         self.failing = False
-        self.broker.mirror = self  # type: ignore[assignment]
+        self.broker.receipts.mirror = self  # type: ignore[assignment]
         self.clients: list[_Client] = []
         self._listener: socket.socket | None = None
         self._running = True
@@ -135,7 +135,7 @@ class SocketServer:
     def _write(self) -> None:
         while (delta := self._store.extract(10_000, 1 << 24, {})) is not None:
             self._store.confirm(delta)
-        self.broker.synced()
+        self.broker.receipts.synced()
 
     # The thread
 

@@ -1,12 +1,12 @@
 """
 A client for scripts without a reactor.
 
-    from phpmq.blocking import QueueClient
+    from phpmq.blocking import connect
 
-    with QueueClient("tcp:mq.example:9100") as client:
-        message_id = client.send("jobs", b"hello")
+    with connect("tcp:mq.example:9100") as queue_client:
+        message_id = queue_client.send("jobs", b"hello")
 
-        for delivery in client.consume("jobs", window=10):
+        for delivery in queue_client.consume("jobs", window=10):
             work(delivery.body)
             delivery.ack()
 
@@ -18,4 +18,7 @@ from phpmq.blocking.client import QueueClient, Submission
 from phpmq.blocking.consumer import Consumer, Delivery
 from phpmq.conversation import DuplicateId, MessageId
 
-__all__ = ["Consumer", "Delivery", "DuplicateId", "MessageId", "QueueClient", "Submission"]
+#: To make a client is to connect it.
+connect = QueueClient
+
+__all__ = ["Consumer", "Delivery", "DuplicateId", "MessageId", "QueueClient", "Submission", "connect"]
