@@ -174,8 +174,11 @@ class IStore(Interface):
     def purge(queue: QueueRecord, count: int) -> bool:
         """Forget up to C{count} messages that the queue's C{flushed} position covers; true when none is left."""
 
-    def delayed(queue: QueueRecord, after: int, count: int) -> list[Message]:
-        """Up to C{count} of the queue's delayed messages, in order of acceptance, those behind the place C{after} in it."""
+    def delayed(queue: QueueRecord, after: int, count: int, size: int) -> list[Message]:
+        """
+        Up to C{count} of the queue's delayed messages, in order of acceptance, those behind the place C{after} in it, and no more once they
+        reach C{size} bytes.
+        """
 
     def get(queue: QueueRecord, number: int) -> Message | None:
         """The message of that number in a queue, also while it is in flight; None if there is none."""

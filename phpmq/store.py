@@ -352,16 +352,7 @@ class SQLiteStore:
             f"SELECT {columns} FROM {tables} WHERE message.queue = ? AND position > ? ORDER BY position LIMIT ?",
             (queue.number, after, count),
         )
-        messages: list[Message] = []
-        total = 0
-        for row in rows:
-            message = _message(queue, row)
-            messages.append(message)
-            total += message.size
-            if total >= size:
-                break
-        rows.close()
-        return messages
+        return _up_to(queue, rows, size)
 
     def due(self, now: int, count: int, queues: Mapping[int, QueueRecord]) -> list[Message]:
         """Delayed messages that are due; see L{IStore}."""
@@ -421,7 +412,7 @@ class SQLiteStore:
         self._note_gone(number for (number,) in numbers if number <= self._extracted)
         return len(numbers) < count
 
-    def delayed(self, queue: QueueRecord, after: int, count: int) -> list[Message]:
+    def delayed(self, queue: QueueRecord, after: int, count: int, size: int) -> list[Message]:
         """Delayed messages; see L{IStore}."""
         self.write()
         columns, tables = _WITH_EXTRA
@@ -429,7 +420,7 @@ class SQLiteStore:
             f"SELECT {columns} FROM {tables} WHERE message.queue = ? AND position < ? ORDER BY position DESC LIMIT ?",
             (queue.number, -after, count),
         )
-        return [_message(queue, row) for row in rows]
+        return _up_to(queue, rows, size)
 
     def get(self, queue: QueueRecord, number: int) -> Message | None:
         """One message; see L{IStore}."""
@@ -694,6 +685,20 @@ class SQLiteStore:
     def close(self) -> None:
         """Give the memory back."""
         self._database.close()
+
+
+def _up_to(queue: QueueRecord, rows: sqlite3.Cursor, size: int) -> list[Message]:
+    """Messages of a queue, no more once they reach so many bytes."""
+    messages: list[Message] = []
+    total = 0
+    for row in rows:
+        message = _message(queue, row)
+        messages.append(message)
+        total += message.size
+        if total >= size:
+            break
+    rows.close()
+    return messages
 
 
 def _retry(message: Message) -> tuple[object, ...]:

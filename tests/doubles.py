@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
+from itertools import accumulate
 
 from zope.interface import implementer
 
@@ -230,9 +231,11 @@ class DictStore:
             self.remove(number)
         return len(flushed) <= count
 
-    def delayed(self, queue: QueueRecord, after: int, count: int) -> list[Message]:
+    def delayed(self, queue: QueueRecord, after: int, count: int, size: int) -> list[Message]:
         """Delayed messages; see L{IStore}."""
-        return sorted((message for message in self._of(queue) if message.position < -after), key=lambda message: -message.position)[:count]
+        found = sorted((message for message in self._of(queue) if message.position < -after), key=lambda message: -message.position)
+        sizes = list(accumulate((message.size for message in found), initial=0))
+        return [message for message, before in zip(found, sizes, strict=False) if before < size][:count]
 
     def get(self, queue: QueueRecord, number: int) -> Message | None:
         """One message; see L{IStore}."""

@@ -7,9 +7,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.admin import Admin, Page
+from phpmq.admin import Admin, Page, admin
 from phpmq.broker.producer import PRODUCER_OVERHEAD
-from phpmq.errors import BadName, BadSetting, NoSuchClient, NoSuchMessage, NoSuchQueue, NotAllowed, QueueFull, TooLarge
+from phpmq.errors import BadName, BadSetting, Draining, NoSuchClient, NoSuchMessage, NoSuchQueue, NotAllowed, QueueFull, TooLarge
 from phpmq.testing import MemoryServer
 
 #: A name that every door has to bear.
@@ -128,8 +128,39 @@ class StatusTests(AdminTestCase):
         rest = self.admin.queues(sort="-ready", limit=9, after=most.next or "")
         self.assertEqual([queue["name"] for queue in rest.items], ["Jobs.2", "Jobs.1", "Jobs.0", "other"])
         self.assertEqual(self.admin.queues(sort="-name", limit=1).items[0]["name"], "other")
-        for wrong in {"sort": "colour"}, {"limit": 0}, {"limit": 1001}, {"sort": "ready", "after": "x"}:
+        for wrong in (
+            {"sort": "colour"},
+            {"limit": 0},
+            {"limit": 1001},
+            {"sort": "ready", "after": "x"},
+            {"sort": "ready", "after": "9" * 5000},
+        ):
             self.assertRaises(BadSetting, self.admin.queues, **wrong)
+
+    def test_sorts(self) -> None:
+        """Every order is by the number that the queues are shown with, and by name where it is the same."""
+        for name, count in ("c", 1), ("a", 1), ("b", 3):
+            self.send(name, *[b"x" * count] * count)
+            self.server.advance(1)
+        self.hold("b", 2)[0].dead_letter()
+        self.server.settle()
+        for sort, value in {
+            "ready": lambda queue: queue["ready"],
+            "in_flight": lambda queue: queue["in_flight"],
+            "dead": lambda queue: queue["dead"],
+            "bytes": lambda queue: queue["bytes"],
+            "age": lambda queue: queue["oldest_message_age_seconds"] or 0,
+            "rate": lambda queue: queue["rates"]["received"]["10s"],
+        }.items():
+            up, down = self.admin.queues(sort=sort).items, self.admin.queues(sort=f"-{sort}").items
+            self.assertEqual(
+                [queue["name"] for queue in up], [queue["name"] for queue in sorted(up, key=lambda one: (value(one), one["name"]))]
+            )
+            self.assertEqual(
+                [queue["name"] for queue in down],
+                [queue["name"] for queue in sorted(down, key=lambda one: (-value(one), one["name"]))],
+                sort,
+            )
 
     def test_clients(self) -> None:
         """Clients are listed, and can be disconnected, which gives back what they hold."""
@@ -198,6 +229,27 @@ class MessageTests(AdminTestCase):
                 after = page.next
             self.assertEqual(found, expected, state)
 
+    def test_large_pages(self) -> None:
+        """A page ends where its bodies are enough, so that looking at large messages stops nobody."""
+        self.patch(admin, "PAGE_BYTES", 250)
+        bodies = [bytes([65 + number]) * 100 for number in range(7)]
+        for body in bodies:
+            self.send("q", body)
+            self.send("q", body, delay=60)
+        for held in 0, 7:
+            for delivery in self.hold("q", held) if held else ():
+                delivery.dead_letter()
+            self.server.settle()
+            for state in ("dead", "delayed") if held else ("ready", "delayed"):
+                found: list[str] = []
+                after: str | None = ""
+                while after is not None:
+                    page = self.admin.messages("q", state, after)
+                    self.assertLessEqual(len(page.items), 3)
+                    found += self.bodies(page)
+                    after = page.next
+                self.assertEqual(found, [body.decode() for body in bodies], state)
+
     def test_preview(self) -> None:
         """Bodies are cut where asked, never inside a character, and are base64 if they are no text."""
         self.send("q", "añb".encode(), b"\xff\x00", b"")
@@ -222,6 +274,7 @@ class MessageTests(AdminTestCase):
         self.server.settle()
         for id in late, "0" * 32, "x", "":
             self.assertRaises(NoSuchMessage, self.admin.message, "q", id)
+        self.assertRaises(BadSetting, self.admin.messages, "q", after="9" * 19)
         self.assertRaises(NoSuchMessage, self.admin.message, "other", held)
 
     def test_no_queue(self) -> None:
@@ -250,6 +303,7 @@ class MessageTests(AdminTestCase):
             (TooLarge, {"key": "é" * 128}),
             (TooLarge, {"headers": {"a": "x" * 8192}}),
             (BadSetting, {"key": ""}),
+            (BadSetting, {"key": "\ud800"}),
             (BadSetting, {"headers": {"a": 1}}),
             (BadSetting, {"ttl": -1}),
             (BadSetting, {"delay": float("nan")}),
@@ -350,6 +404,34 @@ class ActionTests(AdminTestCase):
         self.assertEqual(self.result(self.admin.replay(ODD))["replayed"], 1)
         self.assertEqual((self.server.bodies(ODD), self.server.dead()), ([b"new", b"2", b"3"], []))
         self.failureResultOf(Deferred.fromCoroutine(self.admin.replay(ODD, ids=[ids[0]])), NoSuchMessage)
+
+    def test_named_twice(self) -> None:
+        """An id that is given twice counts once; if one of them is none, nothing is done."""
+        ids = self.dead_letters("q", b"0", b"1", b"2")
+        self.failureResultOf(Deferred.fromCoroutine(self.admin.replay("q", ids=[*ids, "0" * 32])), NoSuchMessage)
+        self.assertEqual(self.result(self.admin.replay("q", ids=[ids[1], ids[1], ids[0]]))["replayed"], 2)
+        self.assertEqual((self.server.bodies("q"), len(self.server.dead())), ([b"1", b"0"], 1))
+
+    def test_named_while_others_work(self) -> None:
+        """Many letters are replayed a part at a time; those that are deleted meanwhile do not come back."""
+        ids = self.dead_letters("q", *[b"x"] * 150)
+        replaying = Deferred.fromCoroutine(self.admin.replay("q", ids=ids))
+        deleting = Deferred.fromCoroutine(self.admin.delete_dead("q"))
+        self.server.settle()
+        replayed, deleted = self.successResultOf(replaying)["replayed"], self.successResultOf(deleting)["deleted"]
+        self.assertEqual((replayed, deleted), (100, 50))
+        self.assertEqual((len(self.server.bodies("q")), self.server.dead()), (100, []))
+
+    def test_stop_within(self) -> None:
+        """Work that takes long ends when the server stops, between two of its parts."""
+        for _ in range(5000):
+            self.server.broker.publish("from", b"x")
+        moving = Deferred.fromCoroutine(self.admin.move("from", "to"))
+        self.server.service.running = 0
+        self.server.settle()
+        self.failureResultOf(moving, Draining)
+        self.assertEqual(len(self.server.bodies("from")) + len(self.server.bodies("to")), 5000)
+        self.assertTrue(self.server.bodies("from"))
 
     def test_delete_dead(self) -> None:
         """Dead letters are deleted, some or all, and what they took is free."""

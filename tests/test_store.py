@@ -249,9 +249,10 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
             self.next += 1
             self.store.add(message)
         self.add(b"ready")
-        delayed = self.store.delayed(self.queue, 0, 2)
+        delayed = self.store.delayed(self.queue, 0, 2, 2**62)
         self.assertEqual([message.body for message in delayed], [b"0", b"1"])
-        self.assertEqual([message.body for message in self.store.delayed(self.queue, -delayed[-1].position, 9)], [b"2", b"3"])
+        self.assertEqual([message.body for message in self.store.delayed(self.queue, -delayed[-1].position, 9, 2**62)], [b"2", b"3"])
+        self.assertEqual(len(self.store.delayed(self.queue, 0, 9, delayed[0].size + 1)), 2)
 
     def test_settings(self) -> None:
         """What was set for a queue is kept with it."""

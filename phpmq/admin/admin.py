@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import translate
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
@@ -17,11 +17,13 @@ from phpmq.admin.rates import Rates
 from phpmq.admin.sender import Sender
 from phpmq.broker import DELIVERIES, SENDS, Broker, Queue
 from phpmq.broker.dispatch import STEP
-from phpmq.errors import BadSetting, NoSuchClient, NoSuchMessage, NoSuchQueue
+from phpmq.errors import BadSetting, Draining, NoSuchClient, NoSuchMessage, NoSuchQueue
 from phpmq.message import DEFAULT_SETTINGS, DeadMessage, Message
 from phpmq.mirror import MirrorService
 from phpmq.protocol import Connections
 from phpmq.store import SQLiteStore
+
+_T = TypeVar("_T", Message, DeadMessage)
 
 
 class Server(Protocol):
@@ -50,14 +52,11 @@ MAX_PAGE = 1000
 #: Without one written for so long, in seconds, the mirror counts as failing.
 MIRROR_PATIENCE = 10.0
 
-_SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "ready": lambda queue: queue["ready"],
-    "in_flight": lambda queue: queue["in_flight"],
-    "dead": lambda queue: queue["dead"],
-    "bytes": lambda queue: queue["bytes"],
-    "age": lambda queue: queue["oldest_message_age_seconds"] or 0,
-    "rate": lambda queue: queue["rates"]["received"]["10s"],
-}
+#: A page of messages ends once their bodies reach so many bytes: more would keep everybody else waiting.
+PAGE_BYTES = 4 * 1024 * 1024
+
+# Dead letters that are named one by one: so many are worked on before others get their turn.
+_LETTERS = 100
 
 
 @dataclass(frozen=True)
@@ -227,13 +226,25 @@ class Admin:
             names = (heapq.nlargest if descending else heapq.nsmallest)(limit + 1, left)
             items = [self._queue_status(self.broker.queues[name]) for name in names[:limit]]
             return Page(items, names[limit - 1] if len(names) > limit else None)
-        if by not in _SORTS:
-            raise BadSetting(f"queues cannot be sorted by {by!r}, only by name, {', '.join(_SORTS)}")
-        key = _SORTS[by]
-        found = sorted((self._queue_status(self.broker.queues[name]) for name in names), key=lambda queue: queue["name"])
-        found.sort(key=key, reverse=descending)
+        sorts = self._sorts()
+        if by not in sorts:
+            raise BadSetting(f"queues cannot be sorted by {by!r}, only by name, {', '.join(sorts)}")
+        value, sign = sorts[by], -1 if descending else 1
         start = _start(after)
-        return Page(found[start : start + limit], str(start + limit) if len(found) > start + limit else None)
+        # As above: a status is made for those that are shown.
+        found = heapq.nsmallest(start + limit + 1, ((sign * value(self.broker.queues[name]), name) for name in names))
+        items = [self._queue_status(self.broker.queues[name]) for _, name in found[start : start + limit]]
+        return Page(items, str(start + limit) if len(found) > start + limit else None)
+
+    def _sorts(self) -> dict[str, Callable[[Queue], float]]:
+        return {
+            "ready": lambda queue: queue.ready,
+            "in_flight": lambda queue: queue.in_flight,
+            "dead": lambda queue: self.broker.dead.count(queue.name),
+            "bytes": lambda queue: queue.ready_size,
+            "age": lambda queue: 0 if (oldest := self._oldest(queue)) is None else self.broker.now - oldest.accepted,
+            "rate": lambda queue: 0.0 if (rates := self._rates.get(queue)) is None else rates.of(0)["10s"],
+        }
 
     def _queue_status(self, queue: Queue) -> dict[str, Any]:
         return status.queue_status(queue, self.broker, self._oldest(queue), self._rates.get(queue))
@@ -341,7 +352,8 @@ class Admin:
 
     def messages(self, name: str, state: str = "ready", after: str = "", limit: int = 50, preview: int = 256) -> Page:
         """
-        Look at a queue's messages, in their order, by pages; nothing changes by it.
+        Look at a queue's messages, in their order, by pages; nothing changes by it. A page may have fewer messages than C{limit} while
+        there are more, as it ends where their bodies reach L{PAGE_BYTES}.
 
         @param state: C{ready}, C{delayed}, C{in_flight} or C{dead}
         @param after: the C{next} of the page before
@@ -359,31 +371,33 @@ class Admin:
         queue = self._queue(name)
         place = "position" if state != "delayed" else "number"
         found = {"ready": self._ready, "delayed": self._delayed, "in_flight": self._in_flight}[state](queue, start, limit + 1)
-        items = [status.message_status(message, state, self.broker, preview) for message in found[:limit]]
-        return Page(items, str(getattr(found[limit - 1], place)) if len(found) > limit else None)
+        shown, more = _fitting(found, limit)
+        items = [status.message_status(message, state, self.broker, preview) for message in shown]
+        return Page(items, str(getattr(shown[-1], place)) if more else None)
 
     def _ready(self, queue: Queue, start: int, count: int) -> list[Message]:
         ahead = [message for message in queue.ahead if message.position > start][:count]
         if len(ahead) < count and queue.behind:
             assert self.service.store is not None
-            ahead += self.service.store.read(queue, max(start, queue.cursor), count - len(ahead), 2**62)
+            ahead += self.service.store.read(queue, max(start, queue.cursor), count - len(ahead), PAGE_BYTES)
         return ahead
 
     def _delayed(self, queue: Queue, start: int, count: int) -> list[Message]:
         assert self.service.store is not None
-        return self.service.store.delayed(queue, max(start, queue.flushed), count)
+        return self.service.store.delayed(queue, max(start, queue.flushed), count, PAGE_BYTES)
 
     def _in_flight(self, queue: Queue, start: int, count: int) -> list[Message]:
-        held = (message for channel in self.broker.channels for message in channel.unacked.values())
+        channels = (channel for channel in self.broker.channels if queue.name in channel.consumers)
+        held = (message for channel in channels for message in channel.unacked.values())
         found = (message for message in held if message.queue is queue and message.position > start)
         return heapq.nsmallest(count, found, key=lambda message: message.position)
 
     def _dead_page(self, name: str, start: int, limit: int, preview: int) -> Page:
         if not self.broker.dead.count(name):
             self._queue(name)
-        found = self.broker.dead.some(name, start, limit + 1)
-        items = [status.dead_status(dead, self.broker, preview) for dead in found[:limit]]
-        return Page(items, str(found[limit - 1].number) if len(found) > limit else None)
+        shown, more = _fitting(self.broker.dead.some(name, start, limit + 1, size=PAGE_BYTES), limit)
+        items = [status.dead_status(dead, self.broker, preview) for dead in shown]
+        return Page(items, str(shown[-1].number) if more else None)
 
     def message(self, name: str, id: str) -> dict[str, Any]:
         """
@@ -471,21 +485,12 @@ class Admin:
         """Do something to dead letters, a part at a time, so that nobody waits for many of them: how many it was done to."""
         broker = self.broker
         if ids is not None:
-            letters = []
-            for id in ids:
-                dead = broker.dead.find(name, self._number(id))
-                if dead is None:
-                    raise NoSuchMessage(f"there is no dead letter {id!r} of the queue {name!r}")
-                letters.append(dead)
-            broker.begin()
-            work(letters)
-            broker.end()
-            return len(letters)
+            return await self._named_dead(work, name, list(dict.fromkeys(ids)))
         done = after = 0
         # Those that die meanwhile are not meant.
         latest = broker.latest
         while count is None or done < count:
-            letters = broker.dead.some(name, after, STEP if count is None else min(STEP, count - done), reason)
+            letters = broker.dead.some(name, after, STEP if count is None else min(STEP, count - done), reason, PAGE_BYTES)
             letters = [dead for dead in letters if dead.number <= latest]
             if not letters:
                 break
@@ -494,7 +499,26 @@ class Admin:
             broker.end()
             done += len(letters)
             after = letters[-1].number
-            await self._breathe()
+            await self.breathe()
+        return done
+
+    async def _named_dead(self, work: Callable[[list[DeadMessage]], object], name: str, ids: list[str]) -> int:
+        """Likewise to those of these ids, if they are all there; one at a time in memory."""
+        broker = self.broker
+        for id in ids:
+            if broker.dead.find(name, self._number(id)) is None:
+                raise NoSuchMessage(f"there is no dead letter {id!r} of the queue {name!r}")
+        done = 0
+        for start in range(0, len(ids), _LETTERS):
+            if start:
+                await self.breathe()
+            broker.begin()
+            for id in ids[start : start + _LETTERS]:
+                # It may have been dealt with meanwhile.
+                if (dead := broker.dead.find(name, self._number(id))) is not None:
+                    work([dead])
+                    done += 1
+            broker.end()
         return done
 
     async def move(self, source: str, target: str, count: int | None = None) -> dict[str, Any]:
@@ -518,15 +542,21 @@ class Admin:
             if not step:
                 break
             moved += step
-            await self._breathe()
+            await self.breathe()
         self.broker.forget_if_unused(self.broker.queue(target))
         return {"source": source, "target": target, "moved": moved}
 
-    def _breathe(self) -> Awaitable[None]:
-        """Let the reactor do other work."""
+    async def breathe(self) -> None:
+        """
+        Let the reactor do other work.
+
+        @raise Draining: the server is about to stop: what is left to do is not done
+        """
         breath: Deferred[None] = Deferred()
         self._reactor.callLater(0, breath.callback, None)
-        return breath
+        await breath
+        if not self.service.running:
+            raise Draining("the server is about to stop: this is not finished")
 
     # Clients
 
@@ -574,8 +604,19 @@ def _page(limit: int) -> int:
     return limit
 
 
+def _fitting(found: list[_T], limit: int) -> tuple[list[_T], bool]:
+    """Those of the messages that a page has, and whether there may be more."""
+    total = 0
+    for count, message in enumerate(found[:limit], 1):
+        total += message.size
+        if total >= PAGE_BYTES:
+            return found[:count], True
+    return found[:limit], len(found) > limit
+
+
 def _start(after: str) -> int:
-    if after and not (after.isascii() and after.isdigit()):
+    # No position has more than 18 digits.
+    if after and not (after.isascii() and after.isdigit() and len(after) <= 18):
         raise BadSetting(f"{after!r} is not where a page ended")
     return int(after or 0)
 
