@@ -16,7 +16,6 @@ from phpmq.admin import status
 from phpmq.admin.rates import Rates
 from phpmq.admin.sender import Sender
 from phpmq.broker import DELIVERIES, SENDS, Broker, Queue
-from phpmq.broker.dispatch import STEP
 from phpmq.errors import BadSetting, Draining, NoSuchClient, NoSuchMessage, NoSuchQueue
 from phpmq.message import DEFAULT_SETTINGS, DeadMessage, Message
 from phpmq.mirror import MirrorService
@@ -55,8 +54,8 @@ MIRROR_PATIENCE = 10.0
 #: A page of messages ends once their bodies reach so many bytes: more would keep everybody else waiting.
 PAGE_BYTES = 4 * 1024 * 1024
 
-# Dead letters that are named one by one: so many are worked on before others get their turn.
-_LETTERS = 100
+# So many dead letters are worked on before others get their turn.
+_LETTERS = 500
 
 
 @dataclass(frozen=True)
@@ -490,7 +489,7 @@ class Admin:
         # Those that die meanwhile are not meant.
         latest = broker.latest
         while count is None or done < count:
-            letters = broker.dead.some(name, after, STEP if count is None else min(STEP, count - done), reason, PAGE_BYTES)
+            letters = broker.dead.some(name, after, _LETTERS if count is None else min(_LETTERS, count - done), reason, PAGE_BYTES)
             letters = [dead for dead in letters if dead.number <= latest]
             if not letters:
                 break

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import codecs
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -71,7 +70,7 @@ def queue_status(queue: Queue, broker: Broker, oldest: Message | None, rates: Ra
         "paused": {"deliveries": bool(queue.paused & DELIVERIES), "sends": bool(queue.paused & SENDS)},
         "totals": dict(zip(COUNTERS, counts_of(queue), strict=True)),
         "rates": rates_of(rates),
-        "settings": asdict(queue.settings),
+        "settings": dict(vars(queue.settings)),
     }
 
 
