@@ -9,7 +9,7 @@ import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
 from twisted.application.strports import service as listener
@@ -28,8 +28,14 @@ from phpmq.mirror import MirrorService, StoreFile
 from phpmq.protocol import Connections, QueueFactory
 from phpmq.store import SQLiteStore
 
+if TYPE_CHECKING:
+    from phpmq.admin.http import Listener, Site
+
 #: File descriptors that the server needs beside its connections.
 _SPARE_DESCRIPTORS = 64
+
+#: Likewise for connections of HTTP, which are limited for themselves.
+_HTTP_DESCRIPTORS = 256
 
 #: Unfinished frames of all connections may take the memory limit divided by this, on top of it.
 _UNFINISHED_SHARE = 4
@@ -73,6 +79,9 @@ class Settings:
     @ivar producer_timeout: seconds after which a producer that sends nothing is forgotten
     @ivar frame_timeout: seconds that a begun frame may make no progress
     @ivar write_timeout: seconds that a consumer may leave its deliveries unread
+    @ivar http: strports strings of listeners for the HTTP API; none unless asked for
+    @ivar http_hosts: names that the HTTP API answers to, beside those of loopback and the addresses at which it listens
+    @ivar insecure_admin: whether other machines may reach the HTTP API, though there is no login
     """
 
     listen: Sequence[str] = ("tcp:9100",)
@@ -87,6 +96,9 @@ class Settings:
     producer_timeout: float = 86400.0
     frame_timeout: float = 30.0
     write_timeout: float = 60.0
+    http: Sequence[str] = ()
+    http_hosts: Sequence[str] = ()
+    insecure_admin: bool = False
 
 
 class QueueService(MultiService):
@@ -98,6 +110,7 @@ class QueueService(MultiService):
     @ivar mirror: the file's keeper, once the service was started; None without a file
     @ivar store: the messages, once the service was started
     @ivar admin: what an operator can see and do, once the service was started
+    @ivar site: the HTTP API; None without one
     """
 
     _log = Logger()
@@ -130,12 +143,24 @@ class QueueService(MultiService):
             for description in descriptions
         ]
         self._descriptions = [*settings.listen, *settings.listen_original]
-        for port in self._listeners:
+        self.site: Site | None = None
+        self._http: list[Listener] = []
+        if settings.http:
+            self._open_http()
+        for port in (*self._listeners, *self._http):
             port.setServiceParent(self)
         self._ticks = LoopingCall(self._tick)
         self._ticks.clock = reactor
         self._broker_ticks = LoopingCall(self._tick_broker)
         self._broker_ticks.clock = reactor
+
+    def _open_http(self) -> None:
+        # A server without it need not have twisted.web in memory.
+        from phpmq.admin.http import Access, Listener, Site
+
+        settings = self.settings
+        self.site = Site(self._reactor, Access(settings.http_hosts), settings.frame_timeout, settings.write_timeout)
+        self._http = [Listener(description, self.site, self._reactor, settings.insecure_admin) for description in settings.http]
 
     @property
     def max_message_size(self) -> int:
@@ -148,18 +173,12 @@ class QueueService(MultiService):
         """
         Bind the listeners.
 
-        @raise StartError: one of them cannot be bound
+        @raise StartError: one of them cannot be bound, or must not be
         """
         for description, port in zip(self._descriptions, self._listeners, strict=True):
-            try:
-                try:
-                    port.privilegedStartService()
-                except CannotListenError as error:
-                    if not _remove_dead_socket(error.port):
-                        raise
-                    port.privilegedStartService()
-            except (CannotListenError, OSError) as error:
-                raise StartError(_cannot_listen(description, error)) from error
+            _bind("--listen", description, port)
+        for http in self._http:
+            _bind("--http", http.description, http)
 
     def startService(self) -> None:
         """
@@ -186,13 +205,16 @@ class QueueService(MultiService):
             self.broker.receipts.mirror = self.mirror
             self.mirror.startService()
         self.admin = Admin(self, self._reactor)
+        if self.site is not None:
+            self.site.open(self.admin)
         super().startService()
         self._ticks.start(_CHECK_INTERVAL, now=False)
         self._broker_ticks.start(_TICK_INTERVAL, now=False)
         self._log.info(
-            "phpmq is ready: {queues} queues, listening on {listeners}, store {store}",
+            "phpmq is ready: {queues} queues, listening on {listeners}, HTTP on {http}, store {store}",
             queues=len(self.broker.queues),
             listeners=", ".join(self._descriptions) or "nothing",
+            http=", ".join(self.settings.http) or "nothing",
             store=settings.store,
         )
 
@@ -218,7 +240,7 @@ class QueueService(MultiService):
 
     def _check_descriptors(self) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        need = self.settings.max_connections + _SPARE_DESCRIPTORS
+        need = self.settings.max_connections + _SPARE_DESCRIPTORS + (_HTTP_DESCRIPTORS if self.settings.http else 0)
         if soft != resource.RLIM_INFINITY and soft < need:
             soft = need if hard == resource.RLIM_INFINITY else min(need, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -274,6 +296,7 @@ class QueueService(MultiService):
                 ticks.stop()
         await DeferredList([port.stopService() for port in self._listeners])
         if self.store is None:
+            await self._close_http()
             return  # It never started.
         connections = list(self.connections.open)
         self.broker.stop()
@@ -284,11 +307,18 @@ class QueueService(MultiService):
         for connection in connections:
             connection.close()
         await self.connections.all_gone(_LAST_WORDS)
+        # To the last it tells that the server stops, and answers sends that waited for the file.
+        await self._close_http()
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None
         self.store.close()
         self._log.info("phpmq stopped")
+
+    async def _close_http(self) -> None:
+        await DeferredList([port.stopService() for port in self._http])
+        if self.site is not None:
+            self.site.stop()
 
 
 def _with_backlog(description: str) -> str:
@@ -301,6 +331,23 @@ def _with_backlog(description: str) -> str:
     if kind in ("tcp", "tcp6", "ssl", "unix") and ":backlog=" not in description:
         return f"{description}:backlog={_BACKLOG}"
     return description
+
+
+def _bind(option: str, description: str, port: Any) -> None:
+    """
+    Start a listener; where a dead server's unix socket is in its place, the socket goes.
+
+    @raise StartError: it cannot be bound
+    """
+    try:
+        try:
+            port.privilegedStartService()
+        except CannotListenError as error:
+            if not _remove_dead_socket(error.port):
+                raise
+            port.privilegedStartService()
+    except (CannotListenError, OSError) as error:
+        raise StartError(_cannot_listen(option, description, error)) from error
 
 
 def _remove_dead_socket(path: bytes | int) -> bool:
@@ -327,9 +374,10 @@ def _remove_dead_socket(path: bytes | int) -> bool:
     return False
 
 
-def _cannot_listen(description: str, error: Exception) -> str:
+def _cannot_listen(option: str, description: str, error: Exception) -> str:
     reason = getattr(error, "socketError", error)
     hint = ""
     if description.startswith("tcp:9100"):
         hint = " (9100 is also the port of Prometheus' node_exporter)"
-    return f"phpmq: cannot listen on {description}: {reason}{hint}; stop what uses it or name another with --listen."
+    off = ", or none with --http none" if option == "--http" else ""
+    return f"phpmq: cannot listen on {description}: {reason}{hint}; stop what uses it or name another with {option}{off}."

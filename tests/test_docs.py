@@ -10,11 +10,14 @@ from typing import NamedTuple
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq import service, tap
+from phpmq.admin.http.problems import CODES
+from phpmq.admin.http.routes import METRICS, OPERATIONS
 from phpmq.broker import SENDS
 from phpmq.commands import DOCUMENTED, ORIGINAL, Version01, encode_delivery
 from phpmq.errors import CommandRefused, PHPMQError, ProtocolError
 from phpmq.frames import CONTENT, DEFAULT_LIMITS, UNKNOWN_LIMIT
 from phpmq.protocol import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
+from phpmq.testing import MemoryServer
 from tests import wire
 from tests.conversation import Client, Server
 
@@ -363,7 +366,7 @@ class OptionsTests(SynchronousTestCase):
     def test_complete(self) -> None:
         """It describes the options that there are, with their short forms."""
         options = {"--" + name.rstrip("=") for name in tap.Options().longOpt if name.rstrip("=") not in ("help", "version")}
-        described = re.findall(r"^`(--[a-z-]+) [A-Z]+`(?:, `-([a-z]) [A-Z]+`)?$", text("docs/reference/options.md"), re.MULTILINE)
+        described = re.findall(r"^`(--[a-z-]+)(?: [A-Z]+)?`(?:, `-([a-z]) [A-Z]+`)?$", text("docs/reference/options.md"), re.MULTILINE)
         self.assertEqual({name for name, _ in described}, options)
         for name, short in described:
             if short:
@@ -379,6 +382,34 @@ class OptionsTests(SynchronousTestCase):
                     file.flush()
                     options.parseOptions(["--config", file.name])
                 self.assertTrue(options.settings.listen, f"{path} {number}")
+
+
+class HTTPTests(SynchronousTestCase):
+    """docs/reference/http.md."""
+
+    def setUp(self) -> None:
+        """Find its tables' rows: the code in the first column, and the second column."""
+        self.rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", text("docs/reference/http.md"), re.MULTILINE)
+
+    def test_paths(self) -> None:
+        """It has every operation, and no other."""
+        described = [name for name, _ in self.rows if "/" in name]
+        self.assertEqual(sorted(described), sorted(f"{one.method} {one.path}" for one in (*OPERATIONS, METRICS)))
+
+    def test_codes(self) -> None:
+        """It has every code with its status."""
+        described = {name: int(status) for name, status in self.rows if status.isdigit()}
+        self.assertEqual(described, {code: status for code, (status, _) in CODES.items()})
+
+    def test_names(self) -> None:
+        """It has every parameter, field, setting and check."""
+        names = {name for name, _ in self.rows}
+        for operation in OPERATIONS:
+            known = {*operation.query, *(operation.body or {})} - {"target", "ids", "reason", "count", "what"}
+            self.assertEqual(known - names, set(), operation.id)
+        server = MemoryServer()
+        self.addCleanup(server.stop)
+        self.assertEqual({*server.service.admin.health().checks, "mirror"} - names, set())
 
 
 class EmbedTests(SynchronousTestCase):

@@ -56,7 +56,7 @@ class OptionsTests(Case):
     def test_defaults(self) -> None:
         """Without options a server listens on port 9100 and keeps a file in the working directory."""
         settings = self.settings()
-        self.assertEqual(settings, Settings(memory_limit=settings.memory_limit))
+        self.assertEqual(settings, Settings(memory_limit=settings.memory_limit, http=("tcp:9180:interface=127.0.0.1",)))
         self.assertEqual((settings.listen, settings.listen_original), (("tcp:9100",), ()))
         self.assertEqual((settings.store, settings.mirror_interval), ("phpmq.db", 0.1))
 
@@ -66,6 +66,14 @@ class OptionsTests(Case):
         self.assertEqual((settings.listen, settings.listen_original), (("tcp:1", "unix:a"), ("tcp:2",)))
         settings = self.settings("--listen-original", "tcp:2", "--listen-original", "unix:b")
         self.assertEqual((settings.listen, settings.listen_original), ((), ("tcp:2", "unix:b")))
+
+    def test_http(self) -> None:
+        """The HTTP API has a port unless there shall be none; it may have several, and more names."""
+        self.assertEqual(self.settings("--http", "none").http, ())
+        self.assertEqual(self.settings("--http", "tcp:1", "--http", "unix:a").http, ("tcp:1", "unix:a"))
+        self.assertEqual(self.settings("--http", "tcp:1", "--http", "none", "--http", "tcp:2").http, ("tcp:2",))
+        settings = self.settings("--http-host", "a.example", "--http-host", "b.example", "--insecure-admin")
+        self.assertEqual((settings.http_hosts, settings.insecure_admin), (("a.example", "b.example"), True))
 
     def test_sizes(self) -> None:
         """Sizes are bytes, or have a unit in any usual way of writing it."""
@@ -140,7 +148,9 @@ class OptionsTests(Case):
         """Every option is explained."""
         text = tap.Options().getUsage(80)
         for name in (*tap._PARSERS, *tap._LISTS, "config"):
-            self.assertRegex(text, rf"--{name}= +\w+")
+            self.assertRegex(text, rf"--{name}=\s+\w+")
+        for name in tap._FLAGS:
+            self.assertRegex(text, rf"--{name} +\w+")
 
 
 class ConfigurationTests(Case):
@@ -159,6 +169,9 @@ class ConfigurationTests(Case):
             max-window = "4"
             frame-timeout = 5
             write-timeout = 6.5
+            http = "unix:h"
+            http-host = ["mq.example"]
+            insecure-admin = true
         """)
         self.assertEqual(
             self.settings("--config", path),
@@ -173,8 +186,19 @@ class ConfigurationTests(Case):
                 max_window=4,
                 frame_timeout=5.0,
                 write_timeout=6.5,
+                http=("unix:h",),
+                http_hosts=("mq.example",),
+                insecure_admin=True,
             ),
         )
+
+    def test_no_http(self) -> None:
+        """The file may say that there is no HTTP API, and the command line that there is one."""
+        for text in 'http = "none"', "http = []", 'http = ["none"]':
+            path = self.config(text)
+            self.assertEqual(self.settings("--config", path).http, ())
+            self.assertEqual(self.settings("--config", path, "--http", "tcp:1").http, ("tcp:1",))
+        self.assertFalse(self.settings("--config", self.config("insecure-admin = false")).insecure_admin)
 
     def test_flags_win(self) -> None:
         """What the command line says counts more, and the rest of the file still counts."""
@@ -198,7 +222,17 @@ class ConfigurationTests(Case):
 
     def test_wrong_types(self) -> None:
         """A value of the wrong type is refused by its name."""
-        for text in "listen = 1", "listen = [1]", "store = true", "store = []", "max-connections = {a = 1}", "max-window = 1.5":
+        for text in (
+            "listen = 1",
+            "listen = [1]",
+            "http-host = [1]",
+            "insecure-admin = 1",
+            'insecure-admin = "yes"',
+            "store = true",
+            "store = []",
+            "max-connections = {a = 1}",
+            "max-window = 1.5",
+        ):
             name = text.split()[0]
             self.assertIn(name, self.refusal("--config", self.config(text)))
 
@@ -237,6 +271,8 @@ class MakeServiceTests(Case):
         for listener in "nonsense", "nonsense:1", "tcp", "tcp:x", "tcp:1:2:3:4:5":
             error = self.assertRaises(StartError, self.make, "--listen", listener)
             self.assertRegex(str(error), rf"^phpmq: [^\n]*{listener}")
+            error = self.assertRaises(StartError, self.make, "--http", listener)
+            self.assertRegex(str(error), rf"^phpmq: [^\n]*--http {listener}")
 
     def test_steady_timers(self) -> None:
         """The reactor's timers do not follow the system's clock, which may be set back."""
