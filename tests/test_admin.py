@@ -43,6 +43,15 @@ class AdminTestCase(SynchronousTestCase):
         self.assertEqual(len(held), count)
         return held
 
+    def dead_letters(self, queue: str, *bodies: bytes) -> list[str]:
+        """Have dead letters."""
+        ids = self.send(queue, *bodies)
+        consumer = self.client.subscribe(queue, lambda delivery: delivery.dead_letter("no"))
+        self.server.settle()
+        consumer.stop()
+        self.server.settle()
+        return ids
+
     def bodies(self, page: Page) -> list[str]:
         """The bodies of a page of messages."""
         return [item["body"] for item in page.items]
@@ -137,7 +146,7 @@ class StatusTests(AdminTestCase):
         ):
             self.assertRaises(BadSetting, self.admin.queues, **wrong)
 
-    def test_sorts(self) -> None:
+    def test_orders(self) -> None:
         """Every order is by the number that the queues are shown with, and by name where it is the same."""
         for name, count in ("c", 1), ("a", 1), ("b", 3):
             self.send(name, *[b"x" * count] * count)
@@ -161,6 +170,27 @@ class StatusTests(AdminTestCase):
                 [queue["name"] for queue in sorted(down, key=lambda one: (-value(one), one["name"]))],
                 sort,
             )
+    def test_sorts(self) -> None:
+        """Queues can be sorted by each number that they have."""
+        self.dead_letters("dead", b"1")
+        self.admin.pause("dead")
+        self.send("old", b"")
+        self.server.advance(30)
+        self.send("many", *[b""] * 7)
+        self.send("large", b"x" * 1000)
+        self.send("late", *[b""] * 9, delay=99)
+        self.send("held", *[b""] * 4)
+        self.hold("held", 3)
+        self.server.advance(1)
+        expected = {"ready": "many", "in_flight": "held", "messages": "late", "dead": "dead", "bytes": "large", "age": "old"}
+        for sort, name in {**expected, "rate": "late"}.items():
+            self.assertEqual(self.admin.queues(sort=f"-{sort}", limit=1).items[0]["name"], name, sort)
+
+    def test_memory(self) -> None:
+        """What the process takes is known where the system tells it, and its peak is no less."""
+        memory = self.admin.status()["memory"]
+        self.assertGreater(memory["resident"], 1024**2)
+        self.assertGreaterEqual(memory["peak"], memory["resident"])
 
     def test_clients(self) -> None:
         """Clients are listed, and can be disconnected, which gives back what they hold."""
@@ -257,6 +287,21 @@ class MessageTests(AdminTestCase):
         self.assertEqual((first["body"], first["size"], first["truncated"]), ("a", 4, True))
         self.assertEqual((second["body_base64"], second["truncated"]), ("/wA=", False))
         self.assertEqual((third["body"], third["size"]), ("", 0))
+
+    def test_preview_of_large_bodies(self) -> None:
+        """A preview tells the size of the whole body, wherever the message is."""
+        body = b"x" * 9000
+        self.send("q", *[body] * 4, key=None, headers={"a": "b"})
+        self.send("q", body, delay=9)
+        held = self.hold("q", 2)
+        held[0].dead_letter()
+        self.server.settle()
+        for state in "ready", "delayed", "in_flight", "dead":
+            item = self.admin.messages("q", state, preview=3).items[0]
+            self.assertEqual((item["body"], item["size"], item["truncated"]), ("xxx", 9000, True), state)
+        for id in (self.admin.messages("q", state).items[0]["id"] for state in ("ready", "dead")):
+            self.assertEqual(self.admin.message("q", id, 5)["body"], "xxxxx")
+            self.assertEqual(len(self.admin.message("q", id)["body"]), 9000)
 
     def test_message(self) -> None:
         """A message is found by its id in whatever state it is, with its whole body."""
@@ -381,15 +426,6 @@ class ActionTests(AdminTestCase):
         self.result(self.admin.move("from", "to"))
         self.assertTrue(self.result(self.client.send("to", b"2", key="k")).duplicate)
         self.assertFalse(self.result(self.client.send("from", b"2", key="k")).duplicate)
-
-    def dead_letters(self, queue: str, *bodies: bytes) -> list[str]:
-        """Have dead letters."""
-        ids = self.send(queue, *bodies)
-        consumer = self.client.subscribe(queue, lambda delivery: delivery.dead_letter("no"))
-        self.server.settle()
-        consumer.stop()
-        self.server.settle()
-        return ids
 
     def test_replay(self) -> None:
         """Dead letters go to the tail of their queue or another, by id, by reason or all, with their attempts forgotten."""

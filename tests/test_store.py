@@ -249,10 +249,33 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
             self.next += 1
             self.store.add(message)
         self.add(b"ready")
-        delayed = self.store.delayed(self.queue, 0, 2, 2**62)
+        delayed = self.store.peek(self.queue, 0, 2, 9, delayed=True)
         self.assertEqual([message.body for message in delayed], [b"0", b"1"])
-        self.assertEqual([message.body for message in self.store.delayed(self.queue, -delayed[-1].position, 9, 2**62)], [b"2", b"3"])
-        self.assertEqual(len(self.store.delayed(self.queue, 0, 9, delayed[0].size + 1)), 2)
+        rest = self.store.peek(self.queue, -delayed[-1].position, 9, 9, delayed=True)
+        self.assertEqual([message.body for message in rest], [b"2", b"3"])
+
+    def test_peek(self) -> None:
+        """Who only looks gets the beginning of each body, none with a preview of 0, and the sizes of the whole ones."""
+        bodies = b"", b"12345", b"1" * 100_000
+        for body in bodies:
+            self.add(body)
+        extra = Message(self.next, self.queue, self.next, 1000, 0, 0, b"xyz", Extra(0, "key", b"{}"))
+        self.next += 1
+        self.store.add(extra)
+        for preview in 0, 2, 9, 200_000:
+            found = self.store.peek(self.queue, 0, MANY, preview)
+            self.assertEqual([message.body for message in found], [body[:preview] for body in (*bodies, b"xyz")])
+            self.assertEqual([message.size for message in found], [0, 5, 100_000, extra.size])
+        self.assertEqual(found[3].extra.key, "key")
+        self.assertEqual([message.body for message in self.store.peek(self.queue, found[0].position, 1, 3)], [b"123"])
+
+    def test_peek_at_the_dead(self) -> None:
+        """Likewise for the dead, whose sizes are with their bodies' lengths beside."""
+        for body in b"", b"12345":
+            self.store.bury(self.add(body), "rejected", "", 1)
+        for preview in 0, 2, 9, None:
+            found = list(self.store.dead("q", preview=preview))
+            self.assertEqual([(dead.body, dead.size, dead.length) for dead in found], [(b"", 0, 0), (b"12345"[:preview], 5, 5)])
 
     def test_settings(self) -> None:
         """What was set for a queue is kept with it."""

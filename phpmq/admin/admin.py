@@ -51,11 +51,18 @@ MAX_PAGE = 1000
 #: Without one written for so long, in seconds, the mirror counts as failing.
 MIRROR_PATIENCE = 10.0
 
-#: A page of messages ends once their bodies reach so many bytes: more would keep everybody else waiting.
-PAGE_BYTES = 4 * 1024 * 1024
-
 # So many dead letters are worked on before others get their turn.
 _LETTERS = 500
+
+_SORTS: dict[str, Callable[[Admin, Queue], float]] = {
+    "ready": lambda admin, queue: queue.ready,
+    "in_flight": lambda admin, queue: queue.in_flight,
+    "messages": lambda admin, queue: queue.ready + queue.delayed + queue.in_flight,
+    "dead": lambda admin, queue: admin.broker.dead.count(queue.name),
+    "bytes": lambda admin, queue: queue.ready_size,
+    "age": lambda admin, queue: admin._age(queue) or 0.0,
+    "rate": lambda admin, queue: admin._rate(queue),
+}
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,7 @@ class Admin:
                 "timeouts": dict(connections.timeouts),
                 "protocol_errors": dict(connections.errors),
             },
-            "memory": {"used": broker.used, "limit": broker.memory_limit},
+            "memory": {"used": broker.used, "limit": broker.memory_limit, **status.memory_of_process()},
             "mirror": self.mirror(),
             "alarms": self.alarms(),
         }
@@ -210,7 +217,8 @@ class Admin:
         Queues, by pages.
 
         @param filter: a pattern that the whole name has to match; C{*} and C{?} as in a shell, upper and lower case are the same
-        @param sort: C{name}, C{ready}, C{in_flight}, C{dead}, C{bytes}, C{age} or C{rate}; with C{-} before it in descending order
+        @param sort: C{name}, C{ready}, C{in_flight}, C{messages} (these with those delayed), C{dead}, C{bytes}, C{age} or C{rate}; with
+            C{-} before it in descending order
         @param after: the C{next} of the page before
         @raise BadSetting: there is no such order, or the limit is none
         """
@@ -225,36 +233,35 @@ class Admin:
             names = (heapq.nlargest if descending else heapq.nsmallest)(limit + 1, left)
             items = [self._queue_status(self.broker.queues[name]) for name in names[:limit]]
             return Page(items, names[limit - 1] if len(names) > limit else None)
-        sorts = self._sorts()
-        if by not in sorts:
-            raise BadSetting(f"queues cannot be sorted by {by!r}, only by name, {', '.join(sorts)}")
-        value, sign = sorts[by], -1 if descending else 1
-        start = _start(after)
-        # As above: a status is made for those that are shown.
-        found = heapq.nsmallest(start + limit + 1, ((sign * value(self.broker.queues[name]), name) for name in names))
-        items = [self._queue_status(self.broker.queues[name]) for _, name in found[start : start + limit]]
-        return Page(items, str(start + limit) if len(found) > start + limit else None)
-
-    def _sorts(self) -> dict[str, Callable[[Queue], float]]:
-        return {
-            "ready": lambda queue: queue.ready,
-            "in_flight": lambda queue: queue.in_flight,
-            "dead": lambda queue: self.broker.dead.count(queue.name),
-            "bytes": lambda queue: queue.ready_size,
-            "age": lambda queue: 0 if (oldest := self._oldest(queue)) is None else self.broker.now - oldest.accepted,
-            "rate": lambda queue: 0.0 if (rates := self._rates.get(queue)) is None else rates.of(0)["10s"],
-        }
+        if by not in _SORTS:
+            raise BadSetting(f"queues cannot be sorted by {by!r}, only by name, {', '.join(_SORTS)}")
+        key, sign, start = _SORTS[by], -1 if descending else 1, _start(after)
+        ranked = ((sign * key(self, self.broker.queues[name]), name) for name in names)
+        found = heapq.nsmallest(start + limit + 1, ranked)[start:]
+        items = [self._queue_status(self.broker.queues[name]) for _, name in found[:limit]]
+        return Page(items, str(start + limit) if len(found) > limit else None)
 
     def _queue_status(self, queue: Queue) -> dict[str, Any]:
-        return status.queue_status(queue, self.broker, self._oldest(queue), self._rates.get(queue))
+        return status.queue_status(queue, self.broker, self._age(queue), self._rates.get(queue))
 
-    def _oldest(self, queue: Queue) -> Message | None:
-        """The message that is next, which is not always the one that waits longest: re-queued ones are at the tail."""
+    def _age(self, queue: Queue) -> float | None:
+        """
+        How long the message that is next has waited, in seconds; None if none waits.
+
+        It is not always the one that waits longest: re-queued ones are at the tail.
+        """
         if queue.ahead:
-            return queue.ahead[0]
-        assert self.service.store is not None
-        found = self.service.store.read(queue, queue.cursor, 1, 1) if queue.behind else []
-        return found[0] if found else None
+            oldest = queue.ahead[0]
+        elif queue.behind:
+            assert self.service.store is not None
+            (oldest,) = self.service.store.peek(queue, queue.cursor, 1, 0)
+        else:
+            return None
+        return max(0, self.broker.now - oldest.accepted) / 1000
+
+    def _rate(self, queue: Queue) -> float:
+        rates = self._rates.get(queue)
+        return 0.0 if rates is None else rates.of(0)["10s"]
 
     def _queue(self, name: str) -> Queue:
         queue = self.broker.queues.get(name)
@@ -369,23 +376,23 @@ class Admin:
             return self._dead_page(name, start, limit, preview)
         queue = self._queue(name)
         place = "position" if state != "delayed" else "number"
-        found = {"ready": self._ready, "delayed": self._delayed, "in_flight": self._in_flight}[state](queue, start, limit + 1)
-        shown, more = _fitting(found, limit)
-        items = [status.message_status(message, state, self.broker, preview) for message in shown]
-        return Page(items, str(getattr(shown[-1], place)) if more else None)
+        read = {"ready": self._ready, "delayed": self._delayed, "in_flight": self._in_flight}[state]
+        found = read(queue, start, limit + 1, preview)
+        items = [status.message_status(message, state, self.broker, preview) for message in found[:limit]]
+        return Page(items, str(getattr(found[limit - 1], place)) if len(found) > limit else None)
 
-    def _ready(self, queue: Queue, start: int, count: int) -> list[Message]:
+    def _ready(self, queue: Queue, start: int, count: int, preview: int) -> list[Message]:
         ahead = [message for message in queue.ahead if message.position > start][:count]
         if len(ahead) < count and queue.behind:
             assert self.service.store is not None
-            ahead += self.service.store.read(queue, max(start, queue.cursor), count - len(ahead), PAGE_BYTES)
+            ahead += self.service.store.peek(queue, max(start, queue.cursor), count - len(ahead), preview)
         return ahead
 
-    def _delayed(self, queue: Queue, start: int, count: int) -> list[Message]:
+    def _delayed(self, queue: Queue, start: int, count: int, preview: int) -> list[Message]:
         assert self.service.store is not None
-        return self.service.store.delayed(queue, max(start, queue.flushed), count, PAGE_BYTES)
+        return self.service.store.peek(queue, max(start, queue.flushed), count, preview, delayed=True)
 
-    def _in_flight(self, queue: Queue, start: int, count: int) -> list[Message]:
+    def _in_flight(self, queue: Queue, start: int, count: int, preview: int) -> list[Message]:
         channels = (channel for channel in self.broker.channels if queue.name in channel.consumers)
         held = (message for channel in channels for message in channel.unacked.values())
         found = (message for message in held if message.queue is queue and message.position > start)
@@ -394,21 +401,22 @@ class Admin:
     def _dead_page(self, name: str, start: int, limit: int, preview: int) -> Page:
         if not self.broker.dead.count(name):
             self._queue(name)
-        shown, more = _fitting(self.broker.dead.some(name, start, limit + 1, size=PAGE_BYTES), limit)
-        items = [status.dead_status(dead, self.broker, preview) for dead in shown]
-        return Page(items, str(shown[-1].number) if more else None)
+        found = self.broker.dead.some(name, start, limit + 1, preview=preview)
+        items = [status.dead_status(dead, self.broker, preview) for dead in found[:limit]]
+        return Page(items, str(found[limit - 1].number) if len(found) > limit else None)
 
-    def message(self, name: str, id: str) -> dict[str, Any]:
+    def message(self, name: str, id: str, preview: int | None = None) -> dict[str, Any]:
         """
-        One message with its whole body.
+        One message.
 
+        @param preview: how many bytes of its body; None for all
         @raise NoSuchMessage: there is none of that id in the queue
         """
         broker = self.broker
         broker.enter()
         number = self._number(id)
         if (dead := broker.dead.find(name, number)) is not None:
-            return status.dead_status(dead, broker, None)
+            return status.dead_status(dead, broker, preview)
         queue = broker.queues.get(name)
         assert self.service.store is not None
         message = None if queue is None else self.service.store.get(queue, number)
@@ -417,7 +425,7 @@ class Admin:
         key = id.encode("ascii")
         held = next((channel.unacked[key] for channel in broker.channels if key in channel.unacked), None)
         state = "in_flight" if held is not None else "delayed" if message.position < 0 else "ready"
-        return status.message_status(held or message, state, broker, None)
+        return status.message_status(held or message, state, broker, preview)
 
     def _number(self, id: str) -> int:
         prefix = self.broker.message_id(0)[:16].decode("ascii")

@@ -58,18 +58,15 @@ class DeadLetters:
         else:
             self.totals.pop(queue, None)
 
-    def some(self, queue: str, after: int = 0, count: int = STEP, reason: str | None = None, size: int = 2**62) -> list[DeadMessage]:
+    def some(
+        self, queue: str, after: int = 0, count: int = STEP, reason: str | None = None, preview: int | None = None
+    ) -> list[DeadMessage]:
         """
-        The dead letters of a queue in order of acceptance, those with a number above C{after}, a part at a time; no more once they reach
-        C{size} bytes.
+        The dead letters of a queue in order of acceptance, those with a number above C{after}, a part at a time.
+
+        @param preview: how many bytes of each body; None for all
         """
-        found: list[DeadMessage] = []
-        for dead in self._store.dead(queue, after, min(count, STEP), reason):
-            found.append(dead)
-            size -= dead.size
-            if size <= 0:
-                break
-        return found
+        return list(self._store.dead(queue, after, min(count, STEP), reason, preview))
 
     def find(self, queue: str, number: int) -> DeadMessage | None:
         """A queue's dead letter of that number."""
