@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import translate
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 
@@ -17,12 +17,10 @@ from phpmq.admin.rates import Rates
 from phpmq.admin.sender import Sender
 from phpmq.broker import DELIVERIES, SENDS, Broker, Queue
 from phpmq.errors import BadSetting, Draining, NoSuchClient, NoSuchMessage, NoSuchQueue
-from phpmq.message import DEFAULT_SETTINGS, DeadMessage, Message
+from phpmq.message import DEFAULT_SETTINGS, DeadMessage, Message, check_name
 from phpmq.mirror import MirrorService
 from phpmq.protocol import Connections
 from phpmq.store import SQLiteStore
-
-_T = TypeVar("_T", Message, DeadMessage)
 
 
 class Server(Protocol):
@@ -51,8 +49,11 @@ MAX_PAGE = 1000
 #: Without one written for so long, in seconds, the mirror counts as failing.
 MIRROR_PATIENCE = 10.0
 
-# So many dead letters are worked on before others get their turn.
-_LETTERS = 500
+#: The most bytes of bodies that a page of messages has: more would keep everybody else waiting.
+PAGE_BYTES = 4 * 1024 * 1024
+
+# So many dead letters, with so many bytes, are worked on before others get their turn.
+_LETTERS, _LETTERS_BYTES = 500, 4 * 1024 * 1024
 
 _SORTS: dict[str, Callable[[Admin, Queue], float]] = {
     "ready": lambda admin, queue: queue.ready,
@@ -358,17 +359,17 @@ class Admin:
 
     def messages(self, name: str, state: str = "ready", after: str = "", limit: int = 50, preview: int = 256) -> Page:
         """
-        Look at a queue's messages, in their order, by pages; nothing changes by it. A page may have fewer messages than C{limit} while
-        there are more, as it ends where their bodies reach L{PAGE_BYTES}.
+        Look at a queue's messages, in their order, by pages; nothing changes by it.
 
         @param state: C{ready}, C{delayed}, C{in_flight} or C{dead}
         @param after: the C{next} of the page before
-        @param preview: how many bytes of each body
+        @param preview: how many bytes of each body; fewer if those of all C{limit} messages would be more than L{PAGE_BYTES}
         @raise NoSuchQueue: there is none of that name, and no dead letter of it
         @raise BadSetting: there is no such state
         """
         self.broker.enter()
         limit = _page(limit)
+        preview = min(preview, PAGE_BYTES // limit)
         if state not in STATES:
             raise BadSetting(f"a state is {', '.join(STATES)}, not {state!r}")
         start = _start(after)
@@ -452,6 +453,19 @@ class Admin:
 
     # Dead letters
 
+    def dead(self, filter: str = "*", after: str = "", limit: int = 100) -> Page:
+        """
+        Queues that have dead letters, also those that are gone, by name and by pages: how many, and their bytes.
+
+        @param filter: a pattern for their names; see L{queues}
+        @param after: the C{next} of the page before
+        """
+        limit = _page(limit)
+        totals, matches = self.broker.dead.totals, _matcher(filter)
+        names = heapq.nsmallest(limit + 1, (name for name in totals if name > after and matches(name)))
+        items = [{"queue": name, "dead": totals[name][0], "bytes": totals[name][1]} for name in names[:limit]]
+        return Page(items, names[limit - 1] if len(names) > limit else None)
+
     async def replay(
         self,
         name: str,
@@ -467,8 +481,9 @@ class Admin:
         @param reason: only those that died of it
         @param count: at most so many, the oldest ones
         @raise NoSuchMessage: one of the ids is not that of a dead letter of the queue
+        @raise BadName: no queue can have the target's name
         """
-        into = name if target is None else target
+        into = check_name(name if target is None else target)
 
         def replay(letters: list[DeadMessage]) -> None:
             self.broker.dead.replay(letters, into)
@@ -497,13 +512,11 @@ class Admin:
         # Those that die meanwhile are not meant.
         latest = broker.latest
         while count is None or done < count:
-            letters = broker.dead.some(name, after, _LETTERS if count is None else min(_LETTERS, count - done), reason, PAGE_BYTES)
+            letters = broker.dead.some(name, after, _LETTERS if count is None else min(_LETTERS, count - done), reason, size=_LETTERS_BYTES)
             letters = [dead for dead in letters if dead.number <= latest]
             if not letters:
                 break
-            broker.begin()
-            work(letters)
-            broker.end()
+            self._turn(work, letters)
             done += len(letters)
             after = letters[-1].number
             await self.breathe()
@@ -519,14 +532,19 @@ class Admin:
         for start in range(0, len(ids), _LETTERS):
             if start:
                 await self.breathe()
-            broker.begin()
             for id in ids[start : start + _LETTERS]:
                 # It may have been dealt with meanwhile.
                 if (dead := broker.dead.find(name, self._number(id))) is not None:
-                    work([dead])
+                    self._turn(work, [dead])
                     done += 1
-            broker.end()
         return done
+
+    def _turn(self, work: Callable[[list[DeadMessage]], object], letters: list[DeadMessage]) -> None:
+        self.broker.begin()
+        try:
+            work(letters)
+        finally:
+            self.broker.end()
 
     async def move(self, source: str, target: str, count: int | None = None) -> dict[str, Any]:
         """
@@ -609,16 +627,6 @@ def _page(limit: int) -> int:
     if not 1 <= limit <= MAX_PAGE:
         raise BadSetting(f"a limit is a number from 1 to {MAX_PAGE}, not {limit}")
     return limit
-
-
-def _fitting(found: list[_T], limit: int) -> tuple[list[_T], bool]:
-    """Those of the messages that a page has, and whether there may be more."""
-    total = 0
-    for count, message in enumerate(found[:limit], 1):
-        total += message.size
-        if total >= PAGE_BYTES:
-            return found[:count], True
-    return found[:limit], len(found) > limit
 
 
 def _start(after: str) -> int:
