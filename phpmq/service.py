@@ -6,8 +6,8 @@ import os
 import resource
 import socket
 import stat
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,13 @@ from twisted.application.service import MultiService
 from twisted.application.strports import service as listener
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from phpmq.admin import Admin
+from phpmq.admin.access import require_local
+from phpmq.admin.console import ConsoleFactory
 from phpmq.broker import Broker
 from phpmq.clock import SteadyClock
 from phpmq.commands import Versions
@@ -29,7 +32,7 @@ from phpmq.protocol import Connections, QueueFactory
 from phpmq.store import SQLiteStore
 
 if TYPE_CHECKING:
-    from phpmq.admin.http import Listener, Site
+    from phpmq.admin.http import Site
 
 #: File descriptors that the server needs beside its connections.
 _SPARE_DESCRIPTORS = 64
@@ -79,9 +82,10 @@ class Settings:
     @ivar producer_timeout: seconds after which a producer that sends nothing is forgotten
     @ivar frame_timeout: seconds that a begun frame may make no progress
     @ivar write_timeout: seconds that a consumer may leave its deliveries unread
+    @ivar console: strports string of the operator's console; empty for none
     @ivar http: strports strings of listeners for the HTTP API; none unless asked for
     @ivar http_hosts: names that the HTTP API answers to, beside those of loopback and the addresses at which it listens
-    @ivar insecure_admin: whether other machines may reach the HTTP API, though there is no login
+    @ivar insecure_admin: whether other machines may reach the console and the HTTP API, though there is no login
     """
 
     listen: Sequence[str] = ("tcp:9100",)
@@ -96,6 +100,7 @@ class Settings:
     producer_timeout: float = 86400.0
     frame_timeout: float = 30.0
     write_timeout: float = 60.0
+    console: str = ""
     http: Sequence[str] = ()
     http_hosts: Sequence[str] = ()
     insecure_admin: bool = False
@@ -110,6 +115,7 @@ class QueueService(MultiService):
     @ivar mirror: the file's keeper, once the service was started; None without a file
     @ivar store: the messages, once the service was started
     @ivar admin: what an operator can see and do, once the service was started
+    @ivar consoles: operators who are connected
     @ivar site: the HTTP API; None without one
     """
 
@@ -118,6 +124,7 @@ class QueueService(MultiService):
     def __init__(self, settings: Settings, reactor: Any) -> None:
         """
         @raise ValueError: a listener's description is none
+        @raise StartError: other machines could reach the console, and the settings do not allow that
         """
         super().__init__()
         self.settings = settings
@@ -137,35 +144,47 @@ class QueueService(MultiService):
         self.mirror: MirrorService | None = None
         self.store: SQLiteStore | None = None
         self._wake: Any = None
-        self._listeners = [
-            listener(_with_backlog(description), QueueFactory(self.connections, original, description), reactor)
-            for original, descriptions in ((False, settings.listen), (True, settings.listen_original))
-            for description in descriptions
-        ]
-        self._descriptions = [*settings.listen, *settings.listen_original]
+        self.consoles = ConsoleFactory(self, reactor)
         self.site: Site | None = None
-        self._http: list[Listener] = []
+        # Option, description and service of each listener; those of HTTP are the last to close.
+        self._listeners: list[tuple[str, str, Any]] = []
+        self._http: list[tuple[str, str, Any]] = []
+        for option, descriptions in ("--listen", settings.listen), ("--listen-original", settings.listen_original):
+            for description in descriptions:
+                factory = QueueFactory(self.connections, option == "--listen-original", description)
+                self._listen(option, description, factory)
+        if settings.console:
+            if not settings.insecure_admin:
+                require_local("--console", settings.console)
+            self._listen("--console", settings.console, self.consoles)
         if settings.http:
-            self._open_http()
-        for port in (*self._listeners, *self._http):
+            self._listen_http()
+        for _, _, port in (*self._listeners, *self._http):
             port.setServiceParent(self)
         self._ticks = LoopingCall(self._tick)
         self._ticks.clock = reactor
         self._broker_ticks = LoopingCall(self._tick_broker)
         self._broker_ticks.clock = reactor
 
-    def _open_http(self) -> None:
+    @property
+    def max_message_size(self) -> int:
+        """Bytes of one message's body."""
+        return self.settings.max_message_size
+
+    def _listen(self, option: str, description: str, factory: Factory) -> None:
+        with _naming(option, description):
+            self._listeners.append((option, description, listener(_with_backlog(description), factory, self._reactor)))
+
+    def _listen_http(self) -> None:
         # A server without it need not have twisted.web in memory.
         from phpmq.admin.http import Access, Listener, Site
 
         settings = self.settings
         self.site = Site(self._reactor, Access(settings.http_hosts), settings.frame_timeout, settings.write_timeout)
-        self._http = [Listener(description, self.site, self._reactor, settings.insecure_admin) for description in settings.http]
-
-    @property
-    def max_message_size(self) -> int:
-        """Bytes of one message's body."""
-        return self.settings.max_message_size
+        for description in settings.http:
+            with _naming("--http", description):
+                port = Listener(description, self.site, self._reactor, settings.insecure_admin)
+            self._http.append(("--http", description, port))
 
     # Start
 
@@ -175,10 +194,8 @@ class QueueService(MultiService):
 
         @raise StartError: one of them cannot be bound, or must not be
         """
-        for description, port in zip(self._descriptions, self._listeners, strict=True):
-            _bind("--listen", description, port)
-        for http in self._http:
-            _bind("--http", http.description, http)
+        for option, description, port in (*self._listeners, *self._http):
+            _bind(option, description, port)
 
     def startService(self) -> None:
         """
@@ -211,10 +228,11 @@ class QueueService(MultiService):
         self._ticks.start(_CHECK_INTERVAL, now=False)
         self._broker_ticks.start(_TICK_INTERVAL, now=False)
         self._log.info(
-            "phpmq is ready: {queues} queues, listening on {listeners}, HTTP on {http}, store {store}",
+            "phpmq is ready: {queues} queues, listening on {listeners}, console on {console}, HTTP on {http}, store {store}",
             queues=len(self.broker.queues),
-            listeners=", ".join(self._descriptions) or "nothing",
-            http=", ".join(self.settings.http) or "nothing",
+            listeners=", ".join([*settings.listen, *settings.listen_original]) or "nothing",
+            console=settings.console or "nothing",
+            http=", ".join(settings.http) or "nothing",
             store=settings.store,
         )
 
@@ -266,6 +284,7 @@ class QueueService(MultiService):
         """Once a second. Catches everything: a LoopingCall that fails once never runs again."""
         try:
             self.connections.check()
+            self.consoles.check()
             self._sweep()
             self.admin.sample()
         except Exception:
@@ -294,10 +313,11 @@ class QueueService(MultiService):
         for ticks in self._ticks, self._broker_ticks:
             if ticks.running:
                 ticks.stop()
-        await DeferredList([port.stopService() for port in self._listeners])
+        await DeferredList([port.stopService() for _, _, port in self._listeners])
         if self.store is None:
             await self._close_http()
             return  # It never started.
+        self.consoles.stop()
         connections = list(self.connections.open)
         self.broker.stop()
         for connection in connections:
@@ -316,7 +336,7 @@ class QueueService(MultiService):
         self._log.info("phpmq stopped")
 
     async def _close_http(self) -> None:
-        await DeferredList([port.stopService() for port in self._http])
+        await DeferredList([port.stopService() for _, _, port in self._http])
         if self.site is not None:
             self.site.stop()
 
@@ -331,6 +351,15 @@ def _with_backlog(description: str) -> str:
     if kind in ("tcp", "tcp6", "ssl", "unix") and ":backlog=" not in description:
         return f"{description}:backlog={_BACKLOG}"
     return description
+
+
+@contextmanager
+def _naming(option: str, description: str) -> Iterator[None]:
+    """Tell which listener it is that cannot be made."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, ImportError, OSError) as error:
+        raise ValueError(f"{option} {description}: {error or type(error).__name__}") from error
 
 
 def _bind(option: str, description: str, port: Any) -> None:
@@ -379,5 +408,7 @@ def _cannot_listen(option: str, description: str, error: Exception) -> str:
     hint = ""
     if description.startswith("tcp:9100"):
         hint = " (9100 is also the port of Prometheus' node_exporter)"
-    off = ", or none with --http none" if option == "--http" else ""
-    return f"phpmq: cannot listen on {description}: {reason}{hint}; stop what uses it or name another with {option}{off}."
+    other = f"name another with {option}"
+    if option in ("--console", "--http"):
+        other += f", or none ({option} none)"
+    return f"phpmq: cannot listen on {description}: {reason}{hint}; stop what uses it or {other}."

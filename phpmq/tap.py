@@ -25,6 +25,12 @@ _log = Logger()
 
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
+# What `twistd phpmq` has that does not say otherwise; a service in another application has none.
+_CONSOLE, _HTTP = "tcp:9101:interface=127.0.0.1", "tcp:9180:interface=127.0.0.1"
+
+# What tells that there is none of them.
+_NONE = "none"
+
 # The memory database cannot hold longer values.
 _LARGEST_MESSAGE = 512 * 1024**2
 
@@ -40,6 +46,12 @@ def _path(value: str) -> str:
     if not value:
         raise ValueError("expected the name of a file")
     return value
+
+
+def _listener_or_none(value: str) -> str:
+    if not value:
+        raise ValueError("expected a strports string, or none")
+    return "" if value == _NONE else value
 
 
 def _at_least(least: float, parse: Callable[[str], Any], most: float = float("inf")) -> Callable[[str], Any]:
@@ -73,13 +85,11 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "producer-timeout": _at_least(1, float),
     "frame-timeout": _at_least(0.1, float),
     "write-timeout": _at_least(0.1, float),
+    "console": _listener_or_none,
     "log-level": _one_of(*(level.name for level in LogLevel.iterconstants())),
 }
 _LISTS = ("listen", "listen-original", "http", "http-host")
 _FLAGS = ("insecure-admin",)
-
-#: Where the HTTP API is unless told otherwise, and what tells that there is none.
-_HTTP, _NO_HTTP = "tcp:9180:interface=127.0.0.1", "none"
 
 
 class Options(usage.Options):
@@ -134,6 +144,12 @@ class Options(usage.Options):
             None,
             "Seconds that a consumer may leave its deliveries unread [default: 60]",
         ],
+        [
+            "console",
+            None,
+            None,
+            f"Where operators type commands with telnet, nc or socat, as a strports string, or 'none' [default: {_CONSOLE}]",
+        ],
         ["log-level", None, None, "Least important lines to log: debug has every connection [default: info]"],
         [
             "config",
@@ -144,7 +160,7 @@ class Options(usage.Options):
     ]
 
     optFlags: ClassVar[list[list[str | None]]] = [
-        ["insecure-admin", None, "Let other machines reach the HTTP API, though it has no login"],
+        ["insecure-admin", None, "Let other machines reach the console and the HTTP API, though there is no login"],
     ]
 
     def __init__(self) -> None:
@@ -183,6 +199,7 @@ class Options(usage.Options):
         parsed = {name.replace("-", "_"): _parse(name, value) for name, value in values.items()}
         if "listen" not in parsed and "listen_original" in parsed:
             parsed["listen"] = ()
+        parsed.setdefault("console", _CONSOLE)
         parsed["http"] = _after_none(parsed.get("http", (_HTTP,)))
         parsed["http_hosts"] = parsed.pop("http_host", ())
         parsed.setdefault("store", os.path.join(os.environ.get("STATE_DIRECTORY", "").split(":")[0], "phpmq.db"))
@@ -193,7 +210,7 @@ class Options(usage.Options):
 def _after_none(descriptions: tuple[str, ...]) -> tuple[str, ...]:
     """Those that follow the last C{none}."""
     for place in range(len(descriptions) - 1, -1, -1):
-        if descriptions[place] == _NO_HTTP:
+        if descriptions[place] == _NONE:
             return descriptions[place + 1 :]
     return descriptions
 
@@ -258,10 +275,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     reactor.callWhenRunning(gc.freeze)
     try:
         service = _Daemon(settings, reactor)
-    except (ValueError, TypeError, LookupError, ImportError, OSError) as error:
-        descriptions = " ".join((*settings.listen, *settings.listen_original))
-        http = "".join(f" --http {description}" for description in settings.http)
-        _refuse(f"cannot understand --listen {descriptions}{http}: {error or type(error).__name__}")
+    except ValueError as error:
+        _refuse(f"cannot understand {error}")
     reactor.addSystemEventTrigger("after", "shutdown", _tell_exit_code, service, reactor)
     return service
 

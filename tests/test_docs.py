@@ -10,12 +10,20 @@ from typing import NamedTuple
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq import service, tap
+from phpmq.admin.console.commands import TABLE
+from phpmq.admin.console.factory import MAX_CONSOLES
+from phpmq.admin.console.keyboard import MAX_LINE
+from phpmq.admin.console.language import parse
+from phpmq.admin.console.monitor import _FINDABLE, LARGEST, SMALLEST, USUAL
+from phpmq.admin.console.protocol import CLOSE_TIMEOUT as CONSOLE_CLOSE_TIMEOUT
+from phpmq.admin.console.protocol import IDLE_TIMEOUT, WRITE_TIMEOUT
 from phpmq.admin.http.problems import CODES
 from phpmq.admin.http.routes import METRICS, OPERATIONS
 from phpmq.broker import SENDS
 from phpmq.commands import DOCUMENTED, ORIGINAL, Version01, encode_delivery
 from phpmq.errors import CommandRefused, PHPMQError, ProtocolError
 from phpmq.frames import CONTENT, DEFAULT_LIMITS, UNKNOWN_LIMIT
+from phpmq.message import QueueSettings
 from phpmq.protocol import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
 from phpmq.testing import MemoryServer
 from tests import wire
@@ -410,6 +418,41 @@ class HTTPTests(SynchronousTestCase):
         server = MemoryServer()
         self.addCleanup(server.stop)
         self.assertEqual({*server.service.admin.health().checks, "mirror"} - names, set())
+
+
+class ConsoleTests(SynchronousTestCase):
+    """docs/reference/console.md."""
+
+    def test_commands(self) -> None:
+        """It has every command, called as it is called, in the order of help, and every setting."""
+        reference = text("docs/reference/console.md")
+        self.assertEqual(re.findall(r"^`(.+)`\n: ", reference, re.MULTILINE), [command.usage for command in TABLE.values()])
+        for name in QueueSettings.__dataclass_fields__:
+            if not name.startswith("_"):
+                self.assertIn(f"`{name}`", reference)
+                self.assertIn(name, TABLE["settings"].text)
+
+    def test_limits(self) -> None:
+        """Its limits are those of the code."""
+        reference = text("docs/reference/console.md")
+        for what, limit in (
+            ("consoles at a time", f"{MAX_CONSOLES}"),
+            ("a line", f"{MAX_LINE} bytes"),
+            ("nothing typed, unless a monitor is shown", f"{IDLE_TIMEOUT / 60:g} minutes"),
+            ("nothing read by the client, while something waits for it", f"{WRITE_TIMEOUT:g} seconds"),
+            ("taking the rest, once the server closes", f"{CONSOLE_CLOSE_TIMEOUT:g} seconds"),
+        ):
+            self.assertIn(f"| {what} | {limit} |", reference)
+        self.assertIn("from {}x{} to {}x{}.".format(*SMALLEST, *LARGEST), reference)
+        self.assertIn("{} columns and {} rows".format(*USUAL), reference)
+        self.assertIn(f"more than {_FINDABLE:,} of them", reference)
+
+    def test_examples(self) -> None:
+        """The commands that its guide shows are commands."""
+        shown = re.findall(r"phpmq > (.+)$", text("docs/how-to/dead-letters.md") + text("docs/reference/console.md"), re.MULTILINE)
+        self.assertTrue(shown)
+        for line in shown:
+            self.assertIsNotNone(parse(line, TABLE), line)
 
 
 class EmbedTests(SynchronousTestCase):

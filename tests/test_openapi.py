@@ -14,8 +14,8 @@ from phpmq.admin.http.problems import CODES
 from phpmq.errors import PHPMQError
 from tests.web import ODD, Response, WebTestCase
 
-#: Codes that only a protocol's client can get, as HTTP has no such thing.
-_NOT_HERE = {"bad-frame", "unsupported", "unknown-id", "login-required"}
+#: Codes that only a protocol's client or a console can get, as HTTP has no such thing.
+_NOT_HERE = {"bad-command", "bad-frame", "unsupported", "unknown-id", "login-required"}
 
 
 class DocumentTests(WebTestCase):

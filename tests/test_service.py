@@ -195,6 +195,20 @@ class QueueServiceTests(Case):
             await deferLater(reactor, 0.05)
         self.assertLess(queue_service.broker.used, used)
 
+    async def test_console(self) -> None:
+        """There is a console where the settings say, none otherwise, and it closes with the service."""
+        queue_service = self.start(console=f"unix:{self.directory}/console")
+        client = await self.connect("console")
+        client.says(b"plain\nstatus --json\n")
+        while b"}\r\n" not in client._data:
+            await deferLater(reactor, 0.01)
+        self.assertIn(b'"state":"running"', client._data)
+        await queue_service.stopService()
+        await client.closed
+        self.assertIn(b"the server stops", client._data)
+        self.assertFalse((self.directory / "console").exists())
+        self.assertEqual([option for option, _, _ in self.make()._listeners], ["--listen"])
+
     async def test_child(self) -> None:
         """In another application's tree it starts and stops with the rest."""
         application = MultiService()
@@ -305,11 +319,24 @@ class StartErrorTests(Case):
             def listenTCP(self, port: int, *arguments: Any, **named: Any) -> Any:  # noqa: N802  # as Twisted calls it
                 raise CannotListenError("", port, OSError(98, "Address already in use"))
 
-        for port, hint in ((9100, True), (9101, False)):
+        for port, hint in ((9100, True), (9102, False)):
             queue_service = QueueService(Settings(listen=[f"tcp:{port}"], store="memory"), Taken())
             error = self.assertRaises(StartError, queue_service.privilegedStartService)
             self.assertIn(f"cannot listen on tcp:{port}: ", str(error))
             self.assertEqual("node_exporter" in str(error), hint)
+
+    async def test_console(self) -> None:
+        """The console's listener cannot be bound: the sentence says how to do without."""
+        queue_service = self.make(listen=[], console=f"unix:{self.directory}/nowhere/console")
+        error = self.assertRaises(StartError, queue_service.privilegedStartService)
+        self.assertRegex(
+            str(error), r"^phpmq: cannot listen on unix:[^\n]+/console: [^\n]+ name another with --console, or none \(--console none\)\.$"
+        )
+        await queue_service.stopService()
+
+    def test_open_console(self) -> None:
+        """A console that other machines could reach is refused when the service is made."""
+        self.assertRaises(StartError, self.make, console="tcp:9101")
 
 
 class DeadSocketTests(Case):

@@ -54,9 +54,10 @@ class OptionsTests(Case):
     """The command line."""
 
     def test_defaults(self) -> None:
-        """Without options a server listens on port 9100 and keeps a file in the working directory."""
+        """Without options a server listens on port 9100, keeps a file here, and has a console and an HTTP API for this machine."""
         settings = self.settings()
-        self.assertEqual(settings, Settings(memory_limit=settings.memory_limit, http=("tcp:9180:interface=127.0.0.1",)))
+        console, http = "tcp:9101:interface=127.0.0.1", ("tcp:9180:interface=127.0.0.1",)
+        self.assertEqual(settings, Settings(memory_limit=settings.memory_limit, console=console, http=http))
         self.assertEqual((settings.listen, settings.listen_original), (("tcp:9100",), ()))
         self.assertEqual((settings.store, settings.mirror_interval), ("phpmq.db", 0.1))
 
@@ -103,6 +104,13 @@ class OptionsTests(Case):
         )
         self.assertEqual((settings.mirror_interval, settings.max_connections, settings.max_window), (0.5, 5, 6))
         self.assertEqual((settings.frame_timeout, settings.write_timeout), (7.0, 8.5))
+
+    def test_console(self) -> None:
+        """The console may be elsewhere or not at all, and be open to other machines for who says so."""
+        self.assertEqual(self.settings("--console", "unix:console").console, "unix:console")
+        self.assertEqual(self.settings("--console", "none").console, "")
+        self.assertFalse(self.settings().insecure_admin)
+        self.assertTrue(self.settings("--insecure-admin").insecure_admin)
 
     def test_bad_numbers(self) -> None:
         """A number that is none, or out of its limits, is named with its option."""
@@ -171,6 +179,7 @@ class ConfigurationTests(Case):
             write-timeout = 6.5
             http = "unix:h"
             http-host = ["mq.example"]
+            console = "unix:console"
             insecure-admin = true
         """)
         self.assertEqual(
@@ -188,6 +197,7 @@ class ConfigurationTests(Case):
                 write_timeout=6.5,
                 http=("unix:h",),
                 http_hosts=("mq.example",),
+                console="unix:console",
                 insecure_admin=True,
             ),
         )
@@ -267,12 +277,17 @@ class MakeServiceTests(Case):
         self.assertEqual(self.reactor.tcpServers, [])
 
     def test_bad_listener(self) -> None:
-        """A listener that is no strports string is refused with one line that has it."""
+        """A listener that is no strports string is refused with one line that has it and its option."""
         for listener in "nonsense", "nonsense:1", "tcp", "tcp:x", "tcp:1:2:3:4:5":
-            error = self.assertRaises(StartError, self.make, "--listen", listener)
-            self.assertRegex(str(error), rf"^phpmq: [^\n]*{listener}")
-            error = self.assertRaises(StartError, self.make, "--http", listener)
-            self.assertRegex(str(error), rf"^phpmq: [^\n]*--http {listener}")
+            for option in "--listen", "--listen-original", "--console", "--http":
+                error = self.assertRaises(StartError, self.make, option, listener, "--insecure-admin")
+                self.assertRegex(str(error), rf"^phpmq: cannot understand {option} {listener}: [^\n]+")
+
+    def test_open_console(self) -> None:
+        """A console that other machines could reach is refused, unless that is asked for."""
+        error = self.assertRaises(StartError, self.make, "--console", "tcp:9101")
+        self.assertRegex(str(error), r"^phpmq: --console tcp:9101 [^\n]*--insecure-admin")
+        self.make("--console", "tcp:9101", "--insecure-admin")
 
     def test_steady_timers(self) -> None:
         """The reactor's timers do not follow the system's clock, which may be set back."""

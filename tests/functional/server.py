@@ -22,8 +22,8 @@ TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
 #: A listener on a port that the system chooses; see L{Server.ports}.
 TCP = "tcp:0:interface=127.0.0.1"
 
-#: A server's default port for HTTP may be taken.
-NO_HTTP = ("--http", "none")
+#: The default ports of a server's console and HTTP API may be taken.
+NO_DOORS = ("--console", "none", "--http", "none")
 
 #: Seconds after which a process counts as hung.
 PATIENCE = 20.0
@@ -132,7 +132,7 @@ class Server(Process):
         """
         self.directory = cwd or directory(case)
         self.unix = self.directory / "socket"
-        listen = ("--listen", TCP, "--listen", f"unix:{self.unix}", *NO_HTTP)
+        listen = ("--listen", TCP, "--listen", f"unix:{self.unix}", *NO_DOORS)
         super().__init__(
             case,
             [*wrapper, *TWISTD, "--nodaemon", "--pidfile=", "phpmq", *listen, *options],

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.functional.client import Client
-from tests.functional.server import TCP, TWISTD, Process, Server, directory, wait_until
+from tests.functional.server import NO_DOORS, TCP, TWISTD, Process, Server, directory, wait_until
 from tests.web import ODD
 
 #: What a server's memory may grow by that should keep nothing, in bytes: buffers, and what the allocator does not give back.
@@ -296,7 +296,7 @@ class ListenTests(HTTPTestCase):
 
     def refused(self, *options: str) -> str:
         """The sentence with which a server refuses to start."""
-        arguments = [*TWISTD, "--nodaemon", "--pidfile=", "phpmq", "--listen", TCP, "--store", "memory", *options]
+        arguments = [*TWISTD, "--nodaemon", "--pidfile=", "phpmq", *NO_DOORS, "--listen", TCP, "--store", "memory", *options]
         process = Process(self, arguments, directory(self))
         self.assertEqual(process.wait(), 1, process.output)
         self.assertNotIn("Traceback", process.output)

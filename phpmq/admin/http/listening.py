@@ -11,9 +11,9 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.python.failure import Failure
 
+from phpmq.admin.access import refusal
 from phpmq.admin.http.access import is_loopback
 from phpmq.admin.http.site import Site
-from phpmq.errors import StartError
 
 
 class Listener(Service):
@@ -49,10 +49,7 @@ class Listener(Service):
             self._port = result
             if not self._insecure and not _is_private(result.getHost()):
                 self.stopService()
-                raise StartError(
-                    f"phpmq: --http {self.description} would be open to other machines, and the API has no login: name an address of this "
-                    "machine alone (interface=127.0.0.1) or a unix socket, or say --insecure-admin."
-                )
+                raise refusal("--http", self.description)
 
     def stopService(self) -> Deferred[Any]:
         """Close it; connections stay."""

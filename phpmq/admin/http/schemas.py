@@ -130,7 +130,8 @@ COMPONENTS: dict[str, Schema] = {
         queues=COUNT,
         consumers=COUNT,
         connections=record(open=COUNT, limit=COUNT, accepted=COUNT, rejected=COUNT, timeouts=_COUNTS, protocol_errors=_COUNTS),
-        memory=_numbers("used", "limit"),
+        # What the process takes is not told everywhere.
+        memory={**_numbers("used", "limit", "resident", "peak"), "required": ["used", "limit"]},
         mirror={
             "anyOf": [
                 record(file={"type": "null"}),
