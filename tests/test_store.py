@@ -182,6 +182,18 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         self.assertEqual(self.bodies(), [])
         self.assertEqual(len(list(self.store.dead())), 1)
 
+    def test_bury_after_flush(self) -> None:
+        """A message that was flushed while it was in flight keeps its headers, and its size, when it dies."""
+        message = Message(self.next, self.queue, self.next, 1000, 0, 0, b"x", Extra(0, "", b'{"a":"b"}'))
+        self.next += 1
+        self.store.add(message)
+        self.queue.flushed = message.position
+        while not self.store.purge(self.queue, MANY):
+            pass
+        self.store.bury(message, "rejected", "", 1)
+        (dead,) = self.store.dead()
+        self.assertEqual((dead.headers, dead.size), (b'{"a":"b"}', message.size))
+
     def test_dead_totals(self) -> None:
         """How many are dead, and the size of their bodies, is known without listing them."""
         self.assertEqual(self.store.dead_totals(), {})
