@@ -310,6 +310,12 @@ class MessageTests(AdminTestCase):
         self.assertRaises(BadSetting, self.admin.messages, "q", after="9" * 19)
         self.assertRaises(NoSuchMessage, self.admin.message, "other", held)
 
+    def test_never(self) -> None:
+        """A message that expires after the last date that there is can be shown."""
+        self.send("q", b"x", ttl=10**12 - 1, delay=10**12 - 1)
+        (message,) = self.admin.messages("q", "delayed").items
+        self.assertEqual((message["expires_at"], message["due_at"]), ("9999-12-31T23:59:59.000Z",) * 2)
+
     def test_no_queue(self) -> None:
         """A queue that is not there is an error, everywhere."""
         for work in self.admin.queue, self.admin.messages, self.admin.flush, self.admin.resume:
@@ -446,6 +452,24 @@ class ActionTests(AdminTestCase):
         replayed, deleted = self.successResultOf(replaying)["replayed"], self.successResultOf(deleting)["deleted"]
         self.assertEqual((replayed, deleted), (100, 50))
         self.assertEqual((len(self.server.bodies("q")), self.server.dead()), (100, []))
+
+    def test_wide_key(self) -> None:
+        """A key counts with its bytes wherever it is counted: when its message is sent, expires, dies and is deleted."""
+        self.send("q", b"stays", key="\U0001f600")
+        used, bytes_ = self.server.broker.used, self.admin.queue("q")["bytes"]
+        self.send("q", b"expires", key="\U0001f600\U0001f600", ttl=1)
+        self.server.advance(3)
+        self.assertEqual((self.server.broker.used, self.admin.queue("q")["bytes"]), (used, bytes_))
+        self.result(self.admin.delete_queue("q"))
+        self.dead_letters("q", b"")
+        used = self.server.broker.used
+        consumer = self.client.subscribe("q", lambda delivery: delivery.dead_letter())
+        self.send("q", b"dies", key="\U0001f600")
+        consumer.stop()
+        self.server.settle()
+        self.result(self.admin.delete_dead("q"))
+        self.dead_letters("q", b"")
+        self.assertEqual(self.server.broker.used, used)
 
     def test_stop_within(self) -> None:
         """Work that takes long ends when the server stops, between two of its parts."""

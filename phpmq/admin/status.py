@@ -20,8 +20,13 @@ COUNTERS = "received", "delivered", "acknowledged"
 _NO_RATES = {name: dict.fromkeys(WINDOWS, 0.0) for name in COUNTERS}
 
 
+# The end of the year 9999: later ones have no date.
+_LAST = 253_402_300_799_000
+
+
 def moment(milliseconds: int) -> str:
-    """A time of the store as ISO 8601 in UTC."""
+    """A time of the store as ISO 8601 in UTC; the last that there is for what never comes."""
+    milliseconds = min(milliseconds, _LAST)
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
