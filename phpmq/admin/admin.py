@@ -65,6 +65,9 @@ _SORTS: dict[str, Callable[[Admin, Queue], float]] = {
     "rate": lambda admin, queue: admin._rate(queue),
 }
 
+#: What queues can be sorted by; C{messages} are those ready, delayed and in flight.
+SORTS = "name", *_SORTS
+
 
 @dataclass(frozen=True)
 class Page:
@@ -218,8 +221,7 @@ class Admin:
         Queues, by pages.
 
         @param filter: a pattern that the whole name has to match; C{*} and C{?} as in a shell, upper and lower case are the same
-        @param sort: C{name}, C{ready}, C{in_flight}, C{messages} (these with those delayed), C{dead}, C{bytes}, C{age} or C{rate}; with
-            C{-} before it in descending order
+        @param sort: one of L{SORTS}; with C{-} before it in descending order
         @param after: the C{next} of the page before
         @raise BadSetting: there is no such order, or the limit is none
         """
@@ -235,7 +237,7 @@ class Admin:
             items = [self._queue_status(self.broker.queues[name]) for name in names[:limit]]
             return Page(items, names[limit - 1] if len(names) > limit else None)
         if by not in _SORTS:
-            raise BadSetting(f"queues cannot be sorted by {by!r}, only by name, {', '.join(_SORTS)}")
+            raise BadSetting(f"queues cannot be sorted by {by!r}, only by {', '.join(SORTS)}")
         key, sign, start = _SORTS[by], -1 if descending else 1, _start(after)
         ranked = ((sign * key(self, self.broker.queues[name]), name) for name in names)
         found = heapq.nsmallest(start + limit + 1, ranked)[start:]

@@ -8,7 +8,7 @@ from phpmq import __version__
 from phpmq.admin.http.operations import Operation
 from phpmq.admin.http.problems import CODES
 from phpmq.admin.http.routes import Routes
-from phpmq.admin.http.schemas import COMPONENTS, TEXT, ref
+from phpmq.admin.http.schemas import COMPONENTS, NAME, TEXT, ref
 
 # What any request may be answered with, any with parameters, any with a body, and any that changes something.
 _ALWAYS = "bad-request", "foreign-host", "foreign-origin", "not-acceptable", "headers-too-large", "internal"
@@ -46,7 +46,11 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "operationId": operation.id,
         "summary": operation.summary,
         "parameters": [
-            *({"name": part[1:-1], "in": "path", "required": True, "schema": TEXT} for part in operation.parts if part.startswith("{")),
+            *(
+                {"name": part[1:-1], "in": "path", "required": True, "schema": NAME if part == "{name}" else TEXT}
+                for part in operation.parts
+                if part.startswith("{")
+            ),
             *(
                 {"name": name, "in": "query", "required": name in operation.required, "schema": schema}
                 for name, schema in operation.query.items()

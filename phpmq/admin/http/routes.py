@@ -5,9 +5,9 @@ from __future__ import annotations
 from phpmq.admin import Admin
 from phpmq.admin.http.operations import Operation, configure, delete_letter, delete_letters, disconnect, move, readyz, send
 from phpmq.admin.http.problems import Problem
-from phpmq.admin.http.schemas import IDS, LIMIT, MESSAGE, PATTERN, PREVIEW, SETTINGS, SOME, STATE, TEXT, WHAT
+from phpmq.admin.http.schemas import IDS, LIMIT, MESSAGE, NAME, PATTERN, PLACE, PREVIEW, SETTINGS, SOME, SORT, STATE, TEXT, WHAT
 
-_PAGE = {"limit": LIMIT, "after": TEXT}
+_PAGE = {"limit": LIMIT, "after": PLACE}
 _NO_QUEUE = ("no-such-queue",)
 _FULL = ("queue-full", "memory-full", "disk-failing", "not-allowed", "too-large", "bad-name")
 _QUEUES, _QUEUE = "/api/v1/queues", "/api/v1/queues/{name}"
@@ -34,7 +34,7 @@ OPERATIONS = (
         *("listQueues", "GET", _QUEUES, "Queues, by pages."),
         Admin.queues,
         {200: ("A page.", "Queues")},
-        query={**_PAGE, "filter": PATTERN, "sort": TEXT},
+        query={"limit": LIMIT, "after": TEXT, "filter": PATTERN, "sort": SORT},
     ),
     Operation("getQueue", "GET", _QUEUE, "One queue, and who consumes it.", Admin.queue, {200: ("The queue.", "QueueDetail")}, _NO_QUEUE),
     Operation(
@@ -111,14 +111,14 @@ OPERATIONS = (
         Admin.replay,
         {200: ("How many.", "Replayed")},
         ("no-such-message", "bad-name"),
-        body={"target": TEXT, "ids": IDS, "reason": TEXT, "count": SOME},
+        body={"target": NAME, "ids": IDS, "reason": TEXT, "count": SOME},
     ),
     Operation(
         *("moveMessages", "POST", f"{_QUEUE}/move", "Have messages that are ready go to the tail of another queue."),
         move,
         {200: ("How many.", "Moved")},
         ("no-such-queue", "bad-name"),
-        body={"target": TEXT, "count": SOME},
+        body={"target": NAME, "count": SOME},
         required=("target",),
     ),
     Operation("flushAll", "POST", "/api/v1/flush", "Flush all queues.", Admin.flush_all, {200: ("The sums.", "FlushedAll")}, body={}),

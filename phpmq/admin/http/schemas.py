@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from phpmq.admin.admin import MAX_PAGE, PAUSES, STATES
+from phpmq.admin.admin import MAX_PAGE, PAUSES, SORTS, STATES
 from phpmq.admin.http.flat import MAX_ITEMS
 from phpmq.admin.http.problems import CODES
 from phpmq.admin.rates import WINDOWS
 from phpmq.admin.status import COUNTERS
 from phpmq.errors import BadSetting
-from phpmq.message import QueueSettings
+from phpmq.message import MAX_NAME, QueueSettings
 
 Schema = dict[str, Any]
 
@@ -22,6 +22,7 @@ TEXT: Schema = {"type": "string"}
 FLAG: Schema = {"type": "boolean"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 SECONDS: Schema = {"type": "number", "minimum": 0}
+BASE64: Schema = {"type": "string", "contentEncoding": "base64", "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"}
 MOMENT: Schema = {"type": "string", "format": "date-time"}
 TEXTS: Schema = {"type": "object", "additionalProperties": TEXT}
 
@@ -70,9 +71,9 @@ SETTINGS: dict[str, Schema] = {
 #: What a POST of a message may say.
 MESSAGE: dict[str, Schema] = {
     "body": {**TEXT, "description": "The body as text. Either this or body_base64 has to be there."},
-    "body_base64": {**TEXT, "contentEncoding": "base64", "description": "The body as base64, for what is no text."},
-    "ttl": {**SECONDS, "description": "Seconds until it expires; 0 for never."},
-    "delay": {**SECONDS, "description": "Seconds until it is ready."},
+    "body_base64": {**BASE64, "description": "The body as base64, for what is no text."},
+    "ttl": {**SECONDS, "maximum": 10**12 - 1, "description": "Seconds until it expires; 0 for never."},
+    "delay": {**SECONDS, "maximum": 10**12 - 1, "description": "Seconds until it is ready."},
     "headers": {**TEXTS, "description": "Strings by name."},
     "key": {**TEXT, "minLength": 1, "description": "A second message with it stores nothing while the first is in the queue."},
     "level": {"enum": ["stored", "synced"], "description": "What the answer waits for: memory, or the disk."},
@@ -103,7 +104,7 @@ _QUEUE = {
 }
 
 # A body is in one of two forms, and a dead letter has other facts than a living message.
-_CONTENT = {"size": COUNT, "truncated": FLAG, "body": TEXT, "body_base64": {**TEXT, "contentEncoding": "base64"}}
+_CONTENT = {"size": COUNT, "truncated": FLAG, "body": TEXT, "body_base64": BASE64}
 _LETTER = {"id": TEXT, "attempts": COUNT, "accepted_at": MOMENT, "headers": {"type": "object"}}
 
 
@@ -184,7 +185,12 @@ COMPONENTS: dict[str, Schema] = {
     "Clients": _page("Client"),
 }
 
+# The patterns tell clients; what they say is checked where the values are used.
+NAME: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": "^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$"}
+PLACE: Schema = {"type": "string", "pattern": "^[0-9]{0,18}$"}
+
 #: Parameters of lists.
+SORT: Schema = {"enum": [*SORTS, *(f"-{sort}" for sort in SORTS)]}
 LIMIT: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}
 PREVIEW: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_PREVIEW}
 PATTERN: Schema = {"type": "string", "maxLength": 255}
