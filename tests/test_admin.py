@@ -320,7 +320,8 @@ class MessageTests(AdminTestCase):
         """A queue that is not there is an error, everywhere."""
         for work in self.admin.queue, self.admin.messages, self.admin.flush, self.admin.resume:
             self.assertRaises(NoSuchQueue, work, "none")
-        self.failureResultOf(Deferred.fromCoroutine(self.admin.move("none", "q")), NoSuchQueue)
+        for count in None, 1:
+            self.failureResultOf(Deferred.fromCoroutine(self.admin.move("none", "q", count)), NoSuchQueue)
         self.failureResultOf(Deferred.fromCoroutine(self.admin.delete_queue("none")), NoSuchQueue)
         self.assertEqual(self.admin.queues().items, [])
 

@@ -559,7 +559,8 @@ class Admin:
         """
         if source == target:
             raise BadSetting("a queue's messages cannot be moved to the same queue")
-        left = self._queue(source).ready if count is None else count
+        ready = self._queue(source).ready
+        left = ready if count is None else count
         self.broker.queue(target)
         moved = 0
         while left > moved and (queue := self.broker.queues.get(source)) is not None:
