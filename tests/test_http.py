@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from zope.interface import implementer
 
-from phpmq.admin.http import Access, Site, site
+from phpmq.admin.http import Access, Site, operations, site
 from phpmq.admin.http.access import is_loopback
 from phpmq.admin.http.flat import MAX_ITEMS, Reader
 from phpmq.admin.http.problems import Problem
@@ -293,6 +293,16 @@ class MessageTests(WebTestCase):
             self.assertEqual(response.status, 201)
             found = self.ask("GET", self.queue("q", f"/messages/{response.json['id']}")).json
             self.assertEqual(base64.b64decode(found["body_base64"]) if length > 128 else found["body"].encode(), body[:length])
+
+    def test_long_base64(self) -> None:
+        """Base64 is decoded in parts, each of which is a whole one."""
+        self.patch(operations, "_STEP", 8)
+        for length in range(20):
+            response = self.post({"body_base64": base64.b64encode(bytes(range(200, 200 + length))).decode()}, f"q{length}")
+            self.assertEqual(response.status, 201)
+            self.assertEqual(self.server.bodies(f"q{length}"), [bytes(range(200, 200 + length))])
+        for text in "AAAAAA==AAAA", "AAAAAAA=AAAA", "AAAAAAAA=", "AAAAAAAAA":
+            self.check_problem(self.post({"body_base64": text}), 400, "bad-setting")
 
     def test_refusals(self) -> None:
         """Each refusal has a status of its own kind."""

@@ -66,14 +66,17 @@ class BodyTests(ConnectionTestCase):
         for size in 10_000, 65_536, 2**30:
             connection = self.connect()
             connection.says(self.post("Transfer-Encoding: chunked"))
+            kept: list[Any] = []
             sent = 0
             while not connection.wire.ended and sent < 4 * 1024**2:
                 connection.says(b"%x\r\n" % size if size < 2**30 or not sent else b"")
                 connection.says(b"x" * min(size, 65_536))
                 connection.says(b"\r\n" if size < 2**30 else b"")
                 sent += min(size, 65_536)
+                kept = connection.wire.protocol.requests[-1:] or kept
                 self.assertLessEqual(self.site.held, 1_100_000)
             self.assertLess(sent, 1_200_000)
+            self.assertEqual([len(request._body) for request in kept], [0])
             self.check_closed(connection, 413, "too-large")
             self.assertEqual(self.site.held, 0)
 
@@ -255,6 +258,26 @@ class SeveralTests(ConnectionTestCase):
             sent += 1
             self.assertLess(sent, 100)
         self.assertLess(len(connection.wire.output.getvalue()), 200_000)
+
+    def test_pipelined_unread_small(self) -> None:
+        """So it is if each answer is written at once: once they are too many, no more are made and nothing is read, until some go."""
+        message = self.server.broker.publish("q", b"x" * 40_000)
+        path = self.queue("q", "/messages/" + self.server.broker.message_id(message.number).decode())
+        connection = self.connect()
+        connection.wire.stuck = True
+        connection.says(self.request("GET", path) * 50)
+        for _ in range(100):
+            self.clock.advance(0)
+        self.assertLess(len(connection.wire.output.getvalue()), 130_000)
+        self.assertFalse(connection.wire.reading)
+        got = b""
+        while data := connection.wire.read():
+            got += data
+            self.assertLess(len(data), 130_000)
+            self.clock.advance(0)
+        connection._got = got
+        self.assertEqual([connection.hears().json["size"] for _ in range(50)], [40_000] * 50)
+        self.assertTrue(connection.wire.reading)
 
     def test_pipelined_read_late(self) -> None:
         """Who reads late gets all that he asked for."""

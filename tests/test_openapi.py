@@ -186,9 +186,6 @@ class DocumentTests(WebTestCase):
         def fail(_: object) -> None:
             raise RuntimeError("secret")
 
-        self.patch(self.admin, "status", None)
-        response = self.ask("GET", "/api/v1/status")
-        self.assertEqual(response.status, 200)  # The table has the method itself.
         self.patch(type(self.admin), "health", fail)
         for _ in range(3):
             response = self.ask("GET", "/readyz")
@@ -197,3 +194,7 @@ class DocumentTests(WebTestCase):
             self.check("GET", "/readyz", response)
         logged: list[Failure] = self.flushLoggedErrors(RuntimeError)
         self.assertEqual(len(logged), 1)
+        self.patch(self.site.access, "check", lambda *_: fail(None))
+        for _ in range(3):
+            self.check_problem(self.ask("GET", "/readyz"), 500, "internal")
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)

@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from phpmq.admin.http import Access, Site
+from phpmq.admin.http import site as site_module
 from phpmq.testing import MemoryServer
 
 #: A name that every door has to bear.
@@ -201,6 +202,8 @@ class WebTestCase(SynchronousTestCase):
         self.addCleanup(self.server.stop)
         self.clock: Clock = self.server.clock
         self.admin = self.server.service.admin
+        # Metrics are a part that need not be there.
+        self.patch(site_module, "_metrics", lambda admin: None)
         self.site = Site(self.clock, Access(["mq.example"]), 30.0, 60.0)
         self.site.open(self.admin)
         self.addCleanup(self.hang_up)

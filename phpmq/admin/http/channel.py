@@ -195,7 +195,7 @@ class Channel(HTTPChannel):
         transport.abortConnection()
 
     def timeoutConnection(self) -> None:
-        """It took too long; who tells it nothing is none to tell anything."""
+        """A request, or the next one, takes too long."""
         self.abort()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -229,10 +229,9 @@ class Channel(HTTPChannel):
 
     def _go_on(self) -> None:
         self._next = None
-        if not self._choked:
-            self.paused = False
-            self._ahead = 0
-            LineReceiver.dataReceived(self, b"")
+        self.paused = False
+        self._ahead = 0
+        LineReceiver.dataReceived(self, b"")
 
     def pauseProducing(self) -> None:
         """The client reads slowly, and not for ever."""
@@ -243,8 +242,8 @@ class Channel(HTTPChannel):
     def resumeProducing(self) -> None:
         """The client has read what it was sent."""
         self._choked = False
-        if self._deadline is not None:
+        if self._deadline is not None and self._deadline.active():
             self._deadline.cancel()
-            self._deadline = None
+        self._deadline = None
         super().resumeProducing()
         self._go_on_soon()

@@ -10,9 +10,9 @@ from phpmq.admin.http.problems import CODES
 from phpmq.admin.http.routes import Routes
 from phpmq.admin.http.schemas import COMPONENTS, NAME, TEXT, ref
 
-# What any request may be answered with, any with parameters, any with a body, and any that changes something.
-_ALWAYS = "bad-request", "foreign-host", "foreign-origin", "not-acceptable", "headers-too-large", "internal"
-_CHECKED = ("bad-setting",)
+# What any request may be answered with, any that is not free, any with a body, and any that changes something.
+_ALWAYS = "bad-request", "foreign-host", "foreign-origin", "headers-too-large", "internal"
+_CHECKED = "bad-setting", "not-acceptable"
 _BODY = "too-large", "unsupported-media-type", "too-many-bodies"
 _WRITE = ("draining",)
 
@@ -38,7 +38,8 @@ def document(routes: Routes) -> dict[str, Any]:
 def codes(operation: Operation) -> tuple[str, ...]:
     """Of all errors that an operation can be answered with."""
     body = operation.body is not None
-    return (*operation.codes, *_ALWAYS, *_CHECKED, *(_BODY if body else ()), *(_WRITE if operation.writes else ()))
+    checked = () if operation.free else _CHECKED
+    return (*operation.codes, *_ALWAYS, *checked, *(_BODY if body else ()), *(_WRITE if operation.writes else ()))
 
 
 def _operation(operation: Operation) -> dict[str, Any]:

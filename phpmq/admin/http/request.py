@@ -66,6 +66,9 @@ class Request(http.Request):
                 self._site.warn(problem.code, "HTTP: a request is refused: {problem}", problem=str(problem))
         except PHPMQError as error:
             self.problem = problem_of(error)
+        except Exception:
+            self._site.failed("reading a request's headers", Failure())
+            self.problem = Problem("internal", "an error of the server; its log has more")
 
     def header(self, name: str) -> str | None:
         """
@@ -206,7 +209,7 @@ class Request(http.Request):
         except PHPMQError as error:
             self.refuse(problem_of(error))
         except Exception:
-            self._site.failed(operation, Failure())
+            self._site.failed(operation.id, Failure())
             self.refuse(Problem("internal", "an error of the server; its log has more"))
 
     def refuse(self, problem: Problem) -> None:

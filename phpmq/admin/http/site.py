@@ -137,10 +137,10 @@ class Site(HTTPFactory):
 
     # The log
 
-    def failed(self, operation: Operation, failure: Failure) -> None:
-        """An operation failed as none should."""
-        if self._may_say(f"failed {operation.id} {failure.type}"):
-            self._log.failure("{operation} failed", failure, operation=operation.id)
+    def failed(self, what: str, failure: Failure) -> None:
+        """Something failed as it never should: it is logged once a minute."""
+        if self._may_say(f"{what} {failure.type}"):
+            self._log.failure("HTTP: {what} failed", failure, what=what)
 
     def warn(self, what: str, text: str, **values: object) -> None:
         """Log something that may happen often: once a minute."""
