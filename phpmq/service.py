@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from phpmq.admin import Admin
 from phpmq.admin.access import require_local
 from phpmq.admin.console import ConsoleFactory
+from phpmq.admin.pulse import Pulse
 from phpmq.broker import Broker
 from phpmq.clock import SteadyClock
 from phpmq.commands import Versions
@@ -117,6 +118,7 @@ class QueueService(MultiService):
     @ivar admin: what an operator can see and do, once the service was started
     @ivar consoles: operators who are connected
     @ivar site: the HTTP API; None without one
+    @ivar pulse: how late the reactor is
     """
 
     _log = Logger()
@@ -165,6 +167,7 @@ class QueueService(MultiService):
         self._ticks.clock = reactor
         self._broker_ticks = LoopingCall(self._tick_broker)
         self._broker_ticks.clock = reactor
+        self.pulse = Pulse(reactor)
 
     @property
     def max_message_size(self) -> int:
@@ -227,6 +230,7 @@ class QueueService(MultiService):
         super().startService()
         self._ticks.start(_CHECK_INTERVAL, now=False)
         self._broker_ticks.start(_TICK_INTERVAL, now=False)
+        self.pulse.start()
         self._log.info(
             "phpmq is ready: {queues} queues, listening on {listeners}, console on {console}, HTTP on {http}, store {store}",
             queues=len(self.broker.queues),
@@ -310,7 +314,7 @@ class QueueService(MultiService):
 
     async def _stop(self) -> None:
         self.running = 0
-        for ticks in self._ticks, self._broker_ticks:
+        for ticks in self._ticks, self._broker_ticks, self.pulse:
             if ticks.running:
                 ticks.stop()
         await DeferredList([port.stopService() for _, _, port in self._listeners])

@@ -13,9 +13,11 @@ from twisted.internet.defer import Deferred
 
 from phpmq import __version__
 from phpmq.admin import status
+from phpmq.admin.pulse import Pulse
 from phpmq.admin.rates import Rates
 from phpmq.admin.sender import Sender
 from phpmq.broker import DELIVERIES, SENDS, Broker, Queue
+from phpmq.clock import SteadyClock
 from phpmq.errors import BadSetting, Draining, NoSuchClient, NoSuchMessage, NoSuchQueue
 from phpmq.message import DEFAULT_SETTINGS, DeadMessage, Message, check_name
 from phpmq.mirror import MirrorService
@@ -31,6 +33,8 @@ class Server(Protocol):
     mirror: MirrorService | None
     store: SQLiteStore | None
     running: int
+    clock: SteadyClock
+    pulse: Pulse
 
     @property
     def max_message_size(self) -> int:
@@ -61,7 +65,7 @@ _SORTS: dict[str, Callable[[Admin, Queue], float]] = {
     "messages": lambda admin, queue: queue.ready + queue.delayed + queue.in_flight,
     "dead": lambda admin, queue: admin.broker.dead.count(queue.name),
     "bytes": lambda admin, queue: queue.ready_size,
-    "age": lambda admin, queue: admin._age(queue) or 0.0,
+    "age": lambda admin, queue: admin._age(queue),
     "rate": lambda admin, queue: admin._rate(queue),
 }
 
@@ -118,6 +122,11 @@ class Admin:
         """The queues."""
         return self.service.broker
 
+    @property
+    def uptime(self) -> float:
+        """Seconds since the server started."""
+        return float(self._reactor.seconds() - self._started)
+
     def _counts(self) -> tuple[int, ...]:
         return self.broker.received, self.broker.delivered, self.broker.acknowledged_total
 
@@ -150,7 +159,7 @@ class Admin:
             "version": __version__,
             "state": "running" if service.running else "draining",
             "now": status.moment(broker.now),
-            "uptime_seconds": round(self._reactor.seconds() - self._started, 3),
+            "uptime_seconds": round(self.uptime, 3),
             "messages": {
                 "ready": sum(queue.ready for queue in queues),
                 "delayed": sum(queue.delayed for queue in queues),
@@ -245,26 +254,34 @@ class Admin:
         return Page(items, str(start + limit) if len(found) > limit else None)
 
     def _queue_status(self, queue: Queue) -> dict[str, Any]:
-        return status.queue_status(queue, self.broker, self._age(queue), self._rates.get(queue))
+        return status.queue_status(queue, self.broker, self.oldest(queue), self._rates.get(queue))
 
-    def _age(self, queue: Queue) -> float | None:
+    def oldest(self, queue: Queue) -> int | None:
         """
-        How long the message that is next has waited, in seconds; None if none waits.
+        When the message that is next was accepted, milliseconds since the epoch; None if none is ready.
 
         It is not always the one that waits longest: re-queued ones are at the tail.
         """
         if queue.ahead:
-            oldest = queue.ahead[0]
-        elif queue.behind:
-            assert self.service.store is not None
-            (oldest,) = self.service.store.peek(queue, queue.cursor, 1, 0)
-        else:
+            return queue.ahead[0].accepted
+        if not queue.behind:
             return None
-        return max(0, self.broker.now - oldest.accepted) / 1000
+        assert self.service.store is not None
+        (oldest,) = self.service.store.peek(queue, queue.cursor, 1, 0)
+        return oldest.accepted
+
+    def _age(self, queue: Queue) -> float:
+        oldest = self.oldest(queue)
+        return 0.0 if oldest is None else max(0, self.broker.now - oldest) / 1000
 
     def _rate(self, queue: Queue) -> float:
         rates = self._rates.get(queue)
         return 0.0 if rates is None else rates.of(0)["10s"]
+
+    def activity(self, queue: Queue) -> float:
+        """Messages that a queue received and delivered in about the last minute."""
+        rates = self._rates.get(queue)
+        return 0.0 if rates is None or rates.idle else rates.lately(0) + rates.lately(1)
 
     def _queue(self, name: str) -> Queue:
         queue = self.broker.queues.get(name)

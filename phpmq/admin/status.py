@@ -67,11 +67,11 @@ def memory_of_process() -> dict[str, int]:
         return {}
 
 
-def queue_status(queue: Queue, broker: Broker, age: float | None, rates: Rates | None) -> dict[str, Any]:
+def queue_status(queue: Queue, broker: Broker, oldest: int | None, rates: Rates | None) -> dict[str, Any]:
     """
     A queue.
 
-    @param age: how long the message that is next has waited, in seconds; None if none waits
+    @param oldest: when the message that is next was accepted; None if there is none
     """
     return {
         "name": queue.name,
@@ -81,7 +81,7 @@ def queue_status(queue: Queue, broker: Broker, age: float | None, rates: Rates |
         "dead": broker.dead.count(queue.name),
         "bytes": queue.ready_size,
         "consumers": len(queue.consumers),
-        "oldest_message_age_seconds": age,
+        "oldest_message_age_seconds": None if oldest is None else max(0, broker.now - oldest) / 1000,
         "paused": {"deliveries": bool(queue.paused & DELIVERIES), "sends": bool(queue.paused & SENDS)},
         "totals": dict(zip(COUNTERS, counts_of(queue), strict=True)),
         "rates": rates_of(rates),
