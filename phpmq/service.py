@@ -83,6 +83,7 @@ class Settings:
     @ivar producer_timeout: seconds after which a producer that sends nothing is forgotten
     @ivar frame_timeout: seconds that a begun frame may make no progress
     @ivar write_timeout: seconds that a consumer may leave its deliveries unread
+    @ivar metrics_queues: queues that the metrics have series of their own for
     @ivar console: strports string of the operator's console; empty for none
     @ivar http: strports strings of listeners for the HTTP API; none unless asked for
     @ivar http_hosts: names that the HTTP API answers to, beside those of loopback and the addresses at which it listens
@@ -101,6 +102,7 @@ class Settings:
     producer_timeout: float = 86400.0
     frame_timeout: float = 30.0
     write_timeout: float = 60.0
+    metrics_queues: int = 200
     console: str = ""
     http: Sequence[str] = ()
     http_hosts: Sequence[str] = ()
@@ -173,6 +175,11 @@ class QueueService(MultiService):
     def max_message_size(self) -> int:
         """Bytes of one message's body."""
         return self.settings.max_message_size
+
+    @property
+    def metrics_queues(self) -> int:
+        """Queues that the metrics have series of their own for."""
+        return self.settings.metrics_queues
 
     def _listen(self, option: str, description: str, factory: Factory) -> None:
         with _naming(option, description):

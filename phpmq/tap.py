@@ -85,6 +85,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "producer-timeout": _at_least(1, float),
     "frame-timeout": _at_least(0.1, float),
     "write-timeout": _at_least(0.1, float),
+    "metrics-queues": _at_least(0, int, 100_000),
     "console": _listener_or_none,
     "log-level": _one_of(*(level.name for level in LogLevel.iterconstants())),
 }
@@ -143,6 +144,12 @@ class Options(usage.Options):
             None,
             None,
             "Seconds that a consumer may leave its deliveries unread [default: 60]",
+        ],
+        [
+            "metrics-queues",
+            None,
+            None,
+            "Queues that the metrics have series of their own for; the others are one sum [default: 200]",
         ],
         [
             "console",

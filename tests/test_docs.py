@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq import service, tap
@@ -19,6 +20,7 @@ from phpmq.admin.console.protocol import CLOSE_TIMEOUT as CONSOLE_CLOSE_TIMEOUT
 from phpmq.admin.console.protocol import IDLE_TIMEOUT, WRITE_TIMEOUT
 from phpmq.admin.http.problems import CODES
 from phpmq.admin.http.routes import METRICS, OPERATIONS
+from phpmq.admin.metrics import Metrics
 from phpmq.broker import SENDS
 from phpmq.commands import DOCUMENTED, ORIGINAL, Version01, encode_delivery
 from phpmq.errors import CommandRefused, PHPMQError, ProtocolError
@@ -453,6 +455,62 @@ class ConsoleTests(SynchronousTestCase):
         self.assertTrue(shown)
         for line in shown:
             self.assertIsNotNone(parse(line, TABLE), line)
+
+
+class MetricsTests(SynchronousTestCase):
+    """docs/reference/metrics.md."""
+
+    def setUp(self) -> None:
+        """Scrape a server that has something of everything; split the tables into cells."""
+        server = MemoryServer()
+        self.addCleanup(server.stop)
+        server.broker.configure("bounded", QueueSettings(max_messages=5, max_bytes=77))
+        server.broker.pause("bounded")
+        server.send("bounded", b"x")
+        scrape = Metrics(server.service.admin).scrape()
+        server.settle()
+        #: name -> type and labels
+        self.metrics: dict[str, tuple[str, set[str]]] = {}
+        for family in text_string_to_metric_families(self.successResultOf(scrape).decode("utf-8")):
+            # The parser takes the end of a counter's name away.
+            name = family.name + "_total" * (family.type == "counter")
+            self.metrics[name] = family.type, {label for sample in family.samples for label in sample.labels} - {"le"}
+        rows = re.findall(r"^\|(.*)\|$", text("docs/reference/metrics.md"), re.MULTILINE)
+        self.rows = [[cell.strip() for cell in row.split("|")] for row in rows]
+        self.limits = [(row[0], set(_names(row[1])), set(_names(row[2]))) for row in self.rows if len(row) == 3]
+
+    def test_complete(self) -> None:
+        """It has every metric that there is, and no other, with type and labels."""
+        described: dict[str, tuple[str, set[str]]] = {}
+        for first, *cells in self.rows:
+            if first.startswith("`phpmq_"):
+                (name,) = _names(first)
+                self.assertNotIn(name, described)
+                described[name] = cells[0], set(_names(cells[1]))
+        # The limits have a table of their own, without types.
+        for name in {name for _, limits, _ in self.limits for name in limits} - described.keys():
+            described[name] = "gauge", {"kind"} if name == "phpmq_connection_deadline_seconds" else {"queue"} & self.metrics[name][1]
+        self.assertEqual(described, {name: metric for name, metric in self.metrics.items() if name.startswith("phpmq_")})
+
+    def test_library(self) -> None:
+        """It names what the library adds."""
+        others = {name for name in self.metrics if not name.startswith("phpmq_")}
+        self.assertEqual(set(re.findall(r"`((?:process|python)_\w+)`", text("docs/reference/metrics.md"))), others)
+
+    def test_limits(self) -> None:
+        """Each option that limits something is there, with metrics that exist."""
+        options = {"--" + name.rstrip("=") for name in tap.Options().longOpt} - {"--help", "--version"}
+        doors = {"--listen", "--listen-original", "--console", "--http", "--http-host", "--insecure-admin"}
+        limiting = options - {"--store", "--config", "--log-level"} - doors
+        self.assertEqual({name for first, _, _ in self.limits for name in _names(first) if name.startswith("--")}, limiting)
+        for first, limits, uses in self.limits:
+            if first.startswith("`--") or first.startswith("a queue's"):
+                self.assertTrue(limits and uses, first)
+                self.assertEqual((limits | uses) - self.metrics.keys(), set(), first)
+
+
+def _names(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
 
 
 class EmbedTests(SynchronousTestCase):

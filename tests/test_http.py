@@ -541,9 +541,9 @@ class MountTests(WebTestCase):
         """Metrics are served where that part is installed, and are in the document then."""
 
         class Metrics(Resource):
-            isLeaf = True  # noqa: N815  # the name that twisted.web dictates
+            isLeaf = True  # the name that twisted.web dictates
 
-            def render_GET(self, request: Any) -> bytes:  # noqa: N802  # likewise
+            def render_GET(self, request: Any) -> bytes:  # likewise
                 request.setHeader("Content-Type", "text/plain; version=0.0.4")
                 return b"up 1\n"
 

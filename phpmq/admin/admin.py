@@ -40,6 +40,10 @@ class Server(Protocol):
     def max_message_size(self) -> int:
         """Bytes of one message's body."""
 
+    @property
+    def metrics_queues(self) -> int:
+        """Queues that the metrics have series of their own for."""
+
 
 #: What can be paused, by name.
 PAUSES = {"deliveries": DELIVERIES, "sends": SENDS, "all": DELIVERIES | SENDS}
