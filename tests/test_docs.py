@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from pathlib import Path
@@ -30,8 +31,10 @@ from phpmq.protocol import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
 from phpmq.testing import MemoryServer
 from tests import wire
 from tests.conversation import Client, Server
+from tests.promtool import promtool
 
 ROOT = Path(__file__).parents[1]
+MONITORING = ROOT / "docs" / "monitoring"
 
 
 def text(path: str) -> str:
@@ -508,9 +511,63 @@ class MetricsTests(SynchronousTestCase):
                 self.assertTrue(limits and uses, first)
                 self.assertEqual((limits | uses) - self.metrics.keys(), set(), first)
 
+    def test_monitoring_names(self) -> None:
+        """Rules, dashboard and guide use metrics that exist, by names that they have."""
+        series = set(self.metrics)
+        for name, (type, _) in self.metrics.items():
+            if type == "histogram":
+                series |= {f"{name}_{end}" for end in ("bucket", "sum", "count")}
+        paths = [*MONITORING.iterdir(), ROOT / "docs" / "how-to" / "prometheus-grafana.md"]
+        self.assertGreater(len(paths), 4)
+        for path in paths:
+            used = set(re.findall(r"\b(?:phpmq|process|python)_[a-z_]+\b", path.read_text(encoding="utf-8")))
+            self.assertEqual(used - series, set(), path)
+
 
 def _names(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
+
+
+class MonitoringTests(SynchronousTestCase):
+    """docs/monitoring."""
+
+    def test_promtool(self) -> None:
+        """Prometheus' tool takes configuration and rules, and the rules do what their tests say."""
+        promtool("check", "config", "prometheus.yml", directory=MONITORING)
+        promtool("test", "rules", "phpmq-rules-test.yml", directory=MONITORING)
+
+    def test_alerts(self) -> None:
+        """Each alert is tested, and described in the guide; there are no others."""
+        alerts = set(re.findall(r"alert: (\w+)", text("docs/monitoring/phpmq-rules.yml")))
+        self.assertGreater(len(alerts), 10)
+        self.assertEqual(set(re.findall(r"`(Phpmq\w+)`", text("docs/how-to/prometheus-grafana.md"))), alerts)
+        tests = text("docs/monitoring/phpmq-rules-test.yml")
+        self.assertEqual({alert for alert in alerts if alert not in tests}, set())
+
+    def test_dashboard(self) -> None:
+        """Panels have places and numbers of their own, what they ask is PromQL, and the data source is for the reader to choose."""
+        dashboard = json.loads(text("docs/monitoring/phpmq-dashboard.json"))
+        panels = dashboard["panels"]
+        self.assertEqual(len({panel["id"] for panel in panels}), len(panels))
+        places = [
+            (x, y)
+            for place in (panel["gridPos"] for panel in panels)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        ]
+        self.assertEqual(len(set(places)), len(places))
+        self.assertLess(max(x for x, _ in places), 24)
+        rules: list[dict[str, str]] = []
+        for target in (target for panel in panels for target in panel.get("targets", [])):
+            self.assertEqual(target["datasource"]["uid"], "${datasource}")
+            query = re.sub(r"\$__\w*interval", "5m", target["expr"])
+            rules.append({"record": f"query:{len(rules)}", "expr": re.sub(r"\$(job|instance|queue)", ".*", query)})
+        self.assertGreater(len(rules), 50)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".yml") as file:
+            # JSON is YAML.
+            json.dump({"groups": [{"name": "dashboard", "rules": rules}]}, file)
+            file.flush()
+            promtool("check", "rules", file.name)
 
 
 class EmbedTests(SynchronousTestCase):
