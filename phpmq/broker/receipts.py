@@ -35,11 +35,6 @@ class Receipts:
         """How many wait."""
         return sum(len(channel.unconfirmed) for channel in self._channels)
 
-    @property
-    def waiting(self) -> int:
-        """How many there are."""
-        return len(self._waiting)
-
     def check(self) -> None:
         """
         Whether a message can get on a disk.

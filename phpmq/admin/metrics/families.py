@@ -47,7 +47,7 @@ _GAUGES: tuple[tuple[str, _Number, str], ...] = (
     ("phpmq_memory_used_bytes", lambda admin: admin.broker.used, "Memory that messages, dead letters, queues and producers count for."),
     ("phpmq_memory_limit_bytes", lambda admin: admin.broker.memory_limit, "Memory from which on senders have to wait."),
     ("phpmq_senders_waiting", lambda admin: admin.broker.room.waiting, "Connections whose sends wait for room."),
-    ("phpmq_receipts_waiting", lambda admin: admin.broker.receipts.waiting, "Receipts of synced sends that wait for the file."),
+    ("phpmq_receipts_waiting", lambda admin: admin.broker.receipts.unconfirmed, "Receipts of synced sends that wait for the file."),
     ("phpmq_producers", lambda admin: len(admin.broker.producers.by_name), "Producers whose latest number is remembered."),
     (
         "phpmq_producer_timeout_seconds",
