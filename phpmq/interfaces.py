@@ -174,16 +174,25 @@ class IStore(Interface):
     def purge(queue: QueueRecord, count: int) -> bool:
         """Forget up to C{count} messages that the queue's C{flushed} position covers; true when none is left."""
 
-    def delayed(queue: QueueRecord, after: int, count: int) -> list[Message]:
-        """Up to C{count} of the queue's delayed messages, in order of acceptance, those behind the place C{after} in it."""
+    def peek(queue: QueueRecord, after: int, count: int, preview: int, delayed: bool = False) -> list[Message]:
+        """
+        As C{read}, to look at: the messages have the first C{preview} bytes of their bodies, and the size of the whole ones. Or likewise
+        the queue's delayed messages, in order of acceptance, those behind the place C{after} in it.
+        """
 
     def get(queue: QueueRecord, number: int) -> Message | None:
         """The message of that number in a queue, also while it is in flight; None if there is none."""
 
-    def dead(queue: str | None = None, after: int = 0, count: int = -1, reason: str | None = None) -> Iterable[DeadMessage]:
+    def dead(
+        queue: str | None = None,
+        after: int = 0,
+        count: int = -1,
+        reason: str | None = None,
+        preview: int | None = None,
+    ) -> Iterable[DeadMessage]:
         """
         The dead messages, in order of acceptance: of one queue or of all, with a number above C{after}, up to C{count} of them (-1: all),
-        perhaps only those that died for a reason.
+        perhaps only those that died for a reason, perhaps with no more than the first C{preview} bytes of their bodies.
         """
 
     def get_dead(number: int) -> DeadMessage | None:

@@ -195,9 +195,10 @@ class DeadMessage:
     @ivar died: when, milliseconds since the epoch
     @ivar headers: a JSON object of strings; empty for none
     @ivar size: bytes of its body and headers; against the memory limit it counts L{MESSAGE_OVERHEAD} more
+    @ivar length: bytes of its body, of which C{body} may be only the beginning
     """
 
-    __slots__ = ("accepted", "attempts", "body", "died", "headers", "number", "queue", "reason", "size", "text")
+    __slots__ = ("accepted", "attempts", "body", "died", "headers", "length", "number", "queue", "reason", "size", "text")
 
     def __init__(
         self,
@@ -211,6 +212,7 @@ class DeadMessage:
         body: bytes,
         headers: bytes,
         size: int,
+        length: int,
     ) -> None:
         self.number = number
         self.queue = queue
@@ -222,3 +224,4 @@ class DeadMessage:
         self.body = body
         self.headers = headers
         self.size = size
+        self.length = length

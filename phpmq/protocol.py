@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import select
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -33,6 +33,9 @@ HANDSHAKE_TIMEOUT = 10.0
 
 #: Seconds that a peer has to take the rest of what it was sent, once its connection is being closed.
 CLOSE_TIMEOUT = 10.0
+
+#: What a connection may be given a deadline for.
+DEADLINES = "handshake", "frame", "write", "close"
 
 # An unfinished frame counts as making progress when so many bytes came within the time; below that it drips.
 _PROGRESS = 4096
@@ -80,7 +83,7 @@ class QueueProtocol(Protocol):
     def connectionMade(self) -> None:
         """Start the conversation."""
         connections = self._connections
-        connections.open.add(self)
+        connections.came(self)
         self._session = Session(connections.broker, connections.versions, self, self._original)
         transport: Any = self.transport
         if ISSLTransport.providedBy(transport):
@@ -100,6 +103,7 @@ class QueueProtocol(Protocol):
         if session is None or self._closing or self._leaving:
             return
         self.received += len(data)
+        self._connections.received += len(data)
         self._watch(session, session.receive(data))
 
     def _watch(self, session: Session, progress: bool) -> None:
@@ -147,6 +151,7 @@ class QueueProtocol(Protocol):
             transport.registerProducer(self, True)
         self._written = len(data)
         self.sent += self._written
+        self._connections.sent += self._written
         transport.write(data)
 
     def stop_reading(self) -> None:
@@ -230,11 +235,13 @@ class Connections:
     @ivar broker: whose queues they use
     @ivar open: the protocols that are connected
     @ivar unread: those of them whose sends wait for room
+    @ivar by_listener: description of a listener -> how many of them it accepted
     @ivar held: bytes that wait for the rest of their frames, at most C{unfinished_limit}
     @ivar accepted: how many connections there ever were
     @ivar rejected: how many were turned away at the limit
     @ivar timeouts: kind of deadline -> how many were missed
     @ivar errors: error code -> how many peers broke the protocol
+    @ivar received: bytes that ever came, C{sent}: bytes that ever went
     """
 
     #: Set before the first connection is accepted.
@@ -260,7 +267,8 @@ class Connections:
         self.held = 0
         self.open: set[QueueProtocol] = set()
         self.unread: set[QueueProtocol] = set()
-        self.accepted = self.rejected = 0
+        self.by_listener: dict[str, int] = {}
+        self.accepted = self.rejected = self.received = self.sent = 0
         self.timeouts: dict[str, int] = {}
         self.errors: dict[str, int] = {}
         self._all_gone: Deferred[None] | None = None
@@ -295,12 +303,23 @@ class Connections:
         """What was expected of the connection happened."""
         self._deadlines.pop((protocol, what), None)
 
+    def expecting(self) -> dict[str, int]:
+        """Kind of deadline -> how many connections have one."""
+        return dict.fromkeys(DEADLINES, 0) | Counter(what for _, what in self._deadlines)
+
+    def came(self, protocol: QueueProtocol) -> None:
+        """The connection is made."""
+        self.open.add(protocol)
+        self.by_listener[protocol.listener] = self.by_listener.get(protocol.listener, 0) + 1
+
     def gone(self, protocol: QueueProtocol) -> None:
         """The connection is lost."""
         self.hold(protocol, 0)
-        self.open.discard(protocol)
+        if protocol in self.open:
+            self.open.remove(protocol)
+            self.by_listener[protocol.listener] -= 1
         self.unread.discard(protocol)
-        for what in "handshake", "frame", "write", "close":
+        for what in DEADLINES:
             self.met(protocol, what)
         if self._all_gone is not None and not self.open:
             self._leave_behind()
@@ -390,6 +409,7 @@ class QueueFactory(Factory):
         self.connections = connections
         self.original = original
         self.listener = listener
+        connections.by_listener.setdefault(listener, 0)
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """A protocol; one that hangs up if there are too many connections."""

@@ -6,19 +6,23 @@ import os
 import resource
 import socket
 import stat
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
 from twisted.application.strports import service as listener
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from phpmq.admin import Admin
+from phpmq.admin.access import require_local
+from phpmq.admin.console import ConsoleFactory
+from phpmq.admin.pulse import Pulse
 from phpmq.broker import Broker
 from phpmq.clock import SteadyClock
 from phpmq.commands import Versions
@@ -28,8 +32,14 @@ from phpmq.mirror import MirrorService, StoreFile
 from phpmq.protocol import Connections, QueueFactory
 from phpmq.store import SQLiteStore
 
+if TYPE_CHECKING:
+    from phpmq.admin.http import Site
+
 #: File descriptors that the server needs beside its connections.
 _SPARE_DESCRIPTORS = 64
+
+#: Likewise for connections of HTTP, which are limited for themselves.
+_HTTP_DESCRIPTORS = 256
 
 #: Unfinished frames of all connections may take the memory limit divided by this, on top of it.
 _UNFINISHED_SHARE = 4
@@ -73,6 +83,11 @@ class Settings:
     @ivar producer_timeout: seconds after which a producer that sends nothing is forgotten
     @ivar frame_timeout: seconds that a begun frame may make no progress
     @ivar write_timeout: seconds that a consumer may leave its deliveries unread
+    @ivar metrics_queues: queues that the metrics have series of their own for
+    @ivar console: strports string of the operator's console; empty for none
+    @ivar http: strports strings of listeners for the HTTP API; none unless asked for
+    @ivar http_hosts: names that the HTTP API answers to, beside those of loopback and the addresses at which it listens
+    @ivar insecure_admin: whether other machines may reach the console and the HTTP API, though there is no login
     """
 
     listen: Sequence[str] = ("tcp:9100",)
@@ -87,6 +102,11 @@ class Settings:
     producer_timeout: float = 86400.0
     frame_timeout: float = 30.0
     write_timeout: float = 60.0
+    metrics_queues: int = 200
+    console: str = ""
+    http: Sequence[str] = ()
+    http_hosts: Sequence[str] = ()
+    insecure_admin: bool = False
 
 
 class QueueService(MultiService):
@@ -98,6 +118,9 @@ class QueueService(MultiService):
     @ivar mirror: the file's keeper, once the service was started; None without a file
     @ivar store: the messages, once the service was started
     @ivar admin: what an operator can see and do, once the service was started
+    @ivar consoles: operators who are connected
+    @ivar site: the HTTP API; None without one
+    @ivar pulse: how late the reactor is
     """
 
     _log = Logger()
@@ -105,6 +128,7 @@ class QueueService(MultiService):
     def __init__(self, settings: Settings, reactor: Any) -> None:
         """
         @raise ValueError: a listener's description is none
+        @raise StartError: other machines could reach the console, and the settings do not allow that
         """
         super().__init__()
         self.settings = settings
@@ -124,23 +148,53 @@ class QueueService(MultiService):
         self.mirror: MirrorService | None = None
         self.store: SQLiteStore | None = None
         self._wake: Any = None
-        self._listeners = [
-            listener(_with_backlog(description), QueueFactory(self.connections, original, description), reactor)
-            for original, descriptions in ((False, settings.listen), (True, settings.listen_original))
-            for description in descriptions
-        ]
-        self._descriptions = [*settings.listen, *settings.listen_original]
-        for port in self._listeners:
+        self.consoles = ConsoleFactory(self, reactor)
+        self.site: Site | None = None
+        # Option, description and service of each listener; those of HTTP are the last to close.
+        self._listeners: list[tuple[str, str, Any]] = []
+        self._http: list[tuple[str, str, Any]] = []
+        for option, descriptions in ("--listen", settings.listen), ("--listen-original", settings.listen_original):
+            for description in descriptions:
+                factory = QueueFactory(self.connections, option == "--listen-original", description)
+                self._listen(option, description, factory)
+        if settings.console:
+            if not settings.insecure_admin:
+                require_local("--console", settings.console)
+            self._listen("--console", settings.console, self.consoles)
+        if settings.http:
+            self._listen_http()
+        for _, _, port in (*self._listeners, *self._http):
             port.setServiceParent(self)
         self._ticks = LoopingCall(self._tick)
         self._ticks.clock = reactor
         self._broker_ticks = LoopingCall(self._tick_broker)
         self._broker_ticks.clock = reactor
+        self.pulse = Pulse(reactor)
 
     @property
     def max_message_size(self) -> int:
         """Bytes of one message's body."""
         return self.settings.max_message_size
+
+    @property
+    def metrics_queues(self) -> int:
+        """Queues that the metrics have series of their own for."""
+        return self.settings.metrics_queues
+
+    def _listen(self, option: str, description: str, factory: Factory) -> None:
+        with _naming(option, description):
+            self._listeners.append((option, description, listener(_with_backlog(description), factory, self._reactor)))
+
+    def _listen_http(self) -> None:
+        # A server without it need not have twisted.web in memory.
+        from phpmq.admin.http import Access, Listener, Site
+
+        settings = self.settings
+        self.site = Site(self._reactor, Access(settings.http_hosts), settings.frame_timeout, settings.write_timeout)
+        for description in settings.http:
+            with _naming("--http", description):
+                port = Listener(description, self.site, self._reactor, settings.insecure_admin)
+            self._http.append(("--http", description, port))
 
     # Start
 
@@ -148,18 +202,10 @@ class QueueService(MultiService):
         """
         Bind the listeners.
 
-        @raise StartError: one of them cannot be bound
+        @raise StartError: one of them cannot be bound, or must not be
         """
-        for description, port in zip(self._descriptions, self._listeners, strict=True):
-            try:
-                try:
-                    port.privilegedStartService()
-                except CannotListenError as error:
-                    if not _remove_dead_socket(error.port):
-                        raise
-                    port.privilegedStartService()
-            except (CannotListenError, OSError) as error:
-                raise StartError(_cannot_listen(description, error)) from error
+        for option, description, port in (*self._listeners, *self._http):
+            _bind(option, description, port)
 
     def startService(self) -> None:
         """
@@ -186,13 +232,18 @@ class QueueService(MultiService):
             self.broker.receipts.mirror = self.mirror
             self.mirror.startService()
         self.admin = Admin(self, self._reactor)
+        if self.site is not None:
+            self.site.open(self.admin)
         super().startService()
         self._ticks.start(_CHECK_INTERVAL, now=False)
         self._broker_ticks.start(_TICK_INTERVAL, now=False)
+        self.pulse.start()
         self._log.info(
-            "phpmq is ready: {queues} queues, listening on {listeners}, store {store}",
+            "phpmq is ready: {queues} queues, listening on {listeners}, console on {console}, HTTP on {http}, store {store}",
             queues=len(self.broker.queues),
-            listeners=", ".join(self._descriptions) or "nothing",
+            listeners=", ".join([*settings.listen, *settings.listen_original]) or "nothing",
+            console=settings.console or "nothing",
+            http=", ".join(settings.http) or "nothing",
             store=settings.store,
         )
 
@@ -218,7 +269,7 @@ class QueueService(MultiService):
 
     def _check_descriptors(self) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        need = self.settings.max_connections + _SPARE_DESCRIPTORS
+        need = self.settings.max_connections + _SPARE_DESCRIPTORS + (_HTTP_DESCRIPTORS if self.settings.http else 0)
         if soft != resource.RLIM_INFINITY and soft < need:
             soft = need if hard == resource.RLIM_INFINITY else min(need, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -244,6 +295,7 @@ class QueueService(MultiService):
         """Once a second. Catches everything: a LoopingCall that fails once never runs again."""
         try:
             self.connections.check()
+            self.consoles.check()
             self._sweep()
             self.admin.sample()
         except Exception:
@@ -269,12 +321,14 @@ class QueueService(MultiService):
 
     async def _stop(self) -> None:
         self.running = 0
-        for ticks in self._ticks, self._broker_ticks:
+        for ticks in self._ticks, self._broker_ticks, self.pulse:
             if ticks.running:
                 ticks.stop()
-        await DeferredList([port.stopService() for port in self._listeners])
+        await DeferredList([port.stopService() for _, _, port in self._listeners])
         if self.store is None:
+            await self._close_http()
             return  # It never started.
+        self.consoles.stop()
         connections = list(self.connections.open)
         self.broker.stop()
         for connection in connections:
@@ -284,11 +338,18 @@ class QueueService(MultiService):
         for connection in connections:
             connection.close()
         await self.connections.all_gone(_LAST_WORDS)
+        # To the last it tells that the server stops, and answers sends that waited for the file.
+        await self._close_http()
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None
         self.store.close()
         self._log.info("phpmq stopped")
+
+    async def _close_http(self) -> None:
+        await DeferredList([port.stopService() for _, _, port in self._http])
+        if self.site is not None:
+            self.site.stop()
 
 
 def _with_backlog(description: str) -> str:
@@ -301,6 +362,32 @@ def _with_backlog(description: str) -> str:
     if kind in ("tcp", "tcp6", "ssl", "unix") and ":backlog=" not in description:
         return f"{description}:backlog={_BACKLOG}"
     return description
+
+
+@contextmanager
+def _naming(option: str, description: str) -> Iterator[None]:
+    """Tell which listener it is that cannot be made."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, ImportError, OSError) as error:
+        raise ValueError(f"{option} {description}: {error or type(error).__name__}") from error
+
+
+def _bind(option: str, description: str, port: Any) -> None:
+    """
+    Start a listener; where a dead server's unix socket is in its place, the socket goes.
+
+    @raise StartError: it cannot be bound
+    """
+    try:
+        try:
+            port.privilegedStartService()
+        except CannotListenError as error:
+            if not _remove_dead_socket(error.port):
+                raise
+            port.privilegedStartService()
+    except (CannotListenError, OSError) as error:
+        raise StartError(_cannot_listen(option, description, error)) from error
 
 
 def _remove_dead_socket(path: bytes | int) -> bool:
@@ -327,9 +414,12 @@ def _remove_dead_socket(path: bytes | int) -> bool:
     return False
 
 
-def _cannot_listen(description: str, error: Exception) -> str:
+def _cannot_listen(option: str, description: str, error: Exception) -> str:
     reason = getattr(error, "socketError", error)
     hint = ""
     if description.startswith("tcp:9100"):
         hint = " (9100 is also the port of Prometheus' node_exporter)"
-    return f"phpmq: cannot listen on {description}: {reason}{hint}; stop what uses it or name another with --listen."
+    other = f"name another with {option}"
+    if option in ("--console", "--http"):
+        other += f", or none ({option} none)"
+    return f"phpmq: cannot listen on {description}: {reason}{hint}; stop what uses it or {other}."

@@ -49,7 +49,9 @@ _SIZE = f"length(body) + CASE WHEN extra.number IS NULL THEN 0 ELSE {_EXTRA_SIZE
 _MESSAGE = "INTO message VALUES (?, ?, ?, ?, nullif(?, 0), ?, ?, ?)"
 _COPIED = 4096
 
-_DEAD_COLUMNS = "dead.number, dead.queue, reason, text, accepted, died, attempts, body"
+_NO_BODY = "x''"
+
+_DEAD_COLUMNS = "dead.number, dead.queue, reason, text, accepted, died, attempts"
 
 
 def schema(name: str) -> str:
@@ -353,16 +355,7 @@ class SQLiteStore:
             f"SELECT {columns} FROM {tables} WHERE message.queue = ? AND position > ? ORDER BY position LIMIT ?",
             (queue.number, after, count),
         )
-        messages: list[Message] = []
-        total = 0
-        for row in rows:
-            message = _message(queue, row)
-            messages.append(message)
-            total += message.size
-            if total >= size:
-                break
-        rows.close()
-        return messages
+        return _up_to(queue, rows, size)
 
     def due(self, now: int, count: int, queues: Mapping[int, QueueRecord]) -> list[Message]:
         """Delayed messages that are due; see L{IStore}."""
@@ -422,15 +415,30 @@ class SQLiteStore:
         self._note_gone(number for (number,) in numbers if number <= self._extracted)
         return len(numbers) < count
 
-    def delayed(self, queue: QueueRecord, after: int, count: int) -> list[Message]:
-        """Delayed messages; see L{IStore}."""
+    def peek(self, queue: QueueRecord, after: int, count: int, preview: int, delayed: bool = False) -> list[Message]:
+        """Messages with the beginning of their bodies; see L{IStore}."""
         self.write()
         columns, tables = _WITH_EXTRA
+        columns = f"length(body), {columns.replace('body', _NO_BODY)}"
+        order = "position < ? ORDER BY position DESC" if delayed else "position > ? ORDER BY position"
         rows = self._database.execute(
-            f"SELECT {columns} FROM {tables} WHERE message.queue = ? AND position < ? ORDER BY position DESC LIMIT ?",
-            (queue.number, -after, count),
+            f"SELECT {columns} FROM {tables} WHERE message.queue = ? AND {order} LIMIT ?",
+            (queue.number, -after if delayed else after, count),
         )
-        return [_message(queue, row) for row in rows]
+        found = []
+        for length, *row in rows:
+            message = _message(queue, tuple(row))
+            message.size += length
+            message.body = self._beginning("message", message.number, preview)
+            found.append(message)
+        return found
+
+    def _beginning(self, table: str, number: int, preview: int) -> bytes:
+        """The first bytes of a body. SQL's C{substr} would copy all of it first."""
+        if not preview:
+            return b""
+        with self._database.blobopen(table, "body", number, readonly=True) as body:
+            return body.read(preview)
 
     def get(self, queue: QueueRecord, number: int) -> Message | None:
         """One message; see L{IStore}."""
@@ -444,7 +452,14 @@ class SQLiteStore:
 
     # Dead letters
 
-    def dead(self, queue: str | None = None, after: int = 0, count: int = -1, reason: str | None = None) -> Iterable[DeadMessage]:
+    def dead(
+        self,
+        queue: str | None = None,
+        after: int = 0,
+        count: int = -1,
+        reason: str | None = None,
+        preview: int | None = None,
+    ) -> Iterable[DeadMessage]:
         """The dead messages; see L{IStore}."""
         conditions, values = ["dead.number > ?"], [after]
         for column, value in ("queue", queue), ("reason", reason):
@@ -453,12 +468,15 @@ class SQLiteStore:
                 values.append(value)  # type: ignore[arg-type]
         where = " AND ".join(conditions)
         rows = self._database.execute(
-            f"SELECT {_DEAD_COLUMNS}, coalesce(headers, x''), {_SIZE}"
+            f"SELECT {_DEAD_COLUMNS}, {'body' if preview is None else _NO_BODY}, coalesce(headers, x''), {_SIZE}, length(body)"
             f" FROM dead LEFT JOIN extra USING (number) WHERE {where} ORDER BY dead.number LIMIT ?",
             (*values, count),
         )
         for row in rows:
-            yield DeadMessage(*row)
+            dead = DeadMessage(*row)
+            if preview is not None:
+                dead.body = self._beginning("dead", dead.number, preview)
+            yield dead
 
     def get_dead(self, number: int) -> DeadMessage | None:
         """One dead message; see L{IStore}."""
@@ -695,6 +713,20 @@ class SQLiteStore:
     def close(self) -> None:
         """Give the memory back."""
         self._database.close()
+
+
+def _up_to(queue: QueueRecord, rows: sqlite3.Cursor, size: int) -> list[Message]:
+    """Messages of a queue, no more once they reach so many bytes."""
+    messages: list[Message] = []
+    total = 0
+    for row in rows:
+        message = _message(queue, row)
+        messages.append(message)
+        total += message.size
+        if total >= size:
+            break
+    rows.close()
+    return messages
 
 
 def _retry(message: Message) -> tuple[object, ...]:

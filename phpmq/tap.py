@@ -25,6 +25,12 @@ _log = Logger()
 
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
+# What `twistd phpmq` has that does not say otherwise; a service in another application has none.
+_CONSOLE, _HTTP = "tcp:9101:interface=127.0.0.1", "tcp:9180:interface=127.0.0.1"
+
+# What tells that there is none of them.
+_NONE = "none"
+
 # The memory database cannot hold longer values.
 _LARGEST_MESSAGE = 512 * 1024**2
 
@@ -40,6 +46,12 @@ def _path(value: str) -> str:
     if not value:
         raise ValueError("expected the name of a file")
     return value
+
+
+def _listener_or_none(value: str) -> str:
+    if not value:
+        raise ValueError("expected a strports string, or none")
+    return "" if value == _NONE else value
 
 
 def _at_least(least: float, parse: Callable[[str], Any], most: float = float("inf")) -> Callable[[str], Any]:
@@ -73,9 +85,12 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "producer-timeout": _at_least(1, float),
     "frame-timeout": _at_least(0.1, float),
     "write-timeout": _at_least(0.1, float),
+    "metrics-queues": _at_least(0, int, 100_000),
+    "console": _listener_or_none,
     "log-level": _one_of(*(level.name for level in LogLevel.iterconstants())),
 }
-_LISTS = ("listen", "listen-original")
+_LISTS = ("listen", "listen-original", "http", "http-host")
+_FLAGS = ("insecure-admin",)
 
 
 class Options(usage.Options):
@@ -130,6 +145,18 @@ class Options(usage.Options):
             None,
             "Seconds that a consumer may leave its deliveries unread [default: 60]",
         ],
+        [
+            "metrics-queues",
+            None,
+            None,
+            "Queues that the metrics have series of their own for; the others are one sum [default: 200]",
+        ],
+        [
+            "console",
+            None,
+            None,
+            f"Where operators type commands with telnet, nc or socat, as a strports string, or 'none' [default: {_CONSOLE}]",
+        ],
         ["log-level", None, None, "Least important lines to log: debug has every connection [default: info]"],
         [
             "config",
@@ -139,10 +166,14 @@ class Options(usage.Options):
         ],
     ]
 
+    optFlags: ClassVar[list[list[str | None]]] = [
+        ["insecure-admin", None, "Let other machines reach the console and the HTTP API, though there is no login"],
+    ]
+
     def __init__(self) -> None:
         super().__init__()
-        self["listen"] = []
-        self["listen-original"] = []
+        for name in _LISTS:
+            self[name] = []
 
     def opt_listen(self, description: str) -> None:
         """A port to listen on, as a Twisted strports string; may be repeated [default: tcp:9100]"""
@@ -154,6 +185,14 @@ class Options(usage.Options):
         """Likewise, for clients of the protocol's original revision, such as the published PHP client; may be repeated"""
         self["listen-original"].append(description)
 
+    def opt_http(self, description: str) -> None:
+        """Likewise for the HTTP API, or 'none' for no such port; may be repeated [default: tcp:9180:interface=127.0.0.1]"""
+        self["http"].append(description)
+
+    def opt_http_host(self, name: str) -> None:
+        """A name that the HTTP API answers to, beside localhost and the addresses at which it listens; may be repeated"""
+        self["http-host"].append(name)
+
     def postOptions(self) -> None:
         """
         Merge the configuration file, check all values.
@@ -163,12 +202,24 @@ class Options(usage.Options):
         values = {} if self["config"] is None else _read_config(self["config"])
         values |= {name: self[name] for name in _PARSERS if self[name] is not None}
         values |= {name: self[name] for name in _LISTS if self[name]}
+        values |= {name: True for name in _FLAGS if self[name]}
         parsed = {name.replace("-", "_"): _parse(name, value) for name, value in values.items()}
         if "listen" not in parsed and "listen_original" in parsed:
             parsed["listen"] = ()
+        parsed.setdefault("console", _CONSOLE)
+        parsed["http"] = _after_none(parsed.get("http", (_HTTP,)))
+        parsed["http_hosts"] = parsed.pop("http_host", ())
         parsed.setdefault("store", os.path.join(os.environ.get("STATE_DIRECTORY", "").split(":")[0], "phpmq.db"))
         self.log_level = parsed.pop("log_level", "info")
         self.settings = Settings(**parsed)
+
+
+def _after_none(descriptions: tuple[str, ...]) -> tuple[str, ...]:
+    """Those that follow the last C{none}."""
+    for place in range(len(descriptions) - 1, -1, -1):
+        if descriptions[place] == _NONE:
+            return descriptions[place + 1 :]
+    return descriptions
 
 
 def _refuse(reason: str) -> NoReturn:
@@ -179,8 +230,12 @@ def _parse(name: str, value: Any) -> Any:
     if name in _LISTS:
         descriptions = [value] if isinstance(value, str) else value
         if not isinstance(descriptions, list) or not all(isinstance(each, str) for each in descriptions):
-            _refuse(f"{name}: expected a list of strports strings, got {value!r}")
+            _refuse(f"{name}: expected a list of {'names' if name == 'http-host' else 'strports strings'}, got {value!r}")
         return tuple(descriptions)
+    if name in _FLAGS:
+        if not isinstance(value, bool):
+            _refuse(f"{name}: expected true or false, got {value!r}")
+        return value
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         _refuse(f"{name}: expected a single value, got {value!r}")
     try:
@@ -195,7 +250,7 @@ def _read_config(path: str) -> dict[str, Any]:
             values = tomllib.load(file)
     except (OSError, ValueError) as error:
         _refuse(f"the configuration file {path} cannot be read: {getattr(error, 'strerror', None) or error}")
-    known = [*_PARSERS, *_LISTS]
+    known = [*_PARSERS, *_LISTS, *_FLAGS]
     for name in values:
         if name not in known:
             nearest = get_close_matches(name.replace("_", "-"), known, 1)
@@ -227,9 +282,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     reactor.callWhenRunning(gc.freeze)
     try:
         service = _Daemon(settings, reactor)
-    except (ValueError, TypeError, LookupError, ImportError, OSError) as error:
-        descriptions = " ".join((*settings.listen, *settings.listen_original))
-        _refuse(f"cannot understand --listen {descriptions}: {error or type(error).__name__}")
+    except ValueError as error:
+        _refuse(f"cannot understand {error}")
     reactor.addSystemEventTrigger("after", "shutdown", _tell_exit_code, service, reactor)
     return service
 

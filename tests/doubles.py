@@ -131,7 +131,8 @@ class DictStore:
         name, accepted, attempts = message.queue.name, message.accepted, message.attempts
         headers = message.extra.headers if message.extra is not None else b""
         size = message.size - (len(message.extra.key) if message.extra is not None else 0)
-        self._dead.append(DeadMessage(message.number, name, reason, text, accepted, now, attempts, message.body, headers, size))
+        body = message.body
+        self._dead.append(DeadMessage(message.number, name, reason, text, accepted, now, attempts, body, headers, size, len(body)))
 
     def _of(self, queue: QueueRecord) -> list[Message]:
         messages = [message for message in self._messages.values() if message.queue.number == queue.number]
@@ -230,20 +231,35 @@ class DictStore:
             self.remove(number)
         return len(flushed) <= count
 
-    def delayed(self, queue: QueueRecord, after: int, count: int) -> list[Message]:
-        """Delayed messages; see L{IStore}."""
-        return sorted((message for message in self._of(queue) if message.position < -after), key=lambda message: -message.position)[:count]
+    def peek(self, queue: QueueRecord, after: int, count: int, preview: int, delayed: bool = False) -> list[Message]:
+        """Messages with the beginning of their bodies; see L{IStore}."""
+        if delayed:
+            found = [copy(message) for message in reversed(self._of(queue)) if message.position < -after][:count]
+        else:
+            found = self.read(queue, after, count, 2**62)
+        for message in found:
+            message.body = message.body[:preview]
+        return found
 
     def get(self, queue: QueueRecord, number: int) -> Message | None:
         """One message; see L{IStore}."""
         return next((message for message in self._of(queue) if message.number == number), None)
 
-    def dead(self, queue: str | None = None, after: int = 0, count: int = -1, reason: str | None = None) -> Iterable[DeadMessage]:
+    def dead(
+        self,
+        queue: str | None = None,
+        after: int = 0,
+        count: int = -1,
+        reason: str | None = None,
+        preview: int | None = None,
+    ) -> Iterable[DeadMessage]:
         """The dead messages; see L{IStore}."""
         found = sorted(
-            (dead for dead in self._dead if queue in (None, dead.queue) and reason in (None, dead.reason) and dead.number > after),
+            (copy(dead) for dead in self._dead if queue in (None, dead.queue) and reason in (None, dead.reason) and dead.number > after),
             key=lambda dead: dead.number,
         )
+        for dead in found:
+            dead.body = dead.body[:preview]
         return found if count < 0 else found[:count]
 
     def get_dead(self, number: int) -> DeadMessage | None:

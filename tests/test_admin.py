@@ -7,9 +7,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.admin import Admin, Page
+from phpmq.admin import Admin, Page, admin
 from phpmq.broker.producer import PRODUCER_OVERHEAD
-from phpmq.errors import BadName, BadSetting, NoSuchClient, NoSuchMessage, NoSuchQueue, NotAllowed, QueueFull, TooLarge
+from phpmq.errors import BadName, BadSetting, Draining, NoSuchClient, NoSuchMessage, NoSuchQueue, NotAllowed, QueueFull, TooLarge
 from phpmq.testing import MemoryServer
 
 #: A name that every door has to bear.
@@ -42,6 +42,15 @@ class AdminTestCase(SynchronousTestCase):
         self.server.settle()
         self.assertEqual(len(held), count)
         return held
+
+    def dead_letters(self, queue: str, *bodies: bytes) -> list[str]:
+        """Have dead letters."""
+        ids = self.send(queue, *bodies)
+        consumer = self.client.subscribe(queue, lambda delivery: delivery.dead_letter("no"))
+        self.server.settle()
+        consumer.stop()
+        self.server.settle()
+        return ids
 
     def bodies(self, page: Page) -> list[str]:
         """The bodies of a page of messages."""
@@ -128,8 +137,61 @@ class StatusTests(AdminTestCase):
         rest = self.admin.queues(sort="-ready", limit=9, after=most.next or "")
         self.assertEqual([queue["name"] for queue in rest.items], ["Jobs.2", "Jobs.1", "Jobs.0", "other"])
         self.assertEqual(self.admin.queues(sort="-name", limit=1).items[0]["name"], "other")
-        for wrong in {"sort": "colour"}, {"limit": 0}, {"limit": 1001}, {"sort": "ready", "after": "x"}:
+        for wrong in (
+            {"sort": "colour"},
+            {"limit": 0},
+            {"limit": 1001},
+            {"sort": "ready", "after": "x"},
+            {"sort": "ready", "after": "9" * 5000},
+        ):
             self.assertRaises(BadSetting, self.admin.queues, **wrong)
+
+    def test_orders(self) -> None:
+        """Every order is by the number that the queues are shown with, and by name where it is the same."""
+        for name, count in ("c", 1), ("a", 1), ("b", 3):
+            self.send(name, *[b"x" * count] * count)
+            self.server.advance(1)
+        self.hold("b", 2)[0].dead_letter()
+        self.server.settle()
+        for sort, value in {
+            "ready": lambda queue: queue["ready"],
+            "in_flight": lambda queue: queue["in_flight"],
+            "dead": lambda queue: queue["dead"],
+            "bytes": lambda queue: queue["bytes"],
+            "age": lambda queue: queue["oldest_message_age_seconds"] or 0,
+            "rate": lambda queue: queue["rates"]["received"]["10s"],
+        }.items():
+            up, down = self.admin.queues(sort=sort).items, self.admin.queues(sort=f"-{sort}").items
+            self.assertEqual(
+                [queue["name"] for queue in up], [queue["name"] for queue in sorted(up, key=lambda one: (value(one), one["name"]))]
+            )
+            self.assertEqual(
+                [queue["name"] for queue in down],
+                [queue["name"] for queue in sorted(down, key=lambda one: (-value(one), one["name"]))],
+                sort,
+            )
+
+    def test_sorts(self) -> None:
+        """Queues can be sorted by each number that they have."""
+        self.dead_letters("dead", b"1")
+        self.admin.pause("dead")
+        self.send("old", b"")
+        self.server.advance(30)
+        self.send("many", *[b""] * 7)
+        self.send("large", b"x" * 1000)
+        self.send("late", *[b""] * 9, delay=99)
+        self.send("held", *[b""] * 4)
+        self.hold("held", 3)
+        self.server.advance(1)
+        expected = {"ready": "many", "in_flight": "held", "messages": "late", "dead": "dead", "bytes": "large", "age": "old"}
+        for sort, name in {**expected, "rate": "late"}.items():
+            self.assertEqual(self.admin.queues(sort=f"-{sort}", limit=1).items[0]["name"], name, sort)
+
+    def test_memory(self) -> None:
+        """What the process takes is known where the system tells it, and its peak is no less."""
+        memory = self.admin.status()["memory"]
+        self.assertGreater(memory["resident"], 1024**2)
+        self.assertGreaterEqual(memory["peak"], memory["resident"])
 
     def test_clients(self) -> None:
         """Clients are listed, and can be disconnected, which gives back what they hold."""
@@ -198,6 +260,14 @@ class MessageTests(AdminTestCase):
                 after = page.next
             self.assertEqual(found, expected, state)
 
+    def test_large_pages(self) -> None:
+        """A page has no more of all bodies than may be, so that looking at large messages stops nobody."""
+        self.patch(admin, "PAGE_BYTES", 100)
+        self.send("q", *[b"x" * 100] * 3)
+        for limit, length in (2, 50), (10, 10), (1, 100):
+            for item in self.admin.messages("q", limit=limit, preview=1000).items:
+                self.assertEqual((len(item["body"]), item["size"], item["truncated"]), (length, 100, length < 100))
+
     def test_preview(self) -> None:
         """Bodies are cut where asked, never inside a character, and are base64 if they are no text."""
         self.send("q", "añb".encode(), b"\xff\x00", b"")
@@ -205,6 +275,21 @@ class MessageTests(AdminTestCase):
         self.assertEqual((first["body"], first["size"], first["truncated"]), ("a", 4, True))
         self.assertEqual((second["body_base64"], second["truncated"]), ("/wA=", False))
         self.assertEqual((third["body"], third["size"]), ("", 0))
+
+    def test_preview_of_large_bodies(self) -> None:
+        """A preview tells the size of the whole body, wherever the message is."""
+        body = b"x" * 9000
+        self.send("q", *[body] * 4, key=None, headers={"a": "b"})
+        self.send("q", body, delay=9)
+        held = self.hold("q", 2)
+        held[0].dead_letter()
+        self.server.settle()
+        for state in "ready", "delayed", "in_flight", "dead":
+            item = self.admin.messages("q", state, preview=3).items[0]
+            self.assertEqual((item["body"], item["size"], item["truncated"]), ("xxx", 9000, True), state)
+        for id in (self.admin.messages("q", state).items[0]["id"] for state in ("ready", "dead")):
+            self.assertEqual(self.admin.message("q", id, 5)["body"], "xxxxx")
+            self.assertEqual(len(self.admin.message("q", id)["body"]), 9000)
 
     def test_message(self) -> None:
         """A message is found by its id in whatever state it is, with its whole body."""
@@ -222,13 +307,21 @@ class MessageTests(AdminTestCase):
         self.server.settle()
         for id in late, "0" * 32, "x", "":
             self.assertRaises(NoSuchMessage, self.admin.message, "q", id)
+        self.assertRaises(BadSetting, self.admin.messages, "q", after="9" * 19)
         self.assertRaises(NoSuchMessage, self.admin.message, "other", held)
+
+    def test_never(self) -> None:
+        """A message that expires after the last date that there is can be shown."""
+        self.send("q", b"x", ttl=10**12 - 1, delay=10**12 - 1)
+        (message,) = self.admin.messages("q", "delayed").items
+        self.assertEqual((message["expires_at"], message["due_at"]), ("9999-12-31T23:59:59.000Z",) * 2)
 
     def test_no_queue(self) -> None:
         """A queue that is not there is an error, everywhere."""
         for work in self.admin.queue, self.admin.messages, self.admin.flush, self.admin.resume:
             self.assertRaises(NoSuchQueue, work, "none")
-        self.failureResultOf(Deferred.fromCoroutine(self.admin.move("none", "q")), NoSuchQueue)
+        for count in None, 1:
+            self.failureResultOf(Deferred.fromCoroutine(self.admin.move("none", "q", count)), NoSuchQueue)
         self.failureResultOf(Deferred.fromCoroutine(self.admin.delete_queue("none")), NoSuchQueue)
         self.assertEqual(self.admin.queues().items, [])
 
@@ -250,6 +343,7 @@ class MessageTests(AdminTestCase):
             (TooLarge, {"key": "é" * 128}),
             (TooLarge, {"headers": {"a": "x" * 8192}}),
             (BadSetting, {"key": ""}),
+            (BadSetting, {"key": "\ud800"}),
             (BadSetting, {"headers": {"a": 1}}),
             (BadSetting, {"ttl": -1}),
             (BadSetting, {"delay": float("nan")}),
@@ -328,15 +422,6 @@ class ActionTests(AdminTestCase):
         self.assertTrue(self.result(self.client.send("to", b"2", key="k")).duplicate)
         self.assertFalse(self.result(self.client.send("from", b"2", key="k")).duplicate)
 
-    def dead_letters(self, queue: str, *bodies: bytes) -> list[str]:
-        """Have dead letters."""
-        ids = self.send(queue, *bodies)
-        consumer = self.client.subscribe(queue, lambda delivery: delivery.dead_letter("no"))
-        self.server.settle()
-        consumer.stop()
-        self.server.settle()
-        return ids
-
     def test_replay(self) -> None:
         """Dead letters go to the tail of their queue or another, by id, by reason or all, with their attempts forgotten."""
         ids = self.dead_letters(ODD, b"0", b"1", b"2", b"3")
@@ -350,6 +435,73 @@ class ActionTests(AdminTestCase):
         self.assertEqual(self.result(self.admin.replay(ODD))["replayed"], 1)
         self.assertEqual((self.server.bodies(ODD), self.server.dead()), ([b"new", b"2", b"3"], []))
         self.failureResultOf(Deferred.fromCoroutine(self.admin.replay(ODD, ids=[ids[0]])), NoSuchMessage)
+
+    def test_named_twice(self) -> None:
+        """An id that is given twice counts once; if one of them is none, nothing is done."""
+        ids = self.dead_letters("q", b"0", b"1", b"2")
+        self.failureResultOf(Deferred.fromCoroutine(self.admin.replay("q", ids=[*ids, "0" * 32])), NoSuchMessage)
+        self.assertEqual(self.result(self.admin.replay("q", ids=[ids[1], ids[1], ids[0]]))["replayed"], 2)
+        self.assertEqual((self.server.bodies("q"), len(self.server.dead())), ([b"1", b"0"], 1))
+
+    def test_named_while_others_work(self) -> None:
+        """Many letters are replayed a part at a time; those that are deleted meanwhile do not come back."""
+        self.patch(admin, "_LETTERS", 100)
+        ids = self.dead_letters("q", *[b"x"] * 150)
+        replaying = Deferred.fromCoroutine(self.admin.replay("q", ids=ids))
+        deleting = Deferred.fromCoroutine(self.admin.delete_dead("q"))
+        self.server.settle()
+        replayed, deleted = self.successResultOf(replaying)["replayed"], self.successResultOf(deleting)["deleted"]
+        self.assertEqual((replayed, deleted), (100, 50))
+        self.assertEqual((len(self.server.bodies("q")), self.server.dead()), (100, []))
+
+    def test_wide_key(self) -> None:
+        """A key counts with its bytes wherever it is counted: when its message is sent, expires, dies and is deleted."""
+        self.send("q", b"stays", key="\U0001f600")
+        used, bytes_ = self.server.broker.used, self.admin.queue("q")["bytes"]
+        self.send("q", b"expires", key="\U0001f600\U0001f600", ttl=1)
+        self.server.advance(3)
+        self.assertEqual((self.server.broker.used, self.admin.queue("q")["bytes"]), (used, bytes_))
+        self.result(self.admin.delete_queue("q"))
+        self.dead_letters("q", b"")
+        used = self.server.broker.used
+        consumer = self.client.subscribe("q", lambda delivery: delivery.dead_letter())
+        self.send("q", b"dies", key="\U0001f600")
+        consumer.stop()
+        self.server.settle()
+        self.result(self.admin.delete_dead("q"))
+        self.dead_letters("q", b"")
+        self.assertEqual(self.server.broker.used, used)
+
+    def test_stop_within(self) -> None:
+        """Work that takes long ends when the server stops, between two of its parts."""
+        for _ in range(5000):
+            self.server.broker.publish("from", b"x")
+        moving = Deferred.fromCoroutine(self.admin.move("from", "to"))
+        self.server.service.running = 0
+        self.server.settle()
+        self.failureResultOf(moving, Draining)
+        self.assertEqual(len(self.server.bodies("from")) + len(self.server.bodies("to")), 5000)
+        self.assertTrue(self.server.bodies("from"))
+
+    def test_replay_nowhere(self) -> None:
+        """A target that no queue can have is refused, and the server goes on."""
+        self.dead_letters("q", b"0")
+        self.failureResultOf(Deferred.fromCoroutine(self.admin.replay("q", target="a\n")), BadName)
+        self.server.send("q", b"1")
+        self.hold("q", 1)
+        self.assertEqual(self.admin.dead().items, [{"queue": "q", "dead": 1, "bytes": 1}])
+
+    def test_dead(self) -> None:
+        """Queues with dead letters are listed by pages, also when they are gone."""
+        for queue in ODD, "b", "c":
+            self.dead_letters(queue, b"0", b"12")
+        self.server.advance(1)
+        self.assertEqual(self.admin.queues().items, [])
+        page = self.admin.dead(limit=2)
+        rest = self.admin.dead(limit=2, after=page.next or "")
+        self.assertEqual([(item["queue"], item["dead"], item["bytes"]) for item in page.items], [(ODD, 2, 3), ("b", 2, 3)])
+        self.assertEqual(([item["queue"] for item in rest.items], rest.next), (["c"], None))
+        self.assertEqual([item["queue"] for item in self.admin.dead("A*").items], [ODD])
 
     def test_delete_dead(self) -> None:
         """Dead letters are deleted, some or all, and what they took is free."""

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from prometheus_client.parser import text_string_to_metric_families
 from twisted.application.service import Service
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq import blocking, client, service, tap
+from phpmq.admin.console.commands import TABLE
+from phpmq.admin.console.factory import MAX_CONSOLES
+from phpmq.admin.console.keyboard import MAX_LINE
+from phpmq.admin.console.language import parse
+from phpmq.admin.console.monitor import _FINDABLE, LARGEST, SMALLEST, USUAL
+from phpmq.admin.console.protocol import CLOSE_TIMEOUT as CONSOLE_CLOSE_TIMEOUT
+from phpmq.admin.console.protocol import IDLE_TIMEOUT, WRITE_TIMEOUT
+from phpmq.admin.http.problems import CODES
+from phpmq.admin.http.routes import METRICS, OPERATIONS
+from phpmq.admin.metrics import Metrics
 from phpmq.broker import SENDS
 from phpmq.commands import DOCUMENTED, ORIGINAL, Version01, encode_delivery
 from phpmq.errors import ClientError, CommandRefused, PHPMQError, ProtocolError
 from phpmq.frames import CONTENT, DEFAULT_LIMITS, UNKNOWN_LIMIT
+from phpmq.message import QueueSettings
 from phpmq.protocol import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
 from phpmq.testing import MemoryServer
 from tests import wire
 from tests.conversation import Client, Server
+from tests.promtool import promtool
 
 ROOT = Path(__file__).parents[1]
+MONITORING = ROOT / "docs" / "monitoring"
 
 
 def text(path: str) -> str:
@@ -366,7 +381,7 @@ class OptionsTests(SynchronousTestCase):
     def test_complete(self) -> None:
         """It describes the options that there are, with their short forms."""
         options = {"--" + name.rstrip("=") for name in tap.Options().longOpt if name.rstrip("=") not in ("help", "version")}
-        described = re.findall(r"^`(--[a-z-]+) [A-Z]+`(?:, `-([a-z]) [A-Z]+`)?$", text("docs/reference/options.md"), re.MULTILINE)
+        described = re.findall(r"^`(--[a-z-]+)(?: [A-Z]+)?`(?:, `-([a-z]) [A-Z]+`)?$", text("docs/reference/options.md"), re.MULTILINE)
         self.assertEqual({name for name, _ in described}, options)
         for name, short in described:
             if short:
@@ -382,6 +397,179 @@ class OptionsTests(SynchronousTestCase):
                     file.flush()
                     options.parseOptions(["--config", file.name])
                 self.assertTrue(options.settings.listen, f"{path} {number}")
+
+
+class HTTPTests(SynchronousTestCase):
+    """docs/reference/http.md."""
+
+    def setUp(self) -> None:
+        """Find its tables' rows: the code in the first column, and the second column."""
+        self.rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", text("docs/reference/http.md"), re.MULTILINE)
+
+    def test_paths(self) -> None:
+        """It has every operation, and no other."""
+        described = [name for name, _ in self.rows if "/" in name]
+        self.assertEqual(sorted(described), sorted(f"{one.method} {one.path}" for one in (*OPERATIONS, METRICS)))
+
+    def test_codes(self) -> None:
+        """It has every code with its status."""
+        described = {name: int(status) for name, status in self.rows if status.isdigit()}
+        self.assertEqual(described, {code: status for code, (status, _) in CODES.items()})
+
+    def test_names(self) -> None:
+        """It has every parameter, field, setting and check."""
+        names = {name for name, _ in self.rows}
+        for operation in OPERATIONS:
+            known = {*operation.query, *(operation.body or {})} - {"target", "ids", "reason", "count", "what"}
+            self.assertEqual(known - names, set(), operation.id)
+        server = MemoryServer()
+        self.addCleanup(server.stop)
+        self.assertEqual({*server.service.admin.health().checks, "mirror"} - names, set())
+
+
+class ConsoleTests(SynchronousTestCase):
+    """docs/reference/console.md."""
+
+    def test_commands(self) -> None:
+        """It has every command, called as it is called, in the order of help, and every setting."""
+        reference = text("docs/reference/console.md")
+        self.assertEqual(re.findall(r"^`(.+)`\n: ", reference, re.MULTILINE), [command.usage for command in TABLE.values()])
+        for name in QueueSettings.__dataclass_fields__:
+            if not name.startswith("_"):
+                self.assertIn(f"`{name}`", reference)
+                self.assertIn(name, TABLE["settings"].text)
+
+    def test_limits(self) -> None:
+        """Its limits are those of the code."""
+        reference = text("docs/reference/console.md")
+        for what, limit in (
+            ("consoles at a time", f"{MAX_CONSOLES}"),
+            ("a line", f"{MAX_LINE} bytes"),
+            ("nothing typed, unless a monitor is shown", f"{IDLE_TIMEOUT / 60:g} minutes"),
+            ("nothing read by the client, while something waits for it", f"{WRITE_TIMEOUT:g} seconds"),
+            ("taking the rest, once the server closes", f"{CONSOLE_CLOSE_TIMEOUT:g} seconds"),
+        ):
+            self.assertIn(f"| {what} | {limit} |", reference)
+        self.assertIn("from {}x{} to {}x{}.".format(*SMALLEST, *LARGEST), reference)
+        self.assertIn("{} columns and {} rows".format(*USUAL), reference)
+        self.assertIn(f"more than {_FINDABLE:,} of them", reference)
+
+    def test_examples(self) -> None:
+        """The commands that its guide shows are commands."""
+        shown = re.findall(r"phpmq > (.+)$", text("docs/how-to/dead-letters.md") + text("docs/reference/console.md"), re.MULTILINE)
+        self.assertTrue(shown)
+        for line in shown:
+            self.assertIsNotNone(parse(line, TABLE), line)
+
+
+class MetricsTests(SynchronousTestCase):
+    """docs/reference/metrics.md."""
+
+    def setUp(self) -> None:
+        """Scrape a server that has something of everything; split the tables into cells."""
+        server = MemoryServer()
+        self.addCleanup(server.stop)
+        server.broker.configure("bounded", QueueSettings(max_messages=5, max_bytes=77))
+        server.broker.pause("bounded")
+        server.send("bounded", b"x")
+        scrape = Metrics(server.service.admin).scrape()
+        server.settle()
+        #: name -> type and labels
+        self.metrics: dict[str, tuple[str, set[str]]] = {}
+        for family in text_string_to_metric_families(self.successResultOf(scrape).decode("utf-8")):
+            # The parser takes the end of a counter's name away.
+            name = family.name + "_total" * (family.type == "counter")
+            self.metrics[name] = family.type, {label for sample in family.samples for label in sample.labels} - {"le"}
+        rows = re.findall(r"^\|(.*)\|$", text("docs/reference/metrics.md"), re.MULTILINE)
+        self.rows = [[cell.strip() for cell in row.split("|")] for row in rows]
+        self.limits = [(row[0], set(_names(row[1])), set(_names(row[2]))) for row in self.rows if len(row) == 3]
+
+    def test_complete(self) -> None:
+        """It has every metric that there is, and no other, with type and labels."""
+        described: dict[str, tuple[str, set[str]]] = {}
+        for first, *cells in self.rows:
+            if first.startswith("`phpmq_"):
+                (name,) = _names(first)
+                self.assertNotIn(name, described)
+                described[name] = cells[0], set(_names(cells[1]))
+        # The limits have a table of their own, without types.
+        for name in {name for _, limits, _ in self.limits for name in limits} - described.keys():
+            described[name] = "gauge", {"kind"} if name == "phpmq_connection_deadline_seconds" else {"queue"} & self.metrics[name][1]
+        self.assertEqual(described, {name: metric for name, metric in self.metrics.items() if name.startswith("phpmq_")})
+
+    def test_library(self) -> None:
+        """It names what the library adds."""
+        others = {name for name in self.metrics if not name.startswith("phpmq_")}
+        self.assertEqual(set(re.findall(r"`((?:process|python)_\w+)`", text("docs/reference/metrics.md"))), others)
+
+    def test_limits(self) -> None:
+        """Each option that limits something is there, with metrics that exist."""
+        options = {"--" + name.rstrip("=") for name in tap.Options().longOpt} - {"--help", "--version"}
+        doors = {"--listen", "--listen-original", "--console", "--http", "--http-host", "--insecure-admin"}
+        limiting = options - {"--store", "--config", "--log-level"} - doors
+        self.assertEqual({name for first, _, _ in self.limits for name in _names(first) if name.startswith("--")}, limiting)
+        for first, limits, uses in self.limits:
+            if first.startswith("`--") or first.startswith("a queue's"):
+                self.assertTrue(limits and uses, first)
+                self.assertEqual((limits | uses) - self.metrics.keys(), set(), first)
+
+    def test_monitoring_names(self) -> None:
+        """Rules, dashboard and guide use metrics that exist, by names that they have."""
+        series = set(self.metrics)
+        for name, (type, _) in self.metrics.items():
+            if type == "histogram":
+                series |= {f"{name}_{end}" for end in ("bucket", "sum", "count")}
+        paths = [*MONITORING.iterdir(), ROOT / "docs" / "how-to" / "prometheus-grafana.md"]
+        self.assertGreater(len(paths), 4)
+        for path in paths:
+            used = set(re.findall(r"\b(?:phpmq|process|python)_[a-z_]+\b", path.read_text(encoding="utf-8")))
+            self.assertEqual(used - series, set(), path)
+
+
+def _names(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+class MonitoringTests(SynchronousTestCase):
+    """docs/monitoring."""
+
+    def test_promtool(self) -> None:
+        """Prometheus' tool takes configuration and rules, and the rules do what their tests say."""
+        promtool("check", "config", "prometheus.yml", directory=MONITORING)
+        promtool("test", "rules", "phpmq-rules-test.yml", directory=MONITORING)
+
+    def test_alerts(self) -> None:
+        """Each alert is tested, and described in the guide; there are no others."""
+        alerts = set(re.findall(r"alert: (\w+)", text("docs/monitoring/phpmq-rules.yml")))
+        self.assertGreater(len(alerts), 10)
+        self.assertEqual(set(re.findall(r"`(Phpmq\w+)`", text("docs/how-to/prometheus-grafana.md"))), alerts)
+        tests = text("docs/monitoring/phpmq-rules-test.yml")
+        self.assertEqual({alert for alert in alerts if alert not in tests}, set())
+
+    def test_dashboard(self) -> None:
+        """Panels have places and numbers of their own, what they ask is PromQL, and the data source is for the reader to choose."""
+        dashboard = json.loads(text("docs/monitoring/phpmq-dashboard.json"))
+        panels = dashboard["panels"]
+        self.assertEqual(len({panel["id"] for panel in panels}), len(panels))
+        places = [
+            (x, y)
+            for place in (panel["gridPos"] for panel in panels)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        ]
+        self.assertEqual(len(set(places)), len(places))
+        self.assertLess(max(x for x, _ in places), 24)
+        rules: list[dict[str, str]] = []
+        for target in (target for panel in panels for target in panel.get("targets", [])):
+            self.assertEqual(target["datasource"]["uid"], "${datasource}")
+            query = re.sub(r"\$__\w*interval", "5m", target["expr"])
+            rules.append({"record": f"query:{len(rules)}", "expr": re.sub(r"\$(job|instance|queue)", ".*", query)})
+        self.assertGreater(len(rules), 50)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".yml") as file:
+            # JSON is YAML.
+            json.dump({"groups": [{"name": "dashboard", "rules": rules}]}, file)
+            file.flush()
+            promtool("check", "rules", file.name)
 
 
 class EmbedTests(SynchronousTestCase):
@@ -413,6 +601,9 @@ class ClientTests(SynchronousTestCase):
             "wait",
             "flush",
             "stop_consuming",
+            "check",
+            "callback",
+            "errback",
             *dir(Service),
         } - {"startService", "stopService"}
         for kind in (*classes, blocking.Delivery, MemoryServer):

@@ -853,8 +853,10 @@ class MirrorServiceTests(FileTestCase):
         self.fill(self.store, b"2", name="r")
         self.tick(3)
         self.assertEqual(len(self.pool.jobs), 1)
+        self.assertEqual(self.mirror.durations.seconds, 0)
         self.pool.at_once = True
         self.pool.work()
+        self.assertAlmostEqual(self.mirror.durations.seconds, 3)
         self.assertEqual(self.found(), [b"1"])
         self.tick()
         self.assertEqual(self.found(), [b"1", b"2"])

@@ -45,7 +45,7 @@ class Transport(StringTransport):
         """See C{ITCPTransport}."""
         self.no_delay = enabled
 
-    def loseWriteConnection(self) -> None:  # noqa: N802
+    def loseWriteConnection(self) -> None:
         """See C{ITCPTransport}."""
         self.half_closed = True
 

@@ -195,6 +195,20 @@ class QueueServiceTests(Case):
             await deferLater(reactor, 0.05)
         self.assertLess(queue_service.broker.used, used)
 
+    async def test_console(self) -> None:
+        """There is a console where the settings say, none otherwise, and it closes with the service."""
+        queue_service = self.start(console=f"unix:{self.directory}/console")
+        client = await self.connect("console")
+        client.says(b"plain\nstatus --json\n")
+        while b"}\r\n" not in client._data:
+            await deferLater(reactor, 0.01)
+        self.assertIn(b'"state":"running"', client._data)
+        await queue_service.stopService()
+        await client.closed
+        self.assertIn(b"the server stops", client._data)
+        self.assertFalse((self.directory / "console").exists())
+        self.assertEqual([option for option, _, _ in self.make()._listeners], ["--listen"])
+
     async def test_child(self) -> None:
         """In another application's tree it starts and stops with the rest."""
         application = MultiService()
@@ -206,6 +220,61 @@ class QueueServiceTests(Case):
         stopped: Any = application.stopService()
         await stopped
         self.assertEqual(self.rows(), [("jobs", b"x")])
+
+
+class HTTPTests(Case):
+    """The HTTP API as a part of the service."""
+
+    async def get(self, path: str) -> bytes:
+        """What a request is answered."""
+        said = b"GET %s HTTP/1.0\r\n\r\n" % path.encode()
+        conversation: Conversation = await connectProtocol(clientFromString(reactor, f"unix:{self.directory}/http"), Conversation())
+        conversation.says(said)
+        await conversation.closed
+        return conversation._data
+
+    def test_not_asked_for(self) -> None:
+        """An application that does not ask for it has none."""
+        self.assertIsNone(self.start().site)
+
+    async def test_until_the_end(self) -> None:
+        """It answers while the server stops, and tells so, until all is saved."""
+        queue_service = self.start(http=[f"unix:{self.directory}/http"])
+        self.assertIn(b'"state":"running"', await self.get("/api/v1/status"))
+        mirror: Any = queue_service.mirror
+        saved: Deferred[None] = Deferred()
+        stop = mirror.stopService
+
+        async def stop_late() -> None:
+            await saved
+            await stop()
+
+        self.patch(mirror, "stopService", lambda: Deferred.fromCoroutine(stop_late()))
+        stopped = queue_service.stopService()
+        answer = await self.get("/readyz")
+        self.assertTrue(answer.startswith(b"HTTP/1.0 503 "), answer)
+        self.assertIn(b"about to stop", answer)
+        saved.callback(None)
+        await stopped
+        self.assertFalse((self.directory / "http").exists())
+
+    async def test_open_to_others(self) -> None:
+        """A port that other machines reach is an error, and does not stay open."""
+        with socket.create_server(("127.0.0.1", 0)) as unused:
+            port = unused.getsockname()[1]
+        queue_service = self.make(http=[f"tcp:{port}"])
+        self.assertIn("--insecure-admin", str(self.assertRaises(StartError, queue_service.privilegedStartService)))
+        await queue_service.stopService()
+        with socket.create_server(("", port)):
+            pass
+
+    async def test_insecure(self) -> None:
+        """It is none if the application insists."""
+        self.start(http=["tcp:0"], insecure_admin=True)
+
+    def test_description(self) -> None:
+        """What is no listener is refused when the service is made."""
+        self.assertRaises(ValueError, self.make, http=["nonsense"])
 
 
 class StartErrorTests(Case):
@@ -250,11 +319,24 @@ class StartErrorTests(Case):
             def listenTCP(self, port: int, *arguments: Any, **named: Any) -> Any:  # noqa: N802  # as Twisted calls it
                 raise CannotListenError("", port, OSError(98, "Address already in use"))
 
-        for port, hint in ((9100, True), (9101, False)):
+        for port, hint in ((9100, True), (9102, False)):
             queue_service = QueueService(Settings(listen=[f"tcp:{port}"], store="memory"), Taken())
             error = self.assertRaises(StartError, queue_service.privilegedStartService)
             self.assertIn(f"cannot listen on tcp:{port}: ", str(error))
             self.assertEqual("node_exporter" in str(error), hint)
+
+    async def test_console(self) -> None:
+        """The console's listener cannot be bound: the sentence says how to do without."""
+        queue_service = self.make(listen=[], console=f"unix:{self.directory}/nowhere/console")
+        error = self.assertRaises(StartError, queue_service.privilegedStartService)
+        self.assertRegex(
+            str(error), r"^phpmq: cannot listen on unix:[^\n]+/console: [^\n]+ name another with --console, or none \(--console none\)\.$"
+        )
+        await queue_service.stopService()
+
+    def test_open_console(self) -> None:
+        """A console that other machines could reach is refused when the service is made."""
+        self.assertRaises(StartError, self.make, console="tcp:9101")
 
 
 class DeadSocketTests(Case):
@@ -303,7 +385,7 @@ class DeadSocketTests(Case):
 class LimitsTests(SynchronousTestCase):
     """What a service finds out about its machine."""
 
-    def check_descriptors(self, soft: int, hard: int, need: int) -> tuple[list[tuple[int, int]], list[str]]:
+    def check_descriptors(self, soft: int, hard: int, need: int, **settings: Any) -> tuple[list[tuple[int, int]], list[str]]:
         """Limits that were set, and lines that were logged, with these limits and so many connections wanted."""
         limits: list[tuple[int, int]] = []
         events: list[LogEvent] = []
@@ -322,7 +404,8 @@ class LimitsTests(SynchronousTestCase):
 
         self.patch(service, "resource", Resource)
         self.patch(QueueService, "_log", Logger("test", observer=events.append))  # type: ignore[arg-type]  # a plain function
-        QueueService(Settings(listen=(), store="memory", max_connections=need - 64), MemoryReactorClock())._check_descriptors()
+        server = Settings(listen=(), store="memory", max_connections=need - 64, **settings)
+        QueueService(server, MemoryReactorClock())._check_descriptors()
         return limits, [formatEvent(event) for event in events]
 
     def test_descriptors(self) -> None:
@@ -332,6 +415,7 @@ class LimitsTests(SynchronousTestCase):
         self.assertEqual(self.check_descriptors(infinity, infinity, 10064), ([], []))
         self.assertEqual(self.check_descriptors(1024, infinity, 10064), ([(10064, infinity)], []))
         self.assertEqual(self.check_descriptors(1024, 20000, 10064), ([(10064, 20000)], []))
+        self.assertEqual(self.check_descriptors(1024, 20000, 10064, http=["unix:http"]), ([(10320, 20000)], []))
         limits, (line,) = self.check_descriptors(1024, 4096, 10064)
         self.assertEqual(limits, [(4096, 4096)])
         for text in "4096", "10000", "LimitNOFILE", "10064":

@@ -182,6 +182,18 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         self.assertEqual(self.bodies(), [])
         self.assertEqual(len(list(self.store.dead())), 1)
 
+    def test_bury_after_flush(self) -> None:
+        """A message that was flushed while it was in flight keeps its headers, and its size, when it dies."""
+        message = Message(self.next, self.queue, self.next, 1000, 0, 0, b"x", Extra(0, "", b'{"a":"b"}'))
+        self.next += 1
+        self.store.add(message)
+        self.queue.flushed = message.position
+        while not self.store.purge(self.queue, MANY):
+            pass
+        self.store.bury(message, "rejected", "", 1)
+        (dead,) = self.store.dead()
+        self.assertEqual((dead.headers, dead.size), (b'{"a":"b"}', message.size))
+
     def test_dead_totals(self) -> None:
         """How many are dead, and the size of their bodies, is known without listing them."""
         self.assertEqual(self.store.dead_totals(), {})
@@ -250,9 +262,33 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
             self.next += 1
             self.store.add(message)
         self.add(b"ready")
-        delayed = self.store.delayed(self.queue, 0, 2)
+        delayed = self.store.peek(self.queue, 0, 2, 9, delayed=True)
         self.assertEqual([message.body for message in delayed], [b"0", b"1"])
-        self.assertEqual([message.body for message in self.store.delayed(self.queue, -delayed[-1].position, 9)], [b"2", b"3"])
+        rest = self.store.peek(self.queue, -delayed[-1].position, 9, 9, delayed=True)
+        self.assertEqual([message.body for message in rest], [b"2", b"3"])
+
+    def test_peek(self) -> None:
+        """Who only looks gets the beginning of each body, none with a preview of 0, and the sizes of the whole ones."""
+        bodies = b"", b"12345", b"1" * 100_000
+        for body in bodies:
+            self.add(body)
+        extra = Message(self.next, self.queue, self.next, 1000, 0, 0, b"xyz", Extra(0, "key", b"{}"))
+        self.next += 1
+        self.store.add(extra)
+        for preview in 0, 2, 9, 200_000:
+            found = self.store.peek(self.queue, 0, MANY, preview)
+            self.assertEqual([message.body for message in found], [body[:preview] for body in (*bodies, b"xyz")])
+            self.assertEqual([message.size for message in found], [0, 5, 100_000, extra.size])
+        self.assertEqual(found[3].extra.key, "key")
+        self.assertEqual([message.body for message in self.store.peek(self.queue, found[0].position, 1, 3)], [b"123"])
+
+    def test_peek_at_the_dead(self) -> None:
+        """Likewise for the dead, whose sizes are with their bodies' lengths beside."""
+        for body in b"", b"12345":
+            self.store.bury(self.add(body), "rejected", "", 1)
+        for preview in 0, 2, 9, None:
+            found = list(self.store.dead("q", preview=preview))
+            self.assertEqual([(dead.body, dead.size, dead.length) for dead in found], [(b"", 0, 0), (b"12345"[:preview], 5, 5)])
 
     def test_settings(self) -> None:
         """What was set for a queue is kept with it."""

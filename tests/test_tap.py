@@ -54,9 +54,10 @@ class OptionsTests(Case):
     """The command line."""
 
     def test_defaults(self) -> None:
-        """Without options a server listens on port 9100 and keeps a file in the working directory."""
+        """Without options a server listens on port 9100, keeps a file here, and has a console and an HTTP API for this machine."""
         settings = self.settings()
-        self.assertEqual(settings, Settings(memory_limit=settings.memory_limit))
+        console, http = "tcp:9101:interface=127.0.0.1", ("tcp:9180:interface=127.0.0.1",)
+        self.assertEqual(settings, Settings(memory_limit=settings.memory_limit, console=console, http=http))
         self.assertEqual((settings.listen, settings.listen_original), (("tcp:9100",), ()))
         self.assertEqual((settings.store, settings.mirror_interval), ("phpmq.db", 0.1))
 
@@ -66,6 +67,14 @@ class OptionsTests(Case):
         self.assertEqual((settings.listen, settings.listen_original), (("tcp:1", "unix:a"), ("tcp:2",)))
         settings = self.settings("--listen-original", "tcp:2", "--listen-original", "unix:b")
         self.assertEqual((settings.listen, settings.listen_original), ((), ("tcp:2", "unix:b")))
+
+    def test_http(self) -> None:
+        """The HTTP API has a port unless there shall be none; it may have several, and more names."""
+        self.assertEqual(self.settings("--http", "none").http, ())
+        self.assertEqual(self.settings("--http", "tcp:1", "--http", "unix:a").http, ("tcp:1", "unix:a"))
+        self.assertEqual(self.settings("--http", "tcp:1", "--http", "none", "--http", "tcp:2").http, ("tcp:2",))
+        settings = self.settings("--http-host", "a.example", "--http-host", "b.example", "--insecure-admin")
+        self.assertEqual((settings.http_hosts, settings.insecure_admin), (("a.example", "b.example"), True))
 
     def test_sizes(self) -> None:
         """Sizes are bytes, or have a unit in any usual way of writing it."""
@@ -95,6 +104,13 @@ class OptionsTests(Case):
         )
         self.assertEqual((settings.mirror_interval, settings.max_connections, settings.max_window), (0.5, 5, 6))
         self.assertEqual((settings.frame_timeout, settings.write_timeout), (7.0, 8.5))
+
+    def test_console(self) -> None:
+        """The console may be elsewhere or not at all, and be open to other machines for who says so."""
+        self.assertEqual(self.settings("--console", "unix:console").console, "unix:console")
+        self.assertEqual(self.settings("--console", "none").console, "")
+        self.assertFalse(self.settings().insecure_admin)
+        self.assertTrue(self.settings("--insecure-admin").insecure_admin)
 
     def test_bad_numbers(self) -> None:
         """A number that is none, or out of its limits, is named with its option."""
@@ -140,7 +156,9 @@ class OptionsTests(Case):
         """Every option is explained."""
         text = tap.Options().getUsage(80)
         for name in (*tap._PARSERS, *tap._LISTS, "config"):
-            self.assertRegex(text, rf"--{name}= +\w+")
+            self.assertRegex(text, rf"--{name}=\s+\w+")
+        for name in tap._FLAGS:
+            self.assertRegex(text, rf"--{name} +\w+")
 
 
 class ConfigurationTests(Case):
@@ -159,6 +177,10 @@ class ConfigurationTests(Case):
             max-window = "4"
             frame-timeout = 5
             write-timeout = 6.5
+            http = "unix:h"
+            http-host = ["mq.example"]
+            console = "unix:console"
+            insecure-admin = true
         """)
         self.assertEqual(
             self.settings("--config", path),
@@ -173,8 +195,20 @@ class ConfigurationTests(Case):
                 max_window=4,
                 frame_timeout=5.0,
                 write_timeout=6.5,
+                http=("unix:h",),
+                http_hosts=("mq.example",),
+                console="unix:console",
+                insecure_admin=True,
             ),
         )
+
+    def test_no_http(self) -> None:
+        """The file may say that there is no HTTP API, and the command line that there is one."""
+        for text in 'http = "none"', "http = []", 'http = ["none"]':
+            path = self.config(text)
+            self.assertEqual(self.settings("--config", path).http, ())
+            self.assertEqual(self.settings("--config", path, "--http", "tcp:1").http, ("tcp:1",))
+        self.assertFalse(self.settings("--config", self.config("insecure-admin = false")).insecure_admin)
 
     def test_flags_win(self) -> None:
         """What the command line says counts more, and the rest of the file still counts."""
@@ -198,7 +232,17 @@ class ConfigurationTests(Case):
 
     def test_wrong_types(self) -> None:
         """A value of the wrong type is refused by its name."""
-        for text in "listen = 1", "listen = [1]", "store = true", "store = []", "max-connections = {a = 1}", "max-window = 1.5":
+        for text in (
+            "listen = 1",
+            "listen = [1]",
+            "http-host = [1]",
+            "insecure-admin = 1",
+            'insecure-admin = "yes"',
+            "store = true",
+            "store = []",
+            "max-connections = {a = 1}",
+            "max-window = 1.5",
+        ):
             name = text.split()[0]
             self.assertIn(name, self.refusal("--config", self.config(text)))
 
@@ -233,10 +277,17 @@ class MakeServiceTests(Case):
         self.assertEqual(self.reactor.tcpServers, [])
 
     def test_bad_listener(self) -> None:
-        """A listener that is no strports string is refused with one line that has it."""
+        """A listener that is no strports string is refused with one line that has it and its option."""
         for listener in "nonsense", "nonsense:1", "tcp", "tcp:x", "tcp:1:2:3:4:5":
-            error = self.assertRaises(StartError, self.make, "--listen", listener)
-            self.assertRegex(str(error), rf"^phpmq: [^\n]*{listener}")
+            for option in "--listen", "--listen-original", "--console", "--http":
+                error = self.assertRaises(StartError, self.make, option, listener, "--insecure-admin")
+                self.assertRegex(str(error), rf"^phpmq: cannot understand {option} {listener}: [^\n]+")
+
+    def test_open_console(self) -> None:
+        """A console that other machines could reach is refused, unless that is asked for."""
+        error = self.assertRaises(StartError, self.make, "--console", "tcp:9101")
+        self.assertRegex(str(error), r"^phpmq: --console tcp:9101 [^\n]*--insecure-admin")
+        self.make("--console", "tcp:9101", "--insecure-admin")
 
     def test_steady_timers(self) -> None:
         """The reactor's timers do not follow the system's clock, which may be set back."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import translate
 from typing import Any, Protocol
@@ -13,12 +13,13 @@ from twisted.internet.defer import Deferred
 
 from phpmq import __version__
 from phpmq.admin import status
+from phpmq.admin.pulse import Pulse
 from phpmq.admin.rates import Rates
 from phpmq.admin.sender import Sender
 from phpmq.broker import DELIVERIES, SENDS, Broker, Queue
-from phpmq.broker.dispatch import STEP
-from phpmq.errors import BadSetting, NoSuchClient, NoSuchMessage, NoSuchQueue
-from phpmq.message import DEFAULT_SETTINGS, DeadMessage, Message
+from phpmq.clock import SteadyClock
+from phpmq.errors import BadSetting, Draining, NoSuchClient, NoSuchMessage, NoSuchQueue
+from phpmq.message import DEFAULT_SETTINGS, DeadMessage, Message, check_name
 from phpmq.mirror import MirrorService
 from phpmq.protocol import Connections
 from phpmq.store import SQLiteStore
@@ -32,10 +33,16 @@ class Server(Protocol):
     mirror: MirrorService | None
     store: SQLiteStore | None
     running: int
+    clock: SteadyClock
+    pulse: Pulse
 
     @property
     def max_message_size(self) -> int:
         """Bytes of one message's body."""
+
+    @property
+    def metrics_queues(self) -> int:
+        """Queues that the metrics have series of their own for."""
 
 
 #: What can be paused, by name.
@@ -50,14 +57,24 @@ MAX_PAGE = 1000
 #: Without one written for so long, in seconds, the mirror counts as failing.
 MIRROR_PATIENCE = 10.0
 
-_SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "ready": lambda queue: queue["ready"],
-    "in_flight": lambda queue: queue["in_flight"],
-    "dead": lambda queue: queue["dead"],
-    "bytes": lambda queue: queue["bytes"],
-    "age": lambda queue: queue["oldest_message_age_seconds"] or 0,
-    "rate": lambda queue: queue["rates"]["received"]["10s"],
+#: The most bytes of bodies that a page of messages has: more would keep everybody else waiting.
+PAGE_BYTES = 4 * 1024 * 1024
+
+# So many dead letters, with so many bytes, are worked on before others get their turn.
+_LETTERS, _LETTERS_BYTES = 500, 4 * 1024 * 1024
+
+_SORTS: dict[str, Callable[[Admin, Queue], float]] = {
+    "ready": lambda admin, queue: queue.ready,
+    "in_flight": lambda admin, queue: queue.in_flight,
+    "messages": lambda admin, queue: queue.ready + queue.delayed + queue.in_flight,
+    "dead": lambda admin, queue: admin.broker.dead.count(queue.name),
+    "bytes": lambda admin, queue: queue.ready_size,
+    "age": lambda admin, queue: admin._age(queue),
+    "rate": lambda admin, queue: admin._rate(queue),
 }
+
+#: What queues can be sorted by; C{messages} are those ready, delayed and in flight.
+SORTS = "name", *_SORTS
 
 
 @dataclass(frozen=True)
@@ -109,6 +126,11 @@ class Admin:
         """The queues."""
         return self.service.broker
 
+    @property
+    def uptime(self) -> float:
+        """Seconds since the server started."""
+        return float(self._reactor.seconds() - self._started)
+
     def _counts(self) -> tuple[int, ...]:
         return self.broker.received, self.broker.delivered, self.broker.acknowledged_total
 
@@ -141,7 +163,7 @@ class Admin:
             "version": __version__,
             "state": "running" if service.running else "draining",
             "now": status.moment(broker.now),
-            "uptime_seconds": round(self._reactor.seconds() - self._started, 3),
+            "uptime_seconds": round(self.uptime, 3),
             "messages": {
                 "ready": sum(queue.ready for queue in queues),
                 "delayed": sum(queue.delayed for queue in queues),
@@ -162,7 +184,7 @@ class Admin:
                 "timeouts": dict(connections.timeouts),
                 "protocol_errors": dict(connections.errors),
             },
-            "memory": {"used": broker.used, "limit": broker.memory_limit},
+            "memory": {"used": broker.used, "limit": broker.memory_limit, **status.memory_of_process()},
             "mirror": self.mirror(),
             "alarms": self.alarms(),
         }
@@ -212,7 +234,7 @@ class Admin:
         Queues, by pages.
 
         @param filter: a pattern that the whole name has to match; C{*} and C{?} as in a shell, upper and lower case are the same
-        @param sort: C{name}, C{ready}, C{in_flight}, C{dead}, C{bytes}, C{age} or C{rate}; with C{-} before it in descending order
+        @param sort: one of L{SORTS}; with C{-} before it in descending order
         @param after: the C{next} of the page before
         @raise BadSetting: there is no such order, or the limit is none
         """
@@ -228,23 +250,42 @@ class Admin:
             items = [self._queue_status(self.broker.queues[name]) for name in names[:limit]]
             return Page(items, names[limit - 1] if len(names) > limit else None)
         if by not in _SORTS:
-            raise BadSetting(f"queues cannot be sorted by {by!r}, only by name, {', '.join(_SORTS)}")
-        key = _SORTS[by]
-        found = sorted((self._queue_status(self.broker.queues[name]) for name in names), key=lambda queue: queue["name"])
-        found.sort(key=key, reverse=descending)
-        start = _start(after)
-        return Page(found[start : start + limit], str(start + limit) if len(found) > start + limit else None)
+            raise BadSetting(f"queues cannot be sorted by {by!r}, only by {', '.join(SORTS)}")
+        key, sign, start = _SORTS[by], -1 if descending else 1, _start(after)
+        ranked = ((sign * key(self, self.broker.queues[name]), name) for name in names)
+        found = heapq.nsmallest(start + limit + 1, ranked)[start:]
+        items = [self._queue_status(self.broker.queues[name]) for _, name in found[:limit]]
+        return Page(items, str(start + limit) if len(found) > limit else None)
 
     def _queue_status(self, queue: Queue) -> dict[str, Any]:
-        return status.queue_status(queue, self.broker, self._oldest(queue), self._rates.get(queue))
+        return status.queue_status(queue, self.broker, self.oldest(queue), self._rates.get(queue))
 
-    def _oldest(self, queue: Queue) -> Message | None:
-        """The message that is next, which is not always the one that waits longest: re-queued ones are at the tail."""
+    def oldest(self, queue: Queue) -> int | None:
+        """
+        When the message that is next was accepted, milliseconds since the epoch; None if none is ready.
+
+        It is not always the one that waits longest: re-queued ones are at the tail.
+        """
         if queue.ahead:
-            return queue.ahead[0]
+            return queue.ahead[0].accepted
+        if not queue.behind:
+            return None
         assert self.service.store is not None
-        found = self.service.store.read(queue, queue.cursor, 1, 1) if queue.behind else []
-        return found[0] if found else None
+        (oldest,) = self.service.store.peek(queue, queue.cursor, 1, 0)
+        return oldest.accepted
+
+    def _age(self, queue: Queue) -> float:
+        oldest = self.oldest(queue)
+        return 0.0 if oldest is None else max(0, self.broker.now - oldest) / 1000
+
+    def _rate(self, queue: Queue) -> float:
+        rates = self._rates.get(queue)
+        return 0.0 if rates is None else rates.of(0)["10s"]
+
+    def activity(self, queue: Queue) -> float:
+        """Messages that a queue received and delivered in about the last minute."""
+        rates = self._rates.get(queue)
+        return 0.0 if rates is None or rates.idle else rates.lately(0) + rates.lately(1)
 
     def _queue(self, name: str) -> Queue:
         queue = self.broker.queues.get(name)
@@ -345,12 +386,13 @@ class Admin:
 
         @param state: C{ready}, C{delayed}, C{in_flight} or C{dead}
         @param after: the C{next} of the page before
-        @param preview: how many bytes of each body
+        @param preview: how many bytes of each body; fewer if those of all C{limit} messages would be more than L{PAGE_BYTES}
         @raise NoSuchQueue: there is none of that name, and no dead letter of it
         @raise BadSetting: there is no such state
         """
         self.broker.enter()
         limit = _page(limit)
+        preview = min(preview, PAGE_BYTES // limit)
         if state not in STATES:
             raise BadSetting(f"a state is {', '.join(STATES)}, not {state!r}")
         start = _start(after)
@@ -358,44 +400,47 @@ class Admin:
             return self._dead_page(name, start, limit, preview)
         queue = self._queue(name)
         place = "position" if state != "delayed" else "number"
-        found = {"ready": self._ready, "delayed": self._delayed, "in_flight": self._in_flight}[state](queue, start, limit + 1)
+        read = {"ready": self._ready, "delayed": self._delayed, "in_flight": self._in_flight}[state]
+        found = read(queue, start, limit + 1, preview)
         items = [status.message_status(message, state, self.broker, preview) for message in found[:limit]]
         return Page(items, str(getattr(found[limit - 1], place)) if len(found) > limit else None)
 
-    def _ready(self, queue: Queue, start: int, count: int) -> list[Message]:
+    def _ready(self, queue: Queue, start: int, count: int, preview: int) -> list[Message]:
         ahead = [message for message in queue.ahead if message.position > start][:count]
         if len(ahead) < count and queue.behind:
             assert self.service.store is not None
-            ahead += self.service.store.read(queue, max(start, queue.cursor), count - len(ahead), 2**62)
+            ahead += self.service.store.peek(queue, max(start, queue.cursor), count - len(ahead), preview)
         return ahead
 
-    def _delayed(self, queue: Queue, start: int, count: int) -> list[Message]:
+    def _delayed(self, queue: Queue, start: int, count: int, preview: int) -> list[Message]:
         assert self.service.store is not None
-        return self.service.store.delayed(queue, max(start, queue.flushed), count)
+        return self.service.store.peek(queue, max(start, queue.flushed), count, preview, delayed=True)
 
-    def _in_flight(self, queue: Queue, start: int, count: int) -> list[Message]:
-        held = (message for channel in self.broker.channels for message in channel.unacked.values())
+    def _in_flight(self, queue: Queue, start: int, count: int, preview: int) -> list[Message]:
+        channels = (channel for channel in self.broker.channels if queue.name in channel.consumers)
+        held = (message for channel in channels for message in channel.unacked.values())
         found = (message for message in held if message.queue is queue and message.position > start)
         return heapq.nsmallest(count, found, key=lambda message: message.position)
 
     def _dead_page(self, name: str, start: int, limit: int, preview: int) -> Page:
         if not self.broker.dead.count(name):
             self._queue(name)
-        found = self.broker.dead.some(name, start, limit + 1)
+        found = self.broker.dead.some(name, start, limit + 1, preview=preview)
         items = [status.dead_status(dead, self.broker, preview) for dead in found[:limit]]
         return Page(items, str(found[limit - 1].number) if len(found) > limit else None)
 
-    def message(self, name: str, id: str) -> dict[str, Any]:
+    def message(self, name: str, id: str, preview: int | None = None) -> dict[str, Any]:
         """
-        One message with its whole body.
+        One message.
 
+        @param preview: how many bytes of its body; None for all
         @raise NoSuchMessage: there is none of that id in the queue
         """
         broker = self.broker
         broker.enter()
         number = self._number(id)
         if (dead := broker.dead.find(name, number)) is not None:
-            return status.dead_status(dead, broker, None)
+            return status.dead_status(dead, broker, preview)
         queue = broker.queues.get(name)
         assert self.service.store is not None
         message = None if queue is None else self.service.store.get(queue, number)
@@ -404,7 +449,7 @@ class Admin:
         key = id.encode("ascii")
         held = next((channel.unacked[key] for channel in broker.channels if key in channel.unacked), None)
         state = "in_flight" if held is not None else "delayed" if message.position < 0 else "ready"
-        return status.message_status(held or message, state, broker, None)
+        return status.message_status(held or message, state, broker, preview)
 
     def _number(self, id: str) -> int:
         prefix = self.broker.message_id(0)[:16].decode("ascii")
@@ -431,6 +476,19 @@ class Admin:
 
     # Dead letters
 
+    def dead(self, filter: str = "*", after: str = "", limit: int = 100) -> Page:
+        """
+        Queues that have dead letters, also those that are gone, by name and by pages: how many, and their bytes.
+
+        @param filter: a pattern for their names; see L{queues}
+        @param after: the C{next} of the page before
+        """
+        limit = _page(limit)
+        totals, matches = self.broker.dead.totals, _matcher(filter)
+        names = heapq.nsmallest(limit + 1, (name for name in totals if name > after and matches(name)))
+        items = [{"queue": name, "dead": totals[name][0], "bytes": totals[name][1]} for name in names[:limit]]
+        return Page(items, names[limit - 1] if len(names) > limit else None)
+
     async def replay(
         self,
         name: str,
@@ -446,8 +504,9 @@ class Admin:
         @param reason: only those that died of it
         @param count: at most so many, the oldest ones
         @raise NoSuchMessage: one of the ids is not that of a dead letter of the queue
+        @raise BadName: no queue can have the target's name
         """
-        into = name if target is None else target
+        into = check_name(name if target is None else target)
 
         def replay(letters: list[DeadMessage]) -> None:
             self.broker.dead.replay(letters, into)
@@ -471,31 +530,44 @@ class Admin:
         """Do something to dead letters, a part at a time, so that nobody waits for many of them: how many it was done to."""
         broker = self.broker
         if ids is not None:
-            letters = []
-            for id in ids:
-                dead = broker.dead.find(name, self._number(id))
-                if dead is None:
-                    raise NoSuchMessage(f"there is no dead letter {id!r} of the queue {name!r}")
-                letters.append(dead)
-            broker.begin()
-            work(letters)
-            broker.end()
-            return len(letters)
+            return await self._named_dead(work, name, list(dict.fromkeys(ids)))
         done = after = 0
         # Those that die meanwhile are not meant.
         latest = broker.latest
         while count is None or done < count:
-            letters = broker.dead.some(name, after, STEP if count is None else min(STEP, count - done), reason)
+            letters = broker.dead.some(name, after, _LETTERS if count is None else min(_LETTERS, count - done), reason, size=_LETTERS_BYTES)
             letters = [dead for dead in letters if dead.number <= latest]
             if not letters:
                 break
-            broker.begin()
-            work(letters)
-            broker.end()
+            self._turn(work, letters)
             done += len(letters)
             after = letters[-1].number
-            await self._breathe()
+            await self.breathe()
         return done
+
+    async def _named_dead(self, work: Callable[[list[DeadMessage]], object], name: str, ids: list[str]) -> int:
+        """Likewise to those of these ids, if they are all there; one at a time in memory."""
+        broker = self.broker
+        for id in ids:
+            if broker.dead.find(name, self._number(id)) is None:
+                raise NoSuchMessage(f"there is no dead letter {id!r} of the queue {name!r}")
+        done = 0
+        for start in range(0, len(ids), _LETTERS):
+            if start:
+                await self.breathe()
+            for id in ids[start : start + _LETTERS]:
+                # It may have been dealt with meanwhile.
+                if (dead := broker.dead.find(name, self._number(id))) is not None:
+                    self._turn(work, [dead])
+                    done += 1
+        return done
+
+    def _turn(self, work: Callable[[list[DeadMessage]], object], letters: list[DeadMessage]) -> None:
+        self.broker.begin()
+        try:
+            work(letters)
+        finally:
+            self.broker.end()
 
     async def move(self, source: str, target: str, count: int | None = None) -> dict[str, Any]:
         """
@@ -508,7 +580,8 @@ class Admin:
         """
         if source == target:
             raise BadSetting("a queue's messages cannot be moved to the same queue")
-        left = self._queue(source).ready if count is None else count
+        ready = self._queue(source).ready
+        left = ready if count is None else count
         self.broker.queue(target)
         moved = 0
         while left > moved and (queue := self.broker.queues.get(source)) is not None:
@@ -518,15 +591,21 @@ class Admin:
             if not step:
                 break
             moved += step
-            await self._breathe()
+            await self.breathe()
         self.broker.forget_if_unused(self.broker.queue(target))
         return {"source": source, "target": target, "moved": moved}
 
-    def _breathe(self) -> Awaitable[None]:
-        """Let the reactor do other work."""
+    async def breathe(self) -> None:
+        """
+        Let the reactor do other work.
+
+        @raise Draining: the server is about to stop: what is left to do is not done
+        """
         breath: Deferred[None] = Deferred()
         self._reactor.callLater(0, breath.callback, None)
-        return breath
+        await breath
+        if not self.service.running:
+            raise Draining("the server is about to stop: this is not finished")
 
     # Clients
 
@@ -575,7 +654,8 @@ def _page(limit: int) -> int:
 
 
 def _start(after: str) -> int:
-    if after and not (after.isascii() and after.isdigit()):
+    # No position has more than 18 digits.
+    if after and not (after.isascii() and after.isdigit() and len(after) <= 18):
         raise BadSetting(f"{after!r} is not where a page ended")
     return int(after or 0)
 

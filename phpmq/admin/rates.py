@@ -49,6 +49,10 @@ class Rates:
         self._counts = counts
         self.idle = idle
 
+    def lately(self, counter: int) -> float:
+        """About how many events a counter had in the longest window."""
+        return 60 * self._averages[counter][-1]
+
     def of(self, counter: int) -> dict[str, float]:
         """A counter's rates by the window's name, in events a second."""
         return {name: round(average, 2) for name, average in zip(WINDOWS, self._averages[counter], strict=True)}

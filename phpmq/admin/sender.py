@@ -85,7 +85,12 @@ def _key(key: str | None) -> str:
         return ""
     if not isinstance(key, str) or not key:
         raise BadSetting("a key is a text that is not empty")
-    if len(key.encode("utf-8", "surrogatepass")) > DEFAULT_LIMITS[KEY]:
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        # The store writes many messages at once: this one would take others' with it.
+        raise BadSetting("a key is UTF-8") from None
+    if size > DEFAULT_LIMITS[KEY]:
         raise TooLarge(f"a key has at most {DEFAULT_LIMITS[KEY]} bytes")
     return key
 

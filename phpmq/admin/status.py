@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import codecs
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,8 +20,13 @@ COUNTERS = "received", "delivered", "acknowledged"
 _NO_RATES = {name: dict.fromkeys(WINDOWS, 0.0) for name in COUNTERS}
 
 
+# The end of the year 9999: later ones have no date.
+_LAST = 253_402_300_799_000
+
+
 def moment(milliseconds: int) -> str:
-    """A time of the store as ISO 8601 in UTC."""
+    """A time of the store as ISO 8601 in UTC; the last that there is for what never comes."""
+    milliseconds = min(milliseconds, _LAST)
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -53,11 +57,21 @@ def rates_of(rates: Rates | None) -> dict[str, dict[str, float]]:
     return _NO_RATES if rates is None else {name: rates.of(place) for place, name in enumerate(COUNTERS)}
 
 
-def queue_status(queue: Queue, broker: Broker, oldest: Message | None, rates: Rates | None) -> dict[str, Any]:
+def memory_of_process() -> dict[str, int]:
+    """What the process takes now and took at most, in bytes; nothing where the system does not tell it in /proc."""
+    try:
+        with open("/proc/self/status") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return {"resident": int(lines["VmRSS"].split()[0]) * 1024, "peak": int(lines["VmHWM"].split()[0]) * 1024}
+    except (OSError, KeyError, ValueError):
+        return {}
+
+
+def queue_status(queue: Queue, broker: Broker, oldest: int | None, rates: Rates | None) -> dict[str, Any]:
     """
     A queue.
 
-    @param oldest: the message that has waited longest
+    @param oldest: when the message that is next was accepted; None if there is none
     """
     return {
         "name": queue.name,
@@ -67,22 +81,26 @@ def queue_status(queue: Queue, broker: Broker, oldest: Message | None, rates: Ra
         "dead": broker.dead.count(queue.name),
         "bytes": queue.ready_size,
         "consumers": len(queue.consumers),
-        "oldest_message_age_seconds": None if oldest is None else max(0, broker.now - oldest.accepted) / 1000,
+        "oldest_message_age_seconds": None if oldest is None else max(0, broker.now - oldest) / 1000,
         "paused": {"deliveries": bool(queue.paused & DELIVERIES), "sends": bool(queue.paused & SENDS)},
         "totals": dict(zip(COUNTERS, counts_of(queue), strict=True)),
         "rates": rates_of(rates),
-        "settings": asdict(queue.settings),
+        "settings": dict(vars(queue.settings)),
     }
 
 
 _Decoder = codecs.getincrementaldecoder("utf-8")
 
 
-def content_of(body: bytes, limit: int | None) -> dict[str, Any]:
-    """A body, or its beginning, as text if it is UTF-8 and as base64 if not."""
+def content_of(body: bytes, length: int, limit: int | None) -> dict[str, Any]:
+    """
+    A body, or its beginning, as text if it is UTF-8 and as base64 if not.
+
+    @param length: that of the whole body
+    """
     part = body if limit is None else body[:limit]
-    truncated = len(part) < len(body)
-    content: dict[str, Any] = {"size": len(body), "truncated": truncated}
+    truncated = len(part) < length
+    content: dict[str, Any] = {"size": length, "truncated": truncated}
     try:
         # A character that the limit cuts in two is left out.
         content["body"] = _Decoder().decode(part, not truncated)
@@ -98,6 +116,7 @@ def message_status(message: Message, state: str, broker: Broker, limit: int | No
     @param limit: how many bytes of its body; None for all
     """
     extra = message.extra
+    length = message.size if extra is None else message.size - extra.size
     return {
         "id": broker.message_id(message.number).decode("ascii"),
         "state": state,
@@ -107,7 +126,7 @@ def message_status(message: Message, state: str, broker: Broker, limit: int | No
         "due_at": moment(extra.due) if extra is not None and extra.due else None,
         "key": extra.key or None if extra is not None else None,
         "headers": _headers(extra.headers if extra is not None else b""),
-        **content_of(message.body, limit),
+        **content_of(message.body, length, limit),
     }
 
 
@@ -122,7 +141,7 @@ def dead_status(dead: DeadMessage, broker: Broker, limit: int | None) -> dict[st
         "accepted_at": moment(dead.accepted),
         "died_at": moment(dead.died),
         "headers": _headers(dead.headers),
-        **content_of(dead.body, limit),
+        **content_of(dead.body, dead.length, limit),
     }
 
 

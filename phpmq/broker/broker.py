@@ -12,7 +12,7 @@ from phpmq.broker.producer import Producer, Producers
 from phpmq.broker.queue import DELIVERIES, SENDS, Queue
 from phpmq.broker.receipts import Receipts
 from phpmq.broker.room import Room
-from phpmq.errors import QueueFull
+from phpmq.errors import PHPMQError, QueueFull
 from phpmq.interfaces import IPeer, IStore
 from phpmq.message import MESSAGE_OVERHEAD, Extra, Message, QueueSettings, check_name
 
@@ -35,6 +35,7 @@ class Broker(Dispatch):
     @ivar lifetime: what waits for its time
     @ivar dead: messages that nobody gets any more
     @ivar channels: the conversations that are not closed
+    @ivar refused: error code -> how many sends of channels were refused; one that waits and is tried again counts each time
     """
 
     __slots__ = (
@@ -55,6 +56,7 @@ class Broker(Dispatch):
         "queues",
         "receipts",
         "received",
+        "refused",
         "requeued",
         "room",
         "unknown_ids",
@@ -88,6 +90,7 @@ class Broker(Dispatch):
         # Counters, which never fall.
         self.received = self.acknowledged_total = self.requeued = self.expired = self.dropped = self.flushed = 0
         self.unknown_ids = self.duplicates = 0
+        self.refused: dict[str, int] = {}
         self._load()
         self.producers = Producers(self, store, producer_timeout)
         self.receipts = Receipts(self, store, max_unconfirmed)
@@ -184,6 +187,10 @@ class Broker(Dispatch):
         if not queue.has_room(size):
             self.room.wanted(queue)
             raise QueueFull(f"the queue is full: {queue.ready + queue.delayed} messages with {queue.ready_size} bytes wait in it")
+
+    def refuse(self, error: PHPMQError) -> None:
+        """Count a channel's send that is refused."""
+        self.refused[error.code] = self.refused.get(error.code, 0) + 1
 
     def next_position(self) -> int:
         """The next free place at the tail of any queue."""

@@ -54,6 +54,7 @@ class Channel:
         try:
             self.broker.publish(queue, body, ttl, revision)
         except NoRoom as error:
+            self.broker.refuse(error)
             self.broker.room.wait(self)
             self.peer.refused(tag, error)
 
@@ -86,6 +87,7 @@ class Channel:
 
     def refuse(self, tag: bytes | None, error: PHPMQError) -> None:
         """A send of that tag is not carried out."""
+        self.broker.refuse(error)
         if tag is None:
             if isinstance(error, NoRoom):
                 self.broker.room.wait(self)

@@ -58,9 +58,28 @@ class DeadLetters:
         else:
             self.totals.pop(queue, None)
 
-    def some(self, queue: str, after: int = 0, count: int = STEP, reason: str | None = None) -> list[DeadMessage]:
-        """The dead letters of a queue in order of acceptance, those with a number above C{after}, a part at a time."""
-        return list(self._store.dead(queue, after, min(count, STEP), reason))
+    def some(
+        self,
+        queue: str,
+        after: int = 0,
+        count: int = STEP,
+        reason: str | None = None,
+        preview: int | None = None,
+        size: int = 2**62,
+    ) -> list[DeadMessage]:
+        """
+        The dead letters of a queue in order of acceptance, those with a number above C{after}, a part at a time.
+
+        @param preview: how many bytes of each body; None for all
+        @param size: there are no more once they reach so many bytes
+        """
+        found: list[DeadMessage] = []
+        for dead in self._store.dead(queue, after, min(count, STEP), reason, preview):
+            found.append(dead)
+            size -= dead.size
+            if size <= 0:
+                break
+        return found
 
     def find(self, queue: str, number: int) -> DeadMessage | None:
         """A queue's dead letter of that number."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from phpmq.broker.queue import DELIVERIES, Queue
+from phpmq.durations import Durations
 from phpmq.interfaces import IStore
 from phpmq.message import Message
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 #: How many messages a dispatch delivers, or a sweep or a purge looks at, before others get their turn.
 STEP = 2000
+
+# Waits are counted in milliseconds, up to 37 hours.
+_WAIT_UNIT, _WAIT_BUCKETS = 0.001, 28
 
 
 class Dispatch(ABC):
@@ -27,6 +31,7 @@ class Dispatch(ABC):
 
     @ivar now: the time of this turn, milliseconds since the epoch
     @ivar wake: called, perhaps often, when L{dispatch} should be called soon
+    @ivar waits: how long messages waited from their acceptance until they were delivered for the first time
     """
 
     # CPython finds a slot faster than an attribute of an object that has more than 30 of them, as a broker does.
@@ -43,6 +48,7 @@ class Dispatch(ABC):
         "delivered",
         "now",
         "redelivered",
+        "waits",
         "wake",
     )
 
@@ -57,6 +63,7 @@ class Dispatch(ABC):
         self._budget = 0  # deliveries that this dispatch may still make
         self._touched: list[Channel] = []
         self.delivered = self.redelivered = 0
+        self.waits = Durations(_WAIT_UNIT, _WAIT_BUCKETS)
 
     def begin(self) -> None:
         """Start a turn: time stands still, and deliveries wait for its end."""
@@ -150,6 +157,8 @@ class Dispatch(ABC):
         idle, now, id_format = queue.idle, self.now, self._id_format
         delivered = 0
         budget = self._budget
+        # Messages of a millisecond are counted together: one after the other in a busy queue are of the same one.
+        waits, accepted, alike = self.waits, now, 0
         while idle and delivered < budget and (queue.ahead or queue.read_ahead(self._store)):
             consumer = idle.popleft()
             channel = consumer.channel
@@ -168,6 +177,11 @@ class Dispatch(ABC):
             message.attempts += 1
             if message.attempts > 1:
                 self.redelivered += 1
+            elif message.accepted == accepted:
+                alike += 1
+            else:
+                waits.note(now - accepted, alike)
+                accepted, alike = message.accepted, 1
             if not message.id:
                 message.id = id_format % message.number
             delivered += 1
@@ -184,6 +198,7 @@ class Dispatch(ABC):
                 channel.touched = True
                 self._touched.append(channel)
             channel.peer.deliver(message, now)
+        waits.note(now - accepted, alike)
         self.delivered += delivered
         queue.delivered += delivered
         self._budget -= delivered

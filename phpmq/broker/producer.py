@@ -37,15 +37,13 @@ class Producers:
     All producers.
 
     @ivar by_name: the producers
+    @ivar timeout: milliseconds after which one that sends nothing is forgotten
     """
 
     def __init__(self, broker: Broker, store: IStore, timeout: int) -> None:
-        """
-        @param timeout: milliseconds after which a producer that sends nothing is forgotten
-        """
         self._broker = broker
         self._store = store
-        self._timeout = timeout
+        self.timeout = timeout
         self._checked = broker.now
         self.by_name = {name: Producer(name, number, used) for name, number, used in store.producers()}
         broker.used += len(self.by_name) * PRODUCER_OVERHEAD
@@ -83,10 +81,10 @@ class Producers:
     def sweep(self) -> None:
         """Forget those that were not used for long; it is enough to look once a minute."""
         now = self._broker.now
-        if now - self._checked < min(self._timeout, 60_000):
+        if now - self._checked < min(self.timeout, 60_000):
             return
         self._checked = now
-        deadline = now - self._timeout
+        deadline = now - self.timeout
         for producer in [one for one in self.by_name.values() if one.channel is None and one.used < deadline]:
             self._forget(producer)
             self._store.drop_producer(producer.name)

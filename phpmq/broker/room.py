@@ -29,6 +29,11 @@ class Room:
         self._queues: dict[Queue, None] = {}  # that were full
         self.full = False
 
+    @property
+    def waiting(self) -> int:
+        """How many channels there are."""
+        return len(self._waiting)
+
     def refuse(self) -> NoReturn:
         """
         The memory limit is reached.

@@ -15,6 +15,7 @@ from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from phpmq.clock import SteadyClock
+from phpmq.durations import Durations
 from phpmq.errors import StartError, StoreError
 from phpmq.interfaces import IMirror
 from phpmq.mirror.file import StoreFile
@@ -35,6 +36,9 @@ _STEP = 500
 # Seconds that a stop tries to save what is not saved yet.
 _STOP_TIMEOUT = 8.0
 
+# Writes are counted by how long they took, from an eighth of a millisecond to 16 seconds.
+_DURATION_UNIT, _DURATION_BUCKETS = 0.000125, 18
+
 
 @implementer(IMirror)
 class MirrorService(Service):
@@ -46,6 +50,7 @@ class MirrorService(Service):
     @ivar failing: whether the last write failed
     @ivar errors: how many writes failed
     @ivar writes: how many did not
+    @ivar durations: how long those took, with the way to the thread and back
     @ivar unsaved: after a stop, how many changes could not be written
     @ivar synced: called when the file got further
     @ivar last_success: when the file was last up to date, by the clock's seconds
@@ -81,6 +86,7 @@ class MirrorService(Service):
         self.synced: Callable[[], object] = lambda: None
         self.failing = False
         self.errors = self.writes = self.unsaved = 0
+        self.durations = Durations(_DURATION_UNIT, _DURATION_BUCKETS)
         self.last_success = clock.seconds()
         self._quiet_until = 0.0
         self._alarmed = False  # and not said yet that all is well again
@@ -172,6 +178,7 @@ class MirrorService(Service):
             self.hurry()
 
     async def _write(self, delta: Delta) -> None:
+        begun = self._clock.seconds()
         try:
             await self._in_thread(self._file.apply, delta)
         except BaseException:
@@ -179,6 +186,7 @@ class MirrorService(Service):
             raise
         self._store.confirm(delta)
         self.writes += 1
+        self.durations.took(self._clock.seconds() - begun)
         self.synced()
 
     async def _tidy(self) -> bool:

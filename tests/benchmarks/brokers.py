@@ -164,7 +164,8 @@ class Phpmq(Broker):
     def arguments(self) -> list[str]:
         """Its command line."""
         listen = f"tcp:{self.port}:interface=127.0.0.1"
-        return ["--nodaemon", "--pidfile=", "phpmq", "--listen", listen, "--store", str(self.store)]
+        doors = ["--console", "none", "--http", "none"]
+        return ["--nodaemon", "--pidfile=", "phpmq", "--listen", listen, *doors, "--store", str(self.store)]
 
     def stall(self) -> tuple[float, float]:
         """The reactor's longest stall since the last call, and how much of it was its own work; seconds."""

@@ -18,6 +18,7 @@ from statistics import median
 from tests.benchmarks import load
 from tests.benchmarks.brokers import PEERS, Broker, Phpmq, Redis
 from tests.benchmarks.order import Order
+from tests.benchmarks.scraped import ScrapedPhpmq
 from tests.benchmarks.synced import SYNCED_PEERS, RabbitMQ, SyncedBeanstalkd, SyncedPhpmq
 
 #: Seconds that the reactor may stand still.
@@ -34,6 +35,7 @@ class Scale:
     @ivar backlog: messages that wait
     @ivar queues: queues that others of them wait in
     @ivar connections: idle connections
+    @ivar scraped: queues of a server whose metrics are scraped
     """
 
     speed: int = 200_000
@@ -41,10 +43,11 @@ class Scale:
     backlog: int = 1_000_000
     queues: int = 1000
     connections: int = 10_000
+    scraped: int = 10_000
 
 
 FULL = Scale()
-QUICK = Scale(speed=50_000, rounds=1, backlog=100_000, queues=100, connections=1000)
+QUICK = Scale(speed=50_000, rounds=1, backlog=100_000, queues=100, connections=1000, scraped=1000)
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,43 @@ def queues(directory: Path, scale: Scale) -> Iterator[Row]:
         yield _stall(beset, "with others waiting")
 
 
+def metrics(directory: Path, scale: Scale) -> Iterator[Row]:
+    """Scrapes of a server with many queues, alone and beside traffic, and what they cost that."""
+    forms: dict[str, dict[str, str]] = {
+        "text": {},
+        "text, gzip": {"accept_encoding": "gzip"},
+        "OpenMetrics, gzip": {"accept": "application/openmetrics-text", "accept_encoding": "gzip"},
+    }
+    with ScrapedPhpmq(directory) as server:
+        server.send_to_many(scale.scraped * 10, scale.scraped)
+        _settled(server)
+        for form, headers in forms.items():
+            server.stall()
+            before = server.busy
+            scrapes = [server.scrape(**headers) for _ in range(10)]
+            longest = max(seconds for seconds, _ in scrapes)
+            figure = f"{longest:.3f} s at most, {scrapes[0][1] / 1000:.0f} kB, {(server.busy - before) * 100:.0f} ms of processor each"
+            yield Row(f"scrape, {scale.scraped:,} queues, {form}", figure, "<= 1 s", longest <= 1)
+            yield _stall(server, form)
+        alone = median(end_to_end(server, scale.speed) for _ in range(scale.rounds))
+        yield Row("end to end, not scraped", _rate(alone))
+        yield _stall(server, "end to end, not scraped")
+        count = scale.speed * scale.rounds
+        scrapes = []
+
+        def traffic() -> None:
+            with beside(partial(server.send, count)), beside(partial(server.consume, count)):
+                for _ in range(max(1, int(count / alone))):
+                    scrapes.append(server.scrape(accept_encoding="gzip"))
+                    time.sleep(1)
+
+        scraped = count / timed(traffic)
+        longest = max(seconds for seconds, _ in scrapes)
+        yield Row("end to end, scraped every second", _rate(scraped))
+        yield Row("scrape beside that, at most", f"{longest:.3f} s", "<= 1 s", longest <= 1)
+        yield _stall(server, "end to end, scraped")
+
+
 def order(directory: Path, scale: Scale) -> Iterator[Row]:
     """First in, first out, from eight senders, through a restart while they send."""
     check = Order(Phpmq(directory), scale.backlog)
@@ -259,5 +299,5 @@ def clients(directory: Path, scale: Scale) -> Iterator[Row]:
 
 #: name -> part, in the order in which they run.
 PARTS: dict[str, Callable[[Path, Scale], Iterator[Row]]] = {
-    part.__name__: part for part in (speed, backlog, synced, clients, memory, connections, queues, order)
+    part.__name__: part for part in (speed, backlog, synced, clients, memory, connections, queues, metrics, order)
 }

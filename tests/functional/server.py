@@ -22,6 +22,9 @@ TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()")
 #: A listener on a port that the system chooses; see L{Server.ports}.
 TCP = "tcp:0:interface=127.0.0.1"
 
+#: The default ports of a server's console and HTTP API may be taken.
+NO_DOORS = ("--console", "none", "--http", "none")
+
 #: Seconds after which a process counts as hung.
 PATIENCE = 20.0
 
@@ -107,10 +110,10 @@ class Process:
 
 class Server(Process):
     """
-    C{twistd phpmq}, ready, listening on TCP and on a unix socket.
+    C{twistd phpmq}, ready, listening on TCP and on a unix socket; without HTTP unless the options ask for it.
 
     @ivar directory: its working directory
-    @ivar ports: its TCP ports, in the order of its listeners
+    @ivar ports: its TCP ports, in the order of its listeners; those of HTTP come last
     @ivar unix: its unix socket
     """
 
@@ -129,7 +132,7 @@ class Server(Process):
         """
         self.directory = cwd or directory(case)
         self.unix = self.directory / "socket"
-        listen = ("--listen", TCP, "--listen", f"unix:{self.unix}")
+        listen = ("--listen", TCP, "--listen", f"unix:{self.unix}", *NO_DOORS)
         super().__init__(
             case,
             [*wrapper, *TWISTD, "--nodaemon", "--pidfile=", "phpmq", *listen, *options],

@@ -18,7 +18,7 @@ from unittest import SkipTest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.functional.client import Client, bodies, take_all
-from tests.functional.server import TCP, TWISTD, Process, Server, directory, wait_until
+from tests.functional.server import NO_DOORS, TCP, TWISTD, Process, Server, directory, wait_until
 
 #: Seconds that a refused start may take, with what the interpreter needs on a busy machine.
 REFUSED_WITHIN = 8.0
@@ -49,7 +49,7 @@ class RefusalTests(SynchronousTestCase):
     def refused(self, *options: str, wrapper: tuple[str, ...] = (), environment: dict[str, str] | None = None) -> str:
         """The sentence with which the server refuses to start."""
         options = options if "--listen" in options else ("--listen", TCP, *options)
-        arguments = [*wrapper, *TWISTD, "--nodaemon", "--pidfile=", "phpmq", *options]
+        arguments = [*wrapper, *TWISTD, "--nodaemon", "--pidfile=", "phpmq", *NO_DOORS, *options]
         process = Process(self, arguments, self.directory, environment)
         self.assertEqual(process.wait(), 1, process.output)
         self.assertLess(time.monotonic() - process.started, REFUSED_WITHIN)
@@ -77,6 +77,18 @@ class RefusalTests(SynchronousTestCase):
             sentence = self.refused("--listen", listener)
         self.assertIn(listener, sentence)
         self.assertIn("Address already in use", sentence)
+
+    def test_console_in_use(self) -> None:
+        """The console's port likewise, and the sentence says how to do without."""
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            console = f"tcp:{other.getsockname()[1]}:interface=127.0.0.1"
+            sentence = self.refused("--console", console)
+        self.assertIn(f"cannot listen on {console}: ", sentence)
+        self.assertIn("name another with --console, or none (--console none)", sentence)
+
+    def test_open_console(self) -> None:
+        """A console that other machines could reach is refused, and the sentence says how to mean it."""
+        self.assertIn("--insecure-admin", self.refused("--console", "tcp:0"))
 
     def test_bad_listeners(self) -> None:
         """What is no strports string is named."""
@@ -228,7 +240,7 @@ class DaemonTests(SynchronousTestCase):
 
     def daemon(self, cwd: Path, *options: str) -> Process:
         """What the one who starts the daemon sees."""
-        arguments = [*TWISTD, "--pidfile=pid", "--logfile=log", "phpmq", "--listen", "unix:socket", *options]
+        arguments = [*TWISTD, "--pidfile=pid", "--logfile=log", "phpmq", *NO_DOORS, "--listen", "unix:socket", *options]
         return Process(self, arguments, cwd)
 
     def test_start_and_stop(self) -> None:
@@ -321,7 +333,7 @@ class ConfigurationTests(SynchronousTestCase):
     def test_twist(self) -> None:
         """`twist phpmq` is the same server."""
         cwd = directory(self)
-        arguments = [sys.executable, "-m", "twisted", "phpmq", "--listen", "unix:socket"]
+        arguments = [sys.executable, "-m", "twisted", "phpmq", *NO_DOORS, "--listen", "unix:socket"]
         process = Process(self, arguments, cwd)
         process.wait_for("phpmq is ready")
         with Client(cwd / "socket") as client:
@@ -400,7 +412,7 @@ class UnixSocketTests(SynchronousTestCase):
     def test_in_use(self) -> None:
         """A socket that a living server listens on is not taken from it."""
         server = Server(self)
-        arguments = [*TWISTD, "--nodaemon", "--pidfile=", "phpmq", "--store", "memory", "--listen", f"unix:{server.unix}"]
+        arguments = [*TWISTD, "--nodaemon", "--pidfile=", "phpmq", *NO_DOORS, "--store", "memory", "--listen", f"unix:{server.unix}"]
         other = Process(self, arguments, directory(self))
         self.assertEqual(other.wait(), 1)
         with Client(server.unix) as client:

@@ -1,0 +1,5 @@
+"""The console: a line of text does what an operator wants, from telnet, nc or socat."""
+
+from phpmq.admin.console.factory import ConsoleFactory
+
+__all__ = ["ConsoleFactory"]

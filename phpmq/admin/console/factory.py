@@ -1,0 +1,100 @@
+"""All consoles of a server: how many there may be, their deadlines, and what they watch."""
+
+from __future__ import annotations
+
+from typing import Any
+from typing import Protocol as Structure
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import LoopingCall
+
+from phpmq.admin.admin import Admin
+from phpmq.admin.console.monitor import Screens
+from phpmq.admin.console.protocol import ConsoleProtocol
+
+#: Consoles at a time.
+MAX_CONSOLES = 16
+
+#: Seconds between two looks at what is watched.
+REFRESH = 0.5
+
+
+class Server(Structure):
+    """Whose console it is: a L{phpmq.service.QueueService}, which has an C{admin} once it was started."""
+
+    admin: Admin
+
+
+class _Full(Protocol):
+    """Turns a client away. A factory that is wrapped, as for TLS, cannot do so by building no protocol."""
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        transport.write(f"error: there are {MAX_CONSOLES} consoles already; close one of them\r\n".encode())
+        transport.loseConnection()
+
+
+class ConsoleFactory(Factory):
+    """
+    Makes consoles, and refreshes what they watch.
+
+    @ivar server: whose consoles they are
+    @ivar clock: the reactor, or a clock in its place
+    @ivar open: those that are connected
+    @ivar calls: commands that go on
+    @ivar screens: what they watch
+    """
+
+    noisy = False
+
+    def __init__(self, server: Server, clock: Any) -> None:
+        self.server = server
+        self.clock = clock
+        self.open: set[ConsoleProtocol] = set()
+        self.calls: set[Deferred[None]] = set()
+        self.screens = Screens()
+        self._watching: set[ConsoleProtocol] = set()
+        self._refresh = LoopingCall(self._draw)
+        self._refresh.clock = clock
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        """A console; one that hangs up if there are too many."""
+        return ConsoleProtocol(self) if len(self.open) < MAX_CONSOLES else _Full()
+
+    def watch(self, console: ConsoleProtocol) -> None:
+        """Refresh what a console watches from here on."""
+        self._watching.add(console)
+        if not self._refresh.running:
+            self.screens.forget()
+            self._refresh.start(REFRESH, now=False)
+
+    def unwatch(self, console: ConsoleProtocol) -> None:
+        """A console watches no longer."""
+        self._watching.discard(console)
+        if not self._watching and self._refresh.running:
+            self._refresh.stop()
+
+    def gone(self, console: ConsoleProtocol) -> None:
+        """A connection is lost."""
+        self.unwatch(console)
+        self.open.discard(console)
+
+    def _draw(self) -> None:
+        self.screens.forget()
+        for console in list(self._watching):
+            console.refresh()
+
+    def check(self) -> None:
+        """Close consoles that missed their deadlines; to be called about once a second."""
+        now = self.clock.seconds()
+        for console in [console for console in self.open if console.deadline <= now]:
+            console.late()
+
+    def stop(self) -> None:
+        """End what goes on, and close all consoles."""
+        for call in list(self.calls):
+            call.cancel()
+        for console in list(self.open):
+            console.stop()

@@ -1,0 +1,200 @@
+"""What a line says to the console: a command and what it is given."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Protocol
+
+from phpmq.admin.admin import Admin
+from phpmq.admin.console.monitor import LARGEST, SMALLEST, View
+from phpmq.errors import AdminError, BadName, NoSuchClient, NoSuchMessage, NoSuchQueue, PHPMQError
+
+
+class BadCommand(AdminError):
+    """A line that is no command."""
+
+    code = "bad-command"
+
+
+class Terminal(Protocol):
+    """What commands see of the console that they were typed on."""
+
+    #: C{plain}, C{colour}, or empty for the usual way of showing things.
+    style: str
+
+    @property
+    def admin(self) -> Admin:
+        """The server."""
+
+    def watch(self, view: View) -> None:
+        """Show a monitor."""
+
+    def clear(self) -> None:
+        """Clear the screen."""
+
+    def leave(self) -> None:
+        """Close the connection."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    What comes of a command.
+
+    @ivar data: the same for programs; None if they have no use for it
+    """
+
+    lines: Sequence[str] = ()
+    data: Any = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """
+    A command with what it was given.
+
+    @ivar words: its arguments
+    @ivar json: whether a program wants to read the answer
+    @ivar size: columns and rows of a monitor's screen; None for the usual ones
+    """
+
+    command: Command
+    words: Sequence[str] = ()
+    json: bool = False
+    size: tuple[int, int] | None = None
+
+    async def run(self, terminal: Terminal) -> Answer:
+        """
+        Do it.
+
+        @raise PHPMQError: it could not be done
+        """
+        answer = self.command.run(terminal, self)
+        return answer if isinstance(answer, Answer) else await answer
+
+
+@dataclass(frozen=True)
+class Command:
+    """
+    A command.
+
+    @ivar arguments: what it is called with; what is in brackets may be left out
+    @ivar summary: what it does, in a line
+    @ivar text: more about it
+    @ivar run: does it
+    @ivar options: C{--json}, C{--size} and the like
+    @ivar changes: whether it changes anything for others
+    """
+
+    name: str
+    arguments: str
+    summary: str
+    text: str
+    run: Callable[[Terminal, Call], Answer | Awaitable[Answer]]
+    options: Sequence[str] = ("--json",)
+    changes: bool = False
+
+    @property
+    def usage(self) -> str:
+        """How to call it."""
+        options = ["[--size COLUMNSxROWS]" if option == "--size" else f"[{option}]" for option in self.options]
+        return " ".join(part for part in (self.name, self.arguments, *options) if part)
+
+    def takes(self, words: int) -> bool:
+        """Whether it can be called with so many words."""
+        optional = re.findall(r"\[.*?\]", self.arguments)
+        least = len(re.sub(r"\[.*?\](\.\.\.)?", "", self.arguments).split())
+        if self.arguments.endswith("..."):
+            return words >= least and (words - least) % len(optional[-1].split()) == 0
+        return least <= words <= least + len(optional)
+
+
+def parse(line: str, commands: Mapping[str, Command]) -> Call | None:
+    """
+    What a line says; None for an empty one.
+
+    @param commands: those that there are, by name
+    @raise BadCommand: it says nothing that can be done
+    """
+    if any(one != "\t" and (one < " " or "\x7f" <= one <= "\x9f") for one in line):
+        raise BadCommand("the line has control characters, perhaps from an arrow key; type it again")
+    try:
+        name, *rest = shlex.split(line) or [""]
+    except ValueError:
+        hint = "a name with ' in it goes into \" and the other way"
+        raise BadCommand(f"a quote is not closed, or nothing follows a backslash; {hint}") from None
+    if not name:
+        return None
+    return _options(find(name, commands), rest)
+
+
+def find(name: str, commands: Mapping[str, Command]) -> Command:
+    """
+    The command of that name.
+
+    @raise BadCommand: there is none
+    """
+    command = commands.get(name)
+    if command is None:
+        near = get_close_matches(name.lower(), commands, 1)
+        raise BadCommand(f"there is no command {name!r}" + (f", did you mean {near[0]}?" if near else "; help lists them all"))
+    return command
+
+
+@dataclass
+class _Given:
+    words: list[str] = field(default_factory=list)
+    json: bool = False
+    size: tuple[int, int] | None = None
+
+
+def _options(command: Command, rest: list[str]) -> Call:
+    given = _Given()
+    left = iter(rest)
+    for word in left:
+        if word == "--":
+            given.words += left
+        elif word == "--json" and word in command.options:
+            given.json = True
+        elif word == "--size" and word in command.options:
+            given.size = _size(next(left, ""))
+        elif word.startswith("--"):
+            raise BadCommand(f"{command.name} has no option {word}; a name that begins with two dashes goes after a --")
+        else:
+            given.words.append(word)
+    if not command.takes(len(given.words)):
+        raise BadCommand(f"usage: {command.usage}; a name with spaces goes into quotes")
+    return Call(command, given.words, given.json, given.size)
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", text, re.ASCII)
+    size = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not all(least <= number <= most for least, number, most in zip(SMALLEST, size, LARGEST, strict=True)):
+        limits = "{}x{} to {}x{}".format(*SMALLEST, *LARGEST)
+        raise BadCommand(f"a size is COLUMNSxROWS, such as 120x40, from {limits}, not {text!r}")
+    return size
+
+
+_HINTS: dict[type[PHPMQError], str] = {
+    NoSuchQueue: "search PATTERN finds queues, dead lists those with dead letters",
+    NoSuchMessage: "show QUEUE and dead QUEUE list messages with their ids",
+    NoSuchClient: "clients lists those that there are",
+    BadName: "a name has 1 to 255 bytes of UTF-8 and no control characters",
+}
+
+
+def complaint(error: PHPMQError) -> str:
+    """What is wrong and what to try, in a line."""
+    hint = _HINTS.get(type(error))
+    return f"error: {error}" + (f"; {hint}" if hint else "")
+
+
+def to_json(data: Any) -> str:
+    """Data as JSON in a line of printable ASCII."""
+    return json.dumps(data, separators=(",", ":")).replace("\x7f", "\\u007f")

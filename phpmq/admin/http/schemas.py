@@ -1,0 +1,270 @@
+"""What requests may hold and answers do, as JSON Schema: requests are checked with it, and the OpenAPI document shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from phpmq.admin.admin import MAX_PAGE, PAUSES, SORTS, STATES
+from phpmq.admin.http.flat import MAX_ITEMS
+from phpmq.admin.http.problems import CODES
+from phpmq.admin.rates import WINDOWS
+from phpmq.admin.status import COUNTERS
+from phpmq.errors import BadSetting
+from phpmq.message import MAX_NAME, QueueSettings
+
+Schema = dict[str, Any]
+
+#: The most bytes of each body in a list of messages.
+MAX_PREVIEW = 65536
+
+TEXT: Schema = {"type": "string"}
+FLAG: Schema = {"type": "boolean"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+SECONDS: Schema = {"type": "number", "minimum": 0}
+BASE64: Schema = {"type": "string", "contentEncoding": "base64", "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"}
+MOMENT: Schema = {"type": "string", "format": "date-time"}
+TEXTS: Schema = {"type": "object", "additionalProperties": TEXT}
+
+
+def ref(name: str) -> Schema:
+    """A schema of L{COMPONENTS}."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def record(**properties: Schema) -> Schema:
+    """An object that has these properties, all of them and no other."""
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def some(schema: Schema) -> Schema:
+    """That, or null."""
+    return {**schema, "type": [schema["type"], "null"]}
+
+
+def _list(schema: Schema) -> Schema:
+    return {"type": "array", "items": schema}
+
+
+def _page(name: str) -> Schema:
+    return record(items=_list(ref(name)), next={**some(TEXT), "description": "What to give as 'after' for what follows; null at the end."})
+
+
+def _numbers(*names: str) -> Schema:
+    return record(**dict.fromkeys(names, COUNT))
+
+
+_COUNTS = {"type": "object", "additionalProperties": COUNT}
+_RATES = record(**dict.fromkeys(COUNTERS, record(**dict.fromkeys(WINDOWS, SECONDS))))
+_CHOICES = QueueSettings._CHOICES
+
+#: What a PUT may change; null gives the default back.
+SETTINGS: dict[str, Schema] = {
+    "max_messages": {**some(COUNT), "maximum": 2**53 - 1, "description": "How many messages may wait; 0 for no limit."},
+    "max_bytes": {**some(COUNT), "maximum": 2**53 - 1, "description": "How many bytes may wait; 0 for no limit."},
+    "when_full": {"enum": [*_CHOICES["when_full"], None], "description": "What happens to one more."},
+    "max_attempts": {**some(COUNT), "maximum": 2**53 - 1, "description": "Deliveries after which a message is dead; 0 for no limit."},
+    "lease": {**some(SECONDS), "maximum": 2**53 - 1, "description": "Seconds that a consumer which asks for no lease has; 0 for no limit."},
+    "expired": {"enum": [*_CHOICES["expired"], None], "description": "What becomes of messages that expire."},
+}
+
+#: What a POST of a message may say.
+MESSAGE: dict[str, Schema] = {
+    "body": {**TEXT, "description": "The body as text. Either this or body_base64 has to be there."},
+    "body_base64": {**BASE64, "description": "The body as base64, for what is no text."},
+    "ttl": {**SECONDS, "maximum": 10**12 - 1, "description": "Seconds until it expires; 0 for never."},
+    "delay": {**SECONDS, "maximum": 10**12 - 1, "description": "Seconds until it is ready."},
+    "headers": {**TEXTS, "description": "Strings by name."},
+    "key": {**TEXT, "minLength": 1, "description": "A second message with it stores nothing while the first is in the queue."},
+    "level": {"enum": ["stored", "synced"], "description": "What the answer waits for: memory, or the disk."},
+}
+
+_QUEUE = {
+    "name": TEXT,
+    "ready": COUNT,
+    "delayed": COUNT,
+    "in_flight": COUNT,
+    "dead": COUNT,
+    "bytes": COUNT,
+    "consumers": COUNT,
+    "oldest_message_age_seconds": some(SECONDS),
+    "paused": record(deliveries=FLAG, sends=FLAG),
+    "totals": _numbers(*COUNTERS),
+    "rates": _RATES,
+    "settings": record(
+        **{
+            "max_messages": COUNT,
+            "max_bytes": COUNT,
+            "when_full": {"enum": list(_CHOICES["when_full"])},
+            "max_attempts": COUNT,
+            "lease": SECONDS,
+            "expired": {"enum": list(_CHOICES["expired"])},
+        }
+    ),
+}
+
+# A body is in one of two forms, and a dead letter has other facts than a living message.
+_CONTENT = {"size": COUNT, "truncated": FLAG, "body": TEXT, "body_base64": BASE64}
+_LETTER = {"id": TEXT, "attempts": COUNT, "accepted_at": MOMENT, "headers": {"type": "object"}}
+
+
+def _message(states: list[str], **more: Schema) -> Schema:
+    optional = "body", "body_base64"
+    schema = record(**_LETTER, state={"enum": states}, **more, **_CONTENT)
+    return {**schema, "required": [name for name in schema["required"] if name not in optional]}
+
+
+COMPONENTS: dict[str, Schema] = {
+    "Problem": record(type=TEXT, title=TEXT, status=COUNT, detail=TEXT, code={"enum": list(CODES)}),
+    "Status": record(
+        version=TEXT,
+        state={"enum": ["running", "draining"]},
+        now=MOMENT,
+        uptime_seconds=SECONDS,
+        messages=_numbers("ready", "delayed", "in_flight", "dead", "bytes"),
+        totals=_numbers(
+            *("received", "delivered", "redelivered", "acknowledged", "requeued", "expired", "dropped", "flushed", "dead_lettered"),
+            *("duplicates", "unknown_ids"),
+        ),
+        dead_lettered=_COUNTS,
+        rates=_RATES,
+        queues=COUNT,
+        consumers=COUNT,
+        connections=record(open=COUNT, limit=COUNT, accepted=COUNT, rejected=COUNT, timeouts=_COUNTS, protocol_errors=_COUNTS),
+        # What the process takes is not told everywhere.
+        memory={**_numbers("used", "limit", "resident", "peak"), "required": ["used", "limit"]},
+        mirror={
+            "anyOf": [
+                record(file={"type": "null"}),
+                record(file=TEXT, failing=FLAG, pending_changes=COUNT, lag_seconds=SECONDS, writes=COUNT, errors=COUNT),
+            ]
+        },
+        alarms=_list(ref("Alarm")),
+    ),
+    "Alarm": record(name=TEXT, text=TEXT),
+    "Alive": record(status={"const": "ok"}),
+    "Health": record(ready=FLAG, checks={**TEXTS, "description": "'ok', or what is wrong."}),
+    "Queue": record(**_QUEUE),
+    "QueueDetail": record(
+        **_QUEUE,
+        consuming=_list(record(client=some(COUNT), window=COUNT, in_flight=COUNT, lease_seconds=SECONDS)),
+    ),
+    "Queues": _page("Queue"),
+    "Message": {
+        "anyOf": [
+            _message(
+                [state for state in STATES if state != "dead"],
+                expires_at=some(MOMENT),
+                due_at=some(MOMENT),
+                key=some(TEXT),
+            ),
+            _message(["dead"], reason=TEXT, text=TEXT, died_at=MOMENT),
+        ]
+    },
+    "Messages": _page("Message"),
+    "Receipt": record(id=TEXT, duplicate=FLAG),
+    "Flushed": record(queue=TEXT, removed=COUNT, in_flight=COUNT),
+    "FlushedAll": _numbers("queues", "removed", "in_flight"),
+    "Deleted": record(queue=TEXT, removed=COUNT, in_flight=COUNT, dead=COUNT),
+    "DeadDeleted": record(queue=TEXT, deleted=COUNT),
+    "Replayed": record(queue=TEXT, target=TEXT, replayed=COUNT),
+    "Moved": record(source=TEXT, target=TEXT, moved=COUNT),
+    "Client": record(
+        id=COUNT,
+        address=TEXT,
+        listener=TEXT,
+        protocol=TEXT,
+        user=some(TEXT),
+        connected_seconds=SECONDS,
+        in_flight=COUNT,
+        consuming=_list(record(queue=TEXT, window=COUNT, in_flight=COUNT, lease_seconds=SECONDS)),
+        bytes_received=COUNT,
+        bytes_sent=COUNT,
+        waiting_for_room=FLAG,
+    ),
+    "Clients": _page("Client"),
+}
+
+# The patterns tell clients; what they say is checked where the values are used.
+NAME: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_NAME, "pattern": "^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+$"}
+PLACE: Schema = {"type": "string", "pattern": "^[0-9]{0,18}$"}
+
+#: Parameters of lists.
+SORT: Schema = {"enum": [*SORTS, *(f"-{sort}" for sort in SORTS)]}
+LIMIT: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}
+PREVIEW: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_PREVIEW}
+PATTERN: Schema = {"type": "string", "maxLength": 255}
+STATE: Schema = {"enum": list(STATES)}
+WHAT: Schema = {"enum": list(PAUSES)}
+IDS: Schema = {"type": "array", "items": TEXT, "maxItems": MAX_ITEMS}
+SOME: Schema = {"type": "integer", "minimum": 1, "maximum": 2**53 - 1}
+
+
+def parse(text: str, schema: Schema) -> Any:
+    """What a parameter's text stands for: a number where the schema wants one."""
+    if schema.get("type") == "integer" and text.isascii() and text.isdigit() and len(text) < 20:
+        return int(text)
+    return text
+
+
+def check(name: str, value: Any, schema: Schema) -> Any:
+    """
+    A value of a request, as the server takes it.
+
+    @raise BadSetting: the schema does not allow it
+    """
+    types = _types(schema)
+    if value is None and "null" in types:
+        return None
+    if "enum" in schema:
+        if value not in schema["enum"] or isinstance(value, bool):
+            raise BadSetting(f"{name} is {' or '.join(str(each) for each in schema['enum'] if each is not None)}, not {value!r:.100}")
+    elif "string" in types:
+        _check_text(name, value, schema)
+    elif "integer" in types or "number" in types:
+        value = _number(name, value, "integer" in types, schema)
+    elif "array" in types:
+        _check_items(name, value, schema)
+    elif "object" in types:
+        _check_members(name, value, schema)
+    return value
+
+
+def _types(schema: Schema) -> list[str]:
+    kind = schema.get("type", [])
+    types = [kind] if isinstance(kind, str) else list(kind)
+    return [*types, "null"] if None in schema.get("enum", ()) else types
+
+
+def _check_text(name: str, value: Any, schema: Schema) -> None:
+    if not isinstance(value, str):
+        raise BadSetting(f"{name} is a text, not {value!r:.100}")
+    if not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)):
+        raise BadSetting(f"{name} has {len(value)} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadSetting(f"{name} has half of a character") from None
+
+
+def _number(name: str, value: Any, whole: bool, schema: Schema) -> int | float:
+    least, most = schema.get("minimum", 0), schema.get("maximum", float("inf"))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most or (whole and value % 1):
+        bounds = f"from {least}" + (f" to {most}" if most < float("inf") else "")
+        raise BadSetting(f"{name} is a {'whole ' if whole else ''}number {bounds}, not {value!r:.100}")
+    return int(value) if whole else value
+
+
+def _check_items(name: str, value: Any, schema: Schema) -> None:
+    if not isinstance(value, list) or len(value) > schema["maxItems"]:
+        raise BadSetting(f"{name} is a list of at most {schema['maxItems']}")
+    for item in value:
+        check(f"an item of {name}", item, schema["items"])
+
+
+def _check_members(name: str, value: Any, schema: Schema) -> None:
+    if not isinstance(value, Mapping):
+        raise BadSetting(f"{name} is an object, not {value!r:.100}")
+    for key, member in value.items():
+        _check_text(f"a name in {name}", key, TEXT)
+        check(f"{name}.{key}", member, schema["additionalProperties"])

@@ -1,0 +1,6 @@
+"""Prometheus metrics of a server, and the resource of twisted.web that has them."""
+
+from phpmq.admin.metrics.resource import MetricsResource
+from phpmq.admin.metrics.scrape import Format, Metrics
+
+__all__ = ["Format", "Metrics", "MetricsResource"]

@@ -1,0 +1,59 @@
+"""Tests of L{phpmq.admin.access}: who can reach an operator's door."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from phpmq.admin.access import is_local, require_local
+from phpmq.errors import StartError
+
+LOCAL = (
+    "tcp:9101:interface=127.0.0.1",
+    "tcp:interface=127.0.0.1:port=9101",
+    "tcp:9101:127.0.0.1",
+    "tcp:9101:interface=127.8.9.10:backlog=5",
+    "tcp:9101:interface=localhost",
+    r"tcp6:9101:interface=\:\:1",
+    "unix:/run/phpmq/console.sock:mode=600",
+    "unix:address=console.sock",
+    "ssl:9101:privateKey=a.pem:certKey=b.pem:interface=127.0.0.1",
+    "systemd:domain=UNIX:name=console",
+)
+
+OPEN = (
+    "tcp:9101",
+    "tcp:9101:interface=",
+    "tcp:9101:interface=0.0.0.0",
+    "tcp:9101:interface=10.0.0.1",
+    "tcp:9101:interface=localhost.example.com",
+    "tcp:9101:interface=127.0.0.1:interface=0.0.0.0",
+    "tcp:9101:0.0.0.0",
+    "tcp6:9101",
+    r"tcp6:9101:interface=\:\:",
+    "ssl:9101:127.0.0.1",
+    "systemd:domain=INET:name=console",
+    "haproxy:tcp:9101:interface=127.0.0.1",
+    "tcp",
+    "",
+)
+
+
+class AccessTests(SynchronousTestCase):
+    """Which listeners other machines can reach."""
+
+    def test_local(self) -> None:
+        """Loopback addresses and unix sockets are for this machine only, however they are written."""
+        for description in LOCAL:
+            self.assertTrue(is_local(description), description)
+            require_local("--console", description)
+
+    def test_open(self) -> None:
+        """All others may not be, also those whose string does not tell."""
+        for description in OPEN:
+            self.assertFalse(is_local(description), description)
+
+    def test_refusal(self) -> None:
+        """The refusal names the option, the listener, and both ways on."""
+        sentence = str(self.assertRaises(StartError, require_local, "--console", "tcp:9101"))
+        for text in "phpmq: --console tcp:9101 ", "interface=127.0.0.1", "unix socket", "--insecure-admin":
+            self.assertIn(text, sentence)
