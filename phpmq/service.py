@@ -15,7 +15,7 @@ from twisted.application.service import MultiService
 from twisted.application.strports import service as listener
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import CannotListenError
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -128,7 +128,7 @@ class QueueService(MultiService):
     def __init__(self, settings: Settings, reactor: Any) -> None:
         """
         @raise ValueError: a listener's description is none
-        @raise StartError: other machines could reach the console, and the settings do not allow that
+        @raise StartError: other machines could reach the console or the HTTP API, and the settings do not allow that
         """
         super().__init__()
         self.settings = settings
@@ -150,20 +150,17 @@ class QueueService(MultiService):
         self._wake: Any = None
         self.consoles = ConsoleFactory(self, reactor)
         self.site: Site | None = None
-        # Option, description and service of each listener; those of HTTP are the last to close.
+        # Option, description and service of each listener.
         self._listeners: list[tuple[str, str, Any]] = []
-        self._http: list[tuple[str, str, Any]] = []
         for option, descriptions in ("--listen", settings.listen), ("--listen-original", settings.listen_original):
             for description in descriptions:
                 factory = QueueFactory(self.connections, option == "--listen-original", description)
                 self._listen(option, description, factory)
         if settings.console:
-            if not settings.insecure_admin:
-                require_local("--console", settings.console)
-            self._listen("--console", settings.console, self.consoles)
+            self._listen_for_operators("--console", settings.console, self.consoles)
         if settings.http:
-            self._listen_http()
-        for _, _, port in (*self._listeners, *self._http):
+            self._listen_for_http(settings)
+        for _, _, port in self._listeners:
             port.setServiceParent(self)
         self._ticks = LoopingCall(self._tick)
         self._ticks.clock = reactor
@@ -181,20 +178,22 @@ class QueueService(MultiService):
         """Queues that the metrics have series of their own for."""
         return self.settings.metrics_queues
 
-    def _listen(self, option: str, description: str, factory: Factory) -> None:
+    def _listen(self, option: str, description: str, factory: IProtocolFactory) -> None:
         with _naming(option, description):
             self._listeners.append((option, description, listener(_with_backlog(description), factory, self._reactor)))
 
-    def _listen_http(self) -> None:
-        # A server without it need not have twisted.web in memory.
-        from phpmq.admin.http import Access, Listener, Site
+    def _listen_for_operators(self, option: str, description: str, factory: IProtocolFactory) -> None:
+        self._listen(option, description, factory)
+        if not self.settings.insecure_admin:
+            require_local(option, description)
 
-        settings = self.settings
+    def _listen_for_http(self, settings: Settings) -> None:
+        # A server without it need not have twisted.web in memory.
+        from phpmq.admin.http import Access, Site
+
         self.site = Site(self._reactor, Access(settings.http_hosts), settings.frame_timeout, settings.write_timeout)
         for description in settings.http:
-            with _naming("--http", description):
-                port = Listener(description, self.site, self._reactor, settings.insecure_admin)
-            self._http.append(("--http", description, port))
+            self._listen_for_operators("--http", description, self.site)
 
     # Start
 
@@ -202,9 +201,9 @@ class QueueService(MultiService):
         """
         Bind the listeners.
 
-        @raise StartError: one of them cannot be bound, or must not be
+        @raise StartError: one of them cannot be bound
         """
-        for option, description, port in (*self._listeners, *self._http):
+        for option, description, port in self._listeners:
             _bind(option, description, port)
 
     def startService(self) -> None:
@@ -324,7 +323,7 @@ class QueueService(MultiService):
         for ticks in self._ticks, self._broker_ticks, self.pulse:
             if ticks.running:
                 ticks.stop()
-        await DeferredList([port.stopService() for _, _, port in self._listeners])
+        await self._close_listeners(http=False)
         if self.store is None:
             await self._close_http()
             return  # It never started.
@@ -346,8 +345,11 @@ class QueueService(MultiService):
         self.store.close()
         self._log.info("phpmq stopped")
 
+    async def _close_listeners(self, http: bool) -> None:
+        await DeferredList([port.stopService() for option, _, port in self._listeners if (option == "--http") == http])
+
     async def _close_http(self) -> None:
-        await DeferredList([port.stopService() for _, _, port in self._http])
+        await self._close_listeners(http=True)
         if self.site is not None:
             self.site.stop()
 

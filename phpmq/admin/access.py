@@ -38,12 +38,7 @@ def require_local(option: str, description: str) -> None:
     @raise StartError: it is one
     """
     if not is_local(description):
-        raise refusal(option, description)
-
-
-def refusal(option: str, description: str) -> StartError:
-    """What to say of such a listener."""
-    return StartError(
-        f"phpmq: {option} {description} may be reached from other machines, and there is no login: "
-        "listen on a unix socket or with interface=127.0.0.1, or say --insecure-admin if that is what you want."
-    )
+        raise StartError(
+            f"phpmq: {option} {description} may be reached from other machines, and there is no login: "
+            "listen on a unix socket or with interface=127.0.0.1, or say --insecure-admin if that is what you want."
+        )

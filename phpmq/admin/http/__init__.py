@@ -6,7 +6,6 @@ is the table in L{phpmq.admin.http.routes}, and each entry calls L{phpmq.admin.A
 """
 
 from phpmq.admin.http.access import Access
-from phpmq.admin.http.listening import Listener
 from phpmq.admin.http.site import Site
 
-__all__ = ["Access", "Listener", "Site"]
+__all__ = ["Access", "Site"]
