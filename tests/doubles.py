@@ -1,10 +1,12 @@
-"""Stand-ins for the seams of phpmq/interfaces.py, each checked against its interface by a test."""
+"""Stand-ins: for the seams of phpmq/interfaces.py, each checked against its interface by a test, and for the other end of a connection."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 
+from twisted.internet.protocol import Protocol
+from twisted.internet.testing import StringTransport
 from zope.interface import implementer
 
 from phpmq.broker import Broker, Channel
@@ -321,3 +323,41 @@ class RecordingConnection:
     def broken(self, error: Exception) -> None:
         """Note an error; nothing is written any more; see L{IConnection}."""
         self.errors.append(error)
+
+
+class RecordingProtocol(Protocol):
+    """Notes what it hears, and that the connection is lost."""
+
+    def __init__(self) -> None:
+        self.heard = b""
+        self.is_lost = False
+
+    def dataReceived(self, data: bytes) -> None:
+        """Note it."""
+        self.heard += data
+
+    def connectionLost(self, reason: object = None) -> None:
+        """Note it."""
+        assert not self.is_lost
+        self.is_lost = True
+
+
+class FarEnd:
+    """What a client sees of the server's end, where a C{StringTransport} is between them."""
+
+    transport: StringTransport
+
+    @property
+    def closed(self) -> bool:
+        """Whether the server said goodbye, perhaps with data still to be written."""
+        return self.transport.disconnecting
+
+    @property
+    def aborted(self) -> bool:
+        """Whether the server hung up."""
+        return self.transport.disconnected
+
+    @property
+    def reading(self) -> bool:
+        """Whether the server reads."""
+        return self.transport.producerState == "producing"

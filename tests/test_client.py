@@ -11,7 +11,6 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
@@ -35,6 +34,7 @@ from phpmq.errors import (
     TooLarge,
 )
 from phpmq.testing import MemoryServer, _connect
+from tests.doubles import RecordingProtocol
 
 
 def _transport(client: QueueClient) -> Any:
@@ -462,23 +462,7 @@ class LifeTests(Case):
         self.assertIsNot(reactor, None)
 
 
-class _Scripted(Protocol):
-    """A server that does as it is told, and notes what it hears."""
-
-    def __init__(self) -> None:
-        self.heard = b""
-        self.is_lost = False
-
-    def dataReceived(self, data: bytes) -> None:
-        """Note it."""
-        self.heard += data
-
-    def connectionLost(self, reason: object = None) -> None:
-        """Note it."""
-        self.is_lost = True
-
-
-class Closing(_Scripted):
+class Closing(RecordingProtocol):
     """Hangs up at once."""
 
     def connectionMade(self) -> None:
@@ -487,7 +471,7 @@ class Closing(_Scripted):
         self.transport.loseConnection()
 
 
-class Version01(_Scripted):
+class Version01(RecordingProtocol):
     """Hangs up when it hears what it does not know, as a server of version 01 does."""
 
     def dataReceived(self, data: bytes) -> None:
@@ -496,7 +480,7 @@ class Version01(_Scripted):
         self.transport.loseConnection()
 
 
-class Garbage(_Scripted):
+class Garbage(RecordingProtocol):
     """Speaks another language."""
 
     def dataReceived(self, data: bytes) -> None:
@@ -505,7 +489,7 @@ class Garbage(_Scripted):
         self.transport.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
-class Refusing(_Scripted):
+class Refusing(RecordingProtocol):
     """Ends each conversation with a reason."""
 
     def dataReceived(self, data: bytes) -> None:
@@ -519,9 +503,9 @@ class Refusing(_Scripted):
 class Strangers:
     """An endpoint of servers that are no phpmq."""
 
-    def __init__(self, clock: Clock, kind: type[_Scripted]) -> None:
+    def __init__(self, clock: Clock, kind: type[RecordingProtocol]) -> None:
         self._clock, self._kind = clock, kind
-        self.servers: list[_Scripted] = []
+        self.servers: list[RecordingProtocol] = []
 
     def connect(self, protocolFactory: Any) -> Deferred[Any]:  # noqa: N803
         """Connect."""
@@ -534,7 +518,7 @@ class Strangers:
 class StrangeServerTests(Case):
     """Servers that are no phpmq, or none that is well."""
 
-    def meet(self, kind: type[_Scripted], **settings: Any) -> tuple[Strangers, QueueClient]:
+    def meet(self, kind: type[RecordingProtocol], **settings: Any) -> tuple[Strangers, QueueClient]:
         """A client of such servers."""
         strangers = Strangers(self.clock, kind)
         client = QueueClient(strangers, self.clock, **settings)
@@ -550,7 +534,7 @@ class StrangeServerTests(Case):
 
     def test_no_phpmq(self) -> None:
         """What does not answer as it should is an error to who waits for a connection, and is tried again with growing pauses."""
-        kinds: list[tuple[type[_Scripted], type[Exception], str]] = [
+        kinds: list[tuple[type[RecordingProtocol], type[Exception], str]] = [
             (Closing, NotConnected, "the server closed it"),
             (Version01, NotConnected, "the server closed it"),
             (Garbage, BadFrame, "frame header expected"),
@@ -571,7 +555,7 @@ class StrangeServerTests(Case):
     def test_silent(self) -> None:
         """A server that takes a connection and says nothing is given up after the heartbeat's time, or that of the first answer."""
         for settings, error in (({"heartbeat": 5}, NotConnected), ({"timeout": 5}, TimedOut)):
-            strangers, client = self.meet(_Scripted, **settings)
+            strangers, client = self.meet(RecordingProtocol, **settings)
             one = client.connected(1)
             self.server.advance(4.9)
             self.assertNoResult(one)

@@ -22,6 +22,7 @@ from phpmq.admin.console.keyboard import MAX_LINE
 from phpmq.admin.console.monitor import LARGEST, SMALLEST, Screens
 from phpmq.admin.console.protocol import CLOSE_TIMEOUT, IDLE_TIMEOUT, WRITE_TIMEOUT, ConsoleProtocol
 from phpmq.admin.console.text import width
+from tests.doubles import FarEnd
 from tests.test_admin import ODD, AdminTestCase
 
 PROMPT = "phpmq > "
@@ -32,7 +33,7 @@ EVIL, EVIL_BODY = "ev\u202eil\u00a0\u200b", b"\x1b]0;title\x07\x1b[2J\xc2\x9b1m\
 CLEAR = "\x1b[2J\x1b[H"
 
 
-class Operator:
+class Operator(FarEnd):
     """
     Somebody at a terminal.
 
@@ -77,21 +78,6 @@ class Operator:
     def goes(self) -> None:
         """The connection is lost."""
         self.console.connectionLost(Failure(ConnectionDone()))
-
-    @property
-    def closed(self) -> bool:
-        """Whether the server said goodbye, perhaps with data still to be written."""
-        return self.transport.disconnecting
-
-    @property
-    def aborted(self) -> bool:
-        """Whether the server hung up."""
-        return self.transport.disconnected
-
-    @property
-    def reading(self) -> bool:
-        """Whether the server reads."""
-        return self.transport.producerState == "producing"
 
 
 class ConsoleTestCase(AdminTestCase):

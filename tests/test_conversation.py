@@ -29,7 +29,7 @@ from phpmq.errors import (
 )
 from phpmq.frames import frame_header, packet
 from phpmq.requests import encode_ack, encode_dead_letter, encode_requeue, encode_touch
-from tests.conversations import FileServer, Inbox, Line, Outcome
+from tests.lines import FileServer, Inbox, Line, Outcome
 
 
 class Case(SynchronousTestCase):

@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from phpmq.broker import SENDS
 from phpmq.conversation import Conversation
 from phpmq.errors import ClientFull, CommandRefused, MemoryFull, QueueFull, TimedOut
-from tests.conversations import FileServer, Line, Outcome
+from tests.lines import FileServer, Line, Outcome
 
 LONG = os.environ.get("PHPMQ_TEST_PROFILE") == "long"
 

@@ -33,6 +33,7 @@ from phpmq.message import MESSAGE_OVERHEAD
 from phpmq.protocol import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT, Connections, QueueFactory, QueueProtocol
 from phpmq.store import SQLiteStore
 from tests import version02
+from tests.doubles import FarEnd
 from tests.wire import BAD, acknowledge, consume, deliveries, send
 
 
@@ -54,8 +55,10 @@ class Transport(StringTransport):
         return -1
 
 
-class Peer:
+class Peer(FarEnd):
     """A client's end of a connection."""
+
+    transport: Transport
 
     def __init__(self, factory: QueueFactory, address: Any) -> None:
         self.transport = Transport(peerAddress=address)
@@ -76,21 +79,6 @@ class Peer:
     def goes(self, reason: type[Exception] = ConnectionLost) -> None:
         """The connection is lost."""
         self.protocol.connectionLost(Failure(reason()))
-
-    @property
-    def closed(self) -> bool:
-        """Whether the server said goodbye, perhaps with data still to be written."""
-        return self.transport.disconnecting
-
-    @property
-    def aborted(self) -> bool:
-        """Whether the server hung up."""
-        return self.transport.disconnected
-
-    @property
-    def reading(self) -> bool:
-        """Whether the server reads."""
-        return self.transport.producerState == "producing"
 
 
 class ProtocolTestCase(SynchronousTestCase):

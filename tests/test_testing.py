@@ -9,7 +9,6 @@ from twisted.application.service import MultiService
 from twisted.internet import reactor as installed_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer, IStreamClientEndpoint, ITransport
-from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
@@ -19,6 +18,7 @@ from phpmq.errors import Closed, MemoryFull, NotConnected, QueueFull
 from phpmq.interfaces import IMirror
 from phpmq.requests import encode_consume, encode_send
 from phpmq.testing import MemoryServer
+from tests.doubles import RecordingProtocol
 
 
 class Digger(MultiService):
@@ -245,7 +245,7 @@ class FakedTimeTests(SynchronousTestCase):
 
     def test_own_protocol(self) -> None:
         """Somebody who speaks the wire's language can be connected."""
-        protocol = Recorder()
+        protocol = RecordingProtocol()
         self.server.connect(protocol)
         transport: Any = protocol.transport
         transport.writeSequence([encode_send(b"", "q", b"x"), encode_consume(b"t", "q", 1)])
@@ -261,7 +261,7 @@ class FakedTimeTests(SynchronousTestCase):
 
     def test_close(self) -> None:
         """Who closes is heard to the end."""
-        protocol = Recorder()
+        protocol = RecordingProtocol()
         self.server.connect(protocol)
         transport: Any = protocol.transport
         transport.write(encode_send(b"", "q", b"x"))
@@ -279,7 +279,7 @@ class FakedTimeTests(SynchronousTestCase):
 
     def test_slow_reader(self) -> None:
         """A client that does not read is not sent all there is: its transport tells the server to wait, and to go on."""
-        protocol = Recorder()
+        protocol = RecordingProtocol()
         for _ in range(100):
             self.server.send("q", b"x" * 20_000)
         self.server.connect(protocol)
@@ -296,7 +296,7 @@ class FakedTimeTests(SynchronousTestCase):
     def test_reader_that_never_reads(self) -> None:
         """It is cut off after a while, as on a socket."""
         server = MemoryServer(self.clock, write_timeout=5)
-        protocol = Recorder()
+        protocol = RecordingProtocol()
         for _ in range(100):
             server.send("q", b"x" * 20_000)
         server.connect(protocol)
@@ -306,23 +306,6 @@ class FakedTimeTests(SynchronousTestCase):
         server.advance(60)
         self.assertEqual((protocol.is_lost, len(server.bodies("q"))), (True, 100))
         server.stop()
-
-
-class Recorder(Protocol):
-    """Notes what it hears."""
-
-    def __init__(self) -> None:
-        self.heard = b""
-        self.is_lost = False
-
-    def dataReceived(self, data: bytes) -> None:
-        """Note it."""
-        self.heard += data
-
-    def connectionLost(self, reason: object = None) -> None:
-        """Note it."""
-        assert not self.is_lost
-        self.is_lost = True
 
 
 class RealTimeTests(TestCase):
