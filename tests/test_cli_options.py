@@ -74,6 +74,10 @@ class UsageTests(SynchronousTestCase):
         "timeout": ("consume jobs --timeout 0", "is not a number of seconds above 0"),
         "bench": ("bench jobs", "'jobs' is not one of"),
         "bench size": ("bench both --size 15", "at least 16"),
+        "flush nothing": ("flush", "name queues, or give --all"),
+        "flush everything": ("flush jobs --all", "either queues or --all"),
+        "api": ("status --api tcp:localhost:9180", "it is none of http://HOST:PORT"),
+        "api port": ("status --api localhost:99999", "out of range"),
         "shell": ("completion csh", "'csh' is not one of"),
     }
 
@@ -100,6 +104,6 @@ class UsageTests(SynchronousTestCase):
 
     def test_help(self) -> None:
         """Help is no error, wherever it is asked for, and says what the short form says."""
-        for line in "--help", "-h", "send --help", "consume -h", "bench --help", "completion --help":
+        for line in "--help", "-h", "send --help", "consume -h", "bench --help", "flush -h", "completion --help":
             result = self.invoke(line)
             self.assertEqual((result.exit_code, result.output[:13]), (0, "Usage: phpmq "), line)

@@ -28,7 +28,11 @@ class Result(NamedTuple):
 
 def environment(server: Server | None, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """What a command finds in its environment: where the server is, and nothing that is the caller's taste."""
-    ours = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "PHPMQ_SERVER", "PHPMQ_DEBUG")}
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("NO_COLOR", "FORCE_COLOR", "PHPMQ_SERVER", "PHPMQ_API", "PHPMQ_DEBUG")
+    }
     ours |= {"TERM": "xterm-256color", "COLUMNS": "100"}
     if server is not None:
         # The socket is in the same place when the server is started again.
