@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import translate
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
@@ -23,6 +24,8 @@ from phpmq.message import DEFAULT_SETTINGS, DeadMessage, Message, check_name
 from phpmq.mirror import MirrorService
 from phpmq.protocol import Connections
 from phpmq.store import SQLiteStore
+
+_M = TypeVar("_M", Message, DeadMessage)
 
 
 class Server(Protocol):
@@ -48,8 +51,11 @@ class Server(Protocol):
 #: What can be paused, by name.
 PAUSES = {"deliveries": DELIVERIES, "sends": SENDS, "all": DELIVERIES | SENDS}
 
-#: States in which messages can be listed.
+#: States in which messages can be.
 STATES = "ready", "delayed", "in_flight", "dead"
+
+#: States by which messages can be listed; C{active} are those ready and in flight, in one order.
+LISTED = *STATES, "active"
 
 #: The most items of a page.
 MAX_PAGE = 1000
@@ -384,37 +390,43 @@ class Admin:
         """
         Look at a queue's messages, in their order, by pages; nothing changes by it.
 
-        @param state: C{ready}, C{delayed}, C{in_flight} or C{dead}
+        A page ends early once it has L{PAGE_BYTES} of bodies. Among those that are C{active} a message keeps its place when it is
+        delivered or comes back: so each is found once, whatever happens between two pages.
+
+        @param state: one of L{LISTED}
         @param after: the C{next} of the page before
-        @param preview: how many bytes of each body; fewer if those of all C{limit} messages would be more than L{PAGE_BYTES}
+        @param preview: how many bytes of each body
         @raise NoSuchQueue: there is none of that name, and no dead letter of it
         @raise BadSetting: there is no such state
         """
         self.broker.enter()
         limit = _page(limit)
-        preview = min(preview, PAGE_BYTES // limit)
-        if state not in STATES:
-            raise BadSetting(f"a state is {', '.join(STATES)}, not {state!r}")
+        if state not in LISTED:
+            raise BadSetting(f"a state is {', '.join(LISTED)}, not {state!r}")
         start = _start(after)
         if state == "dead":
             return self._dead_page(name, start, limit, preview)
         queue = self._queue(name)
-        place = "position" if state != "delayed" else "number"
-        read = {"ready": self._ready, "delayed": self._delayed, "in_flight": self._in_flight}[state]
-        found = read(queue, start, limit + 1, preview)
-        items = [status.message_status(message, state, self.broker, preview) for message in found[:limit]]
-        return Page(items, str(getattr(found[limit - 1], place)) if len(found) > limit else None)
+        read = {"ready": self._ready, "delayed": self._delayed, "in_flight": self._in_flight, "active": self._active}[state]
+        found, more = _some(read(queue, start, limit + 1, preview), limit, preview)
+        items = [status.message_status(message, self._state(message, state), self.broker, preview) for message in found]
+        return Page(items, str(abs(found[-1].position)) if more else None)
+
+    def _state(self, message: Message, listed: str) -> str:
+        if listed != "active":
+            return listed
+        return "ready" if message.consumer is None else "in_flight"
 
     def _ready(self, queue: Queue, start: int, count: int, preview: int) -> list[Message]:
         ahead = [message for message in queue.ahead if message.position > start][:count]
         if len(ahead) < count and queue.behind:
             assert self.service.store is not None
-            ahead += self.service.store.peek(queue, max(start, queue.cursor), count - len(ahead), preview)
+            ahead += self.service.store.peek(queue, max(start, queue.cursor), count - len(ahead), preview, size=PAGE_BYTES)
         return ahead
 
     def _delayed(self, queue: Queue, start: int, count: int, preview: int) -> list[Message]:
         assert self.service.store is not None
-        return self.service.store.peek(queue, max(start, queue.flushed), count, preview, delayed=True)
+        return self.service.store.peek(queue, max(start, queue.flushed), count, preview, True, PAGE_BYTES)
 
     def _in_flight(self, queue: Queue, start: int, count: int, preview: int) -> list[Message]:
         channels = (channel for channel in self.broker.channels if queue.name in channel.consumers)
@@ -422,12 +434,16 @@ class Admin:
         found = (message for message in held if message.queue is queue and message.position > start)
         return heapq.nsmallest(count, found, key=lambda message: message.position)
 
+    def _active(self, queue: Queue, start: int, count: int, preview: int) -> list[Message]:
+        ready, held = (read(queue, start, count, preview) for read in (self._ready, self._in_flight))
+        return list(islice(heapq.merge(ready, held, key=lambda message: message.position), count))
+
     def _dead_page(self, name: str, start: int, limit: int, preview: int) -> Page:
         if not self.broker.dead.count(name):
             self._queue(name)
-        found = self.broker.dead.some(name, start, limit + 1, preview=preview)
-        items = [status.dead_status(dead, self.broker, preview) for dead in found[:limit]]
-        return Page(items, str(found[limit - 1].number) if len(found) > limit else None)
+        found, more = _some(self.broker.dead.some(name, start, limit + 1, preview=preview, size=PAGE_BYTES), limit, preview)
+        items = [status.dead_status(dead, self.broker, preview) for dead in found]
+        return Page(items, str(found[-1].number) if more else None)
 
     def message(self, name: str, id: str, preview: int | None = None) -> dict[str, Any]:
         """
@@ -651,6 +667,16 @@ def _page(limit: int) -> int:
     if not 1 <= limit <= MAX_PAGE:
         raise BadSetting(f"a limit is a number from 1 to {MAX_PAGE}, not {limit}")
     return limit
+
+
+def _some(found: list[_M], limit: int, preview: int) -> tuple[list[_M], bool]:
+    """As many messages as a page has, by number and by bytes; and whether there may be more."""
+    size = 0
+    for count, message in enumerate(found[:limit], 1):
+        size += min(len(message.body), preview)
+        if size >= PAGE_BYTES:
+            return found[:count], True
+    return found[:limit], len(found) > limit
 
 
 def _start(after: str) -> int:

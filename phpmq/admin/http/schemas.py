@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from phpmq.admin.admin import MAX_PAGE, PAUSES, SORTS, STATES
+from phpmq.admin.admin import LISTED, MAX_PAGE, PAUSES, SORTS, STATES
 from phpmq.admin.http.flat import MAX_ITEMS
 from phpmq.admin.http.problems import CODES
 from phpmq.admin.rates import WINDOWS
@@ -194,7 +194,7 @@ SORT: Schema = {"enum": [*SORTS, *(f"-{sort}" for sort in SORTS)]}
 LIMIT: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}
 PREVIEW: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_PREVIEW}
 PATTERN: Schema = {"type": "string", "maxLength": 255}
-STATE: Schema = {"enum": list(STATES)}
+STATE: Schema = {"enum": list(LISTED)}
 WHAT: Schema = {"enum": list(PAUSES)}
 IDS: Schema = {"type": "array", "items": TEXT, "maxItems": MAX_ITEMS}
 SOME: Schema = {"type": "integer", "minimum": 1, "maximum": 2**53 - 1}
