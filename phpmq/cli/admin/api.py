@@ -62,7 +62,7 @@ class Api:
             return Agent.usingEndpointFactory(self.reactor, OneEndpoint(endpoint), self._pool)  # type: ignore[no-any-return]
         return Agent(self.reactor, connectTimeout=limit, pool=self._pool)
 
-    async def get(self, what: str, *parts: str, wants: Sequence[str] = (), most: int = LIMIT, **query: object) -> dict[str, Any]:
+    async def get(self, what: str, /, *parts: str, wants: Sequence[str] = (), most: int = LIMIT, **query: object) -> dict[str, Any]:
         """
         Ask for something.
 
@@ -75,16 +75,16 @@ class Api:
         """
         return self._checked(await self._request(what, "GET", parts, query, None, most), wants)
 
-    async def post(self, what: str, *parts: str, wants: Sequence[str] = (), **fields: object) -> dict[str, Any]:
+    async def post(self, what: str, /, *parts: str, wants: Sequence[str] = (), **fields: object) -> dict[str, Any]:
         """Have something done; fields that are None are left out. Otherwise like L{get}."""
         given = {name: value for name, value in fields.items() if value is not None}
         return self._checked(await self._request(what, "POST", parts, {}, given), wants)
 
-    async def put(self, what: str, *parts: str, fields: Mapping[str, object], wants: Sequence[str] = ()) -> dict[str, Any]:
+    async def put(self, what: str, /, *parts: str, fields: Mapping[str, object], wants: Sequence[str] = ()) -> dict[str, Any]:
         """Change something; fields that are None are null. Otherwise like L{get}."""
         return self._checked(await self._request(what, "PUT", parts, {}, fields), wants)
 
-    async def delete(self, what: str, *parts: str, wants: Sequence[str] = (), **query: object) -> dict[str, Any]:
+    async def delete(self, what: str, /, *parts: str, wants: Sequence[str] = (), **query: object) -> dict[str, Any]:
         """Remove something; otherwise like L{get}."""
         return self._checked(await self._request(what, "DELETE", parts, query), wants)
 
@@ -94,7 +94,7 @@ class Api:
         return document
 
     async def pages(
-        self, what: str, *parts: str, most: int | None = None, page: int = PAGE, **query: Any
+        self, what: str, /, *parts: str, most: int | None = None, page: int = PAGE, **query: Any
     ) -> AsyncIterator[list[dict[str, Any]]]:
         """
         A list, page by page; the next one is asked for when it is wanted. There is always one, which may be empty.

@@ -9,7 +9,7 @@ import click
 from phpmq.cli.admin.address import Address
 from phpmq.cli.admin.options import api_option, json_option, yes_option
 from phpmq.cli.admin.question import check_askable, check_sure
-from phpmq.cli.admin.several import each, failure
+from phpmq.cli.admin.several import each, in_json, there
 from phpmq.cli.exits import Exit
 from phpmq.cli.options import QueueName
 from phpmq.cli.output import counted, json_line, visible
@@ -72,7 +72,8 @@ class Flushing:
         else:
             waiting, which = 0, names[0] if len(names) == 1 else counted(len(names), "queue")
             for name in names:
-                waiting += _waiting(await self._api.get(f"flush {name}", "queues", name, wants=("ready", "delayed")))
+                if (queue := await there(self._api.get(f"flush {name}", "queues", name, wants=("ready", "delayed")))) is not None:
+                    waiting += _waiting(queue)
         return f"Remove {counted(waiting)} from {which}?"
 
     async def flush(self, names: tuple[str, ...] | None) -> int:
@@ -81,7 +82,7 @@ class Flushing:
             done = await self._api.post("flush all queues", "flush", wants=("queues", "removed", "in_flight"))
             self._put(f"{counted(done['removed'])} removed from {counted(done['queues'], 'queue')}{_left(done)}", done)
             return Exit.OK
-        return await each(names, self._flush, self._failed)
+        return await each(names, self._flush, in_json(self._output, self._as_json))
 
     async def _flush(self, name: str) -> None:
         done = await self._api.post(f"flush {name}", "queues", name, "flush", wants=("removed", "in_flight"))
@@ -90,7 +91,7 @@ class Flushing:
     async def count(self, names: tuple[str, ...] | None) -> int:
         """Tell what would be removed: the exit code."""
         if names is not None:
-            return await each(names, self._count, self._failed)
+            return await each(names, self._count, in_json(self._output, self._as_json))
         async for page in self._api.pages("list queues", "queues"):
             for queue in page:
                 if _waiting(queue):
@@ -104,10 +105,6 @@ class Flushing:
     def _would(self, queue: dict[str, Any]) -> None:
         would = {"queue": queue["name"], "would_remove": _waiting(queue), "in_flight": queue["in_flight"]}
         self._put(f"{queue['name']}: {counted(_waiting(queue))} would be removed{_left(queue)}", would)
-
-    def _failed(self, name: str, error: Any) -> None:
-        if self._as_json:
-            self._output.put(json_line(failure(name, error)))
 
 
 def _waiting(numbers: dict[str, Any]) -> int:

@@ -9,6 +9,7 @@ import click
 
 from phpmq.cli.admin.address import Address
 from phpmq.cli.admin.options import api_option, json_option
+from phpmq.cli.admin.words import rates_of, states, totals
 from phpmq.cli.exits import Exit
 from phpmq.cli.output import counted, json_line, size, span, visible
 
@@ -49,33 +50,13 @@ def lines(status: Mapping[str, Any]) -> list[str]:
         f"phpmq {status['version']}, {status['state']}, up {span(status['uptime_seconds'])}",
         f"messages  {states(messages)}; {size(messages['bytes'])} wait",
         f"rates     {rates_of(rates)}",
-        f"since the start  {totals(status['totals'])}" + (f"; dead letters: {dead}" if dead else ""),
+        f"totals    {totals(status['totals'])}" + (f"; dead letters: {dead}" if dead else ""),
         f"memory    {size(memory['used'])} of {size(memory['limit'])}{process}",
         f"file      {_mirror(status['mirror'])}",
         f"clients   {connections['open']:,} of {connections['limit']:,}; {counted(status['consumers'], 'consumer')},"
         f" {counted(status['queues'], 'queue')}",
         *(f"ALARM     {alarm['name']}: {alarm['text']}" for alarm in status["alarms"]),
     ]
-
-
-def states(numbers: Mapping[str, Any]) -> str:
-    """How many messages there are, by state."""
-    return ", ".join(f"{numbers[state]:,} {state.replace('_', ' ')}" for state in ("ready", "delayed", "in_flight", "dead"))
-
-
-def rates_of(rates: Mapping[str, Any]) -> str:
-    """How fast, in the last ten seconds."""
-    return ", ".join(f"{counter} {speed(numbers['10s'])}" for counter, numbers in rates.items())
-
-
-def totals(numbers: Mapping[str, Any]) -> str:
-    """What was counted, as far as there was any."""
-    return ", ".join(f"{number:,} {counter.replace('_', ' ')}" for counter, number in numbers.items() if number) or "nothing"
-
-
-def speed(number: float) -> str:
-    """Events a second."""
-    return f"{number:,.0f}/s" if number >= 9.95 else f"{number:.1f}/s"
 
 
 def _mirror(mirror: Mapping[str, Any]) -> str:
