@@ -12,6 +12,7 @@ L{phpmq.cli.admin.api.Api} and the standard output. What they share:
     several   the same for each of several queues
     question  whether the user is sure
     words     numbers and facts as text
+    letters   messages, and their times
 
 Nothing but C{api} imports treq, which takes its time, and only C{reaching} imports that.
 """
