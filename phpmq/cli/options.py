@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from phpmq.errors import BadName
 from phpmq.message import check_name
@@ -36,6 +37,12 @@ class QueueName(ParamType):
             return check_name(value)
         except BadName as error:
             self.fail(str(error), param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Queues that there are; see C{click.ParamType}."""
+        from phpmq.cli.admin.names import names_like
+
+        return [CompletionItem(name) for name in names_like(incomplete, ctx.params.get("api"))]
 
 
 class Seconds(ParamType):
