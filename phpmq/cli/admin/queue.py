@@ -13,7 +13,7 @@ from phpmq.cli.admin.question import check_askable, check_sure
 from phpmq.cli.admin.several import each, in_json, there
 from phpmq.cli.admin.words import lease, paused, rates_of, states, totals
 from phpmq.cli.exits import Exit
-from phpmq.cli.options import ParamType, QueueName, Seconds
+from phpmq.cli.options import ParamType, QueueName, Seconds, want_verb
 from phpmq.cli.output import counted, json_line, size, span, table, visible
 
 if TYPE_CHECKING:
@@ -43,9 +43,11 @@ class Setting(ParamType):
 _NUMBER = Setting(click.IntRange(0, _MOST))
 
 
-@click.group()
-def queue() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def queue(context: click.Context) -> None:
     """Show a queue, change its settings, or delete it."""
+    want_verb(context)
 
 
 @queue.command(short_help="Show a queue, who consumes it, and its settings.")
