@@ -74,11 +74,11 @@ async def show_queue(api: Api, output: Output, name: str, as_json: bool) -> int:
 
 
 def _facts(queue: Mapping[str, Any]) -> str:
-    stopped = paused(queue)
+    stopped, age = paused(queue), queue["oldest_message_age_seconds"]
     lines = [
         f"queue     {queue['name']}",
         f"messages  {states(queue)}",
-        f"waiting   {size(queue['bytes'])}, the next message for {span(queue['oldest_message_age_seconds'])}",
+        f"waiting   {size(queue['bytes'])}" + ("" if age is None else f", the next message for {span(age)}"),
         f"rates     {rates_of(queue['rates'])}",
         f"totals    {totals(queue['totals'])}",
         *([f"PAUSED    {stopped}: phpmq resume goes on"] if stopped else []),
