@@ -288,7 +288,7 @@ class FlushTests(VerbTestCase):
         """All queues are one request."""
         self.send("a", b"1")
         self.send("b", b"1", b"2")
-        question = self.done(Flushing(self.api(), None, False).question(None))  # type: ignore[arg-type]
+        question = self.done(Flushing(self.api(), self.output(), False).question(None))
         self.assertEqual(question, "Remove 3 messages from all 2 queues?")
         self.assertEqual(self.flush(), (0, "3 messages removed from 2 queues\n"))
 

@@ -19,7 +19,7 @@ from twisted.test.iosim import FakeTransport, connect
 from twisted.web.client import Agent
 from zope.interface import implementer
 
-from phpmq.cli.admin import several
+from phpmq.cli.admin import clients, queues, several, watching
 from phpmq.cli.admin.address import Address, address
 from phpmq.cli.admin.api import Api, OneEndpoint
 from phpmq.cli.exits import Failed
@@ -63,6 +63,7 @@ class VerbTestCase(WebTestCase):
     A server in memory, and what verbs do with it.
 
     @ivar notes: the lines on stderr
+    @ivar printed: the descriptor of what stands for standard output
     """
 
     where = "http://localhost:9180"
@@ -73,7 +74,8 @@ class VerbTestCase(WebTestCase):
         self.endpoint = MemoryEndpoint(self.site)
         self.agent = Agent.usingEndpointFactory(MemoryReactorClock(), OneEndpoint(self.endpoint))
         self.notes: list[str] = []
-        self.patch(several, "note", self.notes.append)
+        for module in several, queues, clients, watching:
+            self.patch(module, "note", self.notes.append)
 
     def api(self, timeout: float = 30.0, where: str = "") -> Api:
         """The API as a verb gets it."""
@@ -103,14 +105,19 @@ class VerbTestCase(WebTestCase):
         self.assertTrue(failure.value.sentence.isprintable(), failure.value.sentence)
         return failure.value
 
+    def output(self) -> Output:
+        """Standard output, which is a file."""
+        file = tempfile.TemporaryFile()  # noqa: SIM115
+        self.addCleanup(file.close)
+        self.printed = file.fileno()
+        return Output(self.clock, self.printed)
+
     def verb(self, work: Callable[[Api, Output], Coroutine[Any, Any, int]]) -> tuple[int, str]:
         """The exit code of a verb, and what it prints."""
-        with tempfile.TemporaryFile() as file:
-            output = Output(self.clock, file.fileno())
-            code = self.done(work(self.api(), output))
-            self.successResultOf(output.written())
-            size = os.fstat(file.fileno()).st_size
-            return code, os.pread(file.fileno(), size, 0).decode()
+        output = self.output()
+        code = self.done(work(self.api(), output))
+        self.successResultOf(output.written())
+        return code, os.pread(self.printed, os.fstat(self.printed).st_size, 0).decode()
 
     def objects(self, work: Callable[[Api, Output], Coroutine[Any, Any, int]]) -> tuple[int, list[Any]]:
         """The exit code of a verb, and the JSON that it prints."""

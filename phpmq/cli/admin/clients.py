@@ -12,7 +12,7 @@ from phpmq.cli.admin.options import Pattern, api_option, json_option
 from phpmq.cli.admin.several import each, in_json
 from phpmq.cli.admin.words import consumed
 from phpmq.cli.exits import Exit
-from phpmq.cli.output import Listing, json_line, note, size, span, visible
+from phpmq.cli.output import Listing, counted, json_line, note, size, span, visible
 
 if TYPE_CHECKING:
     from phpmq.cli.admin.api import Api
@@ -82,7 +82,8 @@ async def close_clients(api: Api, output: Output, ids: Sequence[int], as_json: b
 
     async def close(id: int) -> None:
         done = await api.delete(f"disconnect {id}", "clients", str(id), wants=("address", "in_flight"))
-        line = f"{id}: {done['address']} is disconnected; {done['in_flight']:,} messages that it held are ready again"
+        held = f"; the {counted(done['in_flight'])} that it held are ready again" if done["in_flight"] else ""
+        line = f"{id}: {done['address']} is disconnected{held}"
         output.put(json_line(done) if as_json else f"{visible(line)}\n".encode())
 
     return await each(ids, close, in_json(output, as_json, "client"), "client")
