@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from phpmq.cli.files import replacing
 from phpmq.cli.lines import content, message_of
 from phpmq.cli.output import json_line
 from phpmq.cli.pipes import Output
+from tests.test_docs import text
 from tests.verbs import VerbTestCase
 from tests.web import ODD
 
@@ -186,8 +188,8 @@ class ExportTests(VerbTestCase):
         self.assertEqual((dead["text"], dead["died_at"], dead["body"], dead.get("ttl")), ("why", accepted, "0", None))
         self.assertEqual(self.admin.queue(ODD), before)
         self.assertRegex(self.notes[0], r"^exported 3 messages in 0.000 s, ")
-        for line in first, second, third, dead:
-            message_of(json_line(line))
+        documented = set(json.loads(re.search(r"`(\{.*accepted_at.*\})`", text("docs/reference/command.md"))[1]))  # type: ignore[index]
+        self.assertEqual((set(first), set(dead)), (documented, documented - {"ttl", "delay", "key"} | {"reason", "text", "died_at"}))
 
     def test_states(self) -> None:
         """Those in the states that are wanted, once, whatever is wanted together."""
@@ -280,8 +282,8 @@ class ExportTests(VerbTestCase):
             self.failed(export_messages(self.api(), self.nowhere(), "nope", states, str(path), False))
             self.assertEqual(path.read_bytes(), b"old")
             self.send(ODD, b"1", b"2")
-            code, text = self.verb(lambda api, output: export_messages(api, output, ODD, states, str(path), False))
-            self.assertEqual((code, text), (Exit.OK, ""))
+            done = self.verb(lambda api, output: export_messages(api, output, ODD, states, str(path), False))
+            self.assertEqual(done, (Exit.OK, ""))
             self.assertEqual([json.loads(line)["body"] for line in path.read_bytes().splitlines()], ["1", "2"])
             self.assertEqual(os.listdir(directory), ["dump"])
 

@@ -14,7 +14,7 @@ from phpmq.cli.admin.peek import look
 from phpmq.cli.admin.question import check_askable, check_sure
 from phpmq.cli.admin.several import each, in_json
 from phpmq.cli.exits import Exit, Failed
-from phpmq.cli.options import QueueName, Text
+from phpmq.cli.options import QueueName, Text, want_verb
 from phpmq.cli.output import counted, json_line, visible
 
 if TYPE_CHECKING:
@@ -66,9 +66,11 @@ def _which(queue: str, ids: tuple[str, ...], reason: str | None, count: int | No
     return Which(queue, tuple(dict.fromkeys(ids)), reason, count)
 
 
-@click.group(short_help="List, replay or delete dead letters.")
-def dead() -> None:
+@click.group(invoke_without_command=True, short_help="List, replay or delete dead letters.")
+@click.pass_context
+def dead(context: click.Context) -> None:
     """List dead letters, have them delivered again, or forget them."""
+    want_verb(context)
 
 
 @dead.command("list", short_help="List dead letters of a queue.")
