@@ -7,7 +7,9 @@ import os
 import re
 from typing import Any
 
-from phpmq.cli.admin import peek
+from phpmq.admin.admin import STATES
+from phpmq.admin.http.schemas import MAX_PREVIEW
+from phpmq.cli.admin import options, peek
 from phpmq.cli.admin.dead import Letters, Which
 from phpmq.cli.admin.move import move_messages
 from phpmq.cli.admin.peek import list_messages, show_message
@@ -44,6 +46,11 @@ class LettersTestCase(VerbTestCase):
 
 class PeekTests(LettersTestCase):
     """C{phpmq peek}."""
+
+    def test_names(self) -> None:
+        """The command has the states that the server has, and its limit; it knows them without importing it."""
+        self.assertEqual(options.STATES, tuple(state.replace("_", "-") for state in STATES))
+        self.assertEqual(options.MAX_PREVIEW, MAX_PREVIEW)
 
     def rows(self, state: str = "ready", queue: str = ODD, limit: int = 50, preview: int = 80) -> list[str]:
         """The lines of a listing."""

@@ -50,7 +50,8 @@ def export(queue: str, states: tuple[str, ...], path: str | None, progress: bool
     from phpmq.cli.admin.reaching import reach
 
     wanted = {state.replace("-", "_") for state in states}
-    return reach(api, timeout, lambda api, output: export_messages(api, output, queue, wanted, path, progress))
+    file = None if path == "-" else path
+    return reach(api, timeout, lambda api, output: export_messages(api, output, queue, wanted, file, progress))
 
 
 async def export_messages(api: Api, output: Output, queue: str, states: set[str], path: str | None, wanted: bool | None) -> int:
