@@ -86,7 +86,7 @@ class PeekTests(LettersTestCase):
         self.assertEqual(self.notes, [])
         self.on_terminal()
         self.rows(queue="q", limit=1)
-        self.assertEqual(self.notes, ["only the first 1 message of more: --limit is for others"])
+        self.assertEqual(self.notes, ["there are more than 1 message: --limit shows others"])
         self.rows(queue="q", limit=1100)
         self.assertEqual(len(self.notes), 1)
 

@@ -14,6 +14,7 @@ from phpmq.cli.admin.options import MAX_PREVIEW
 from phpmq.cli.admin.several import there
 from phpmq.cli.exits import Failed
 from phpmq.cli.output import json_line
+from phpmq.cli.running import sleep
 
 if TYPE_CHECKING:
     from phpmq.cli.admin.api import Api
@@ -113,6 +114,9 @@ class Exporting:
             after = page["next"]
             if after is not None:
                 self._ask(listed, after)
+                # The request leaves between these two turns of the reactor.
+                await sleep(self._api.reactor, 0)
+                await sleep(self._api.reactor, 0)
             await self._write(page["items"])
             if after is None:
                 return

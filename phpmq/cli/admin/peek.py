@@ -78,7 +78,7 @@ async def list_messages(api: Api, output: Output, queue: str, state: str, limit:
         kind = "dead letters" if state == "dead" else f"{state.replace('_', ' ')} messages"
         note(f"{queue} has no {kind}")
     elif more and is_terminal(1):
-        note(f"only the first {counted(limit)} of more: --limit is for others")
+        note(f"there are more than {counted(limit)}: --limit shows others")
     return Exit.OK
 
 
