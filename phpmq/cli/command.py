@@ -6,12 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any
 
 import click
 
 from phpmq import __version__
 from phpmq.cli.exits import Exit, Failed, code_of
+from phpmq.cli.options import want_verb
 from phpmq.cli.output import note
 from phpmq.errors import PHPMQError
 
@@ -19,6 +21,15 @@ from phpmq.errors import PHPMQError
 VERBS = {
     "send": "phpmq.cli.send",
     "consume": "phpmq.cli.consume",
+    "status": "phpmq.cli.admin.status",
+    "queues": "phpmq.cli.admin.queues",
+    "queue": "phpmq.cli.admin.queue",
+    "clients": "phpmq.cli.admin.clients",
+    "flush": "phpmq.cli.admin.flush",
+    "pause": "phpmq.cli.admin.pause",
+    "resume": "phpmq.cli.admin.pause",
+    "top": "phpmq.cli.admin.top",
+    "check": "phpmq.cli.admin.check",
     "bench": "phpmq.cli.bench",
     "completion": "phpmq.cli.completion",
 }
@@ -32,10 +43,11 @@ class _Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name; the module has it under its own name."""
+        """The command of that name; the module has it under its own name, or with C{_verb} after it if that is a word of Python's."""
         if cmd_name not in VERBS:
             return None
-        command: click.Command = getattr(import_module(VERBS[cmd_name]), cmd_name)
+        name = f"{cmd_name}_verb" if iskeyword(cmd_name) else cmd_name
+        command: click.Command = getattr(import_module(VERBS[cmd_name]), name)
         return command
 
 
@@ -44,13 +56,11 @@ class _Verbs(click.Group):
 @click.pass_context
 def command(context: click.Context) -> None:
     """
-    Send messages to a phpmq server and consume them.
+    Send messages to a phpmq server and consume them; see and steer a server that runs.
 
     Each command has its own --help.
     """
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help(), err=True)
-        context.exit(Exit.USAGE)
+    want_verb(context)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
