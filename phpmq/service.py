@@ -80,6 +80,7 @@ class Settings:
     @ivar max_connections: connections at a time, over all listeners
     @ivar max_window: messages that a consumer may hold unacknowledged in one queue, whatever it asks for
     @ivar max_unconfirmed: synced sends that one connection may have without a receipt
+    @ivar max_keys: keys of sends that all queues may remember
     @ivar producer_timeout: seconds after which a producer that sends nothing is forgotten
     @ivar frame_timeout: seconds that a begun frame may make no progress
     @ivar write_timeout: seconds that a consumer may leave its deliveries unread
@@ -99,6 +100,7 @@ class Settings:
     max_connections: int = 10000
     max_window: int = 65535
     max_unconfirmed: int = 10000
+    max_keys: int = 5_000_000
     producer_timeout: float = 86400.0
     frame_timeout: float = 30.0
     write_timeout: float = 60.0
@@ -223,6 +225,7 @@ class QueueService(MultiService):
             self._dispatch_soon,
             int(settings.producer_timeout * 1000),
             settings.max_unconfirmed,
+            settings.max_keys,
         )
         self.broker.dispatch()
         self.connections.broker = self.broker

@@ -82,6 +82,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "max-connections": _at_least(1, int),
     "max-window": _at_least(1, int),
     "max-unconfirmed": _at_least(1, int),
+    "max-keys": _at_least(1, int),
     "producer-timeout": _at_least(1, float),
     "frame-timeout": _at_least(0.1, float),
     "write-timeout": _at_least(0.1, float),
@@ -131,6 +132,12 @@ class Options(usage.Options):
             None,
             None,
             "Synced sends that one connection may have without a receipt before the next ones wait [default: 10000]",
+        ],
+        [
+            "max-keys",
+            None,
+            None,
+            "Keys of sends that all queues together may remember before the next ones wait [default: 5000000]",
         ],
         [
             "producer-timeout",

@@ -184,6 +184,7 @@ class Admin:
                 "timeouts": dict(connections.timeouts),
                 "protocol_errors": dict(connections.errors),
             },
+            "keys": {"remembered": broker.keys.count, "limit": broker.keys.limit},
             "memory": {"used": broker.used, "limit": broker.memory_limit, **status.memory_of_process()},
             "mirror": self.mirror(),
             "alarms": self.alarms(),
@@ -207,7 +208,8 @@ class Admin:
 
     def alarms(self) -> list[dict[str, str]]:
         """What an operator has to look at now."""
-        return [{"name": name, "text": text} for name, text in self.health().checks.items() if text]
+        alarms = {**self.health().checks, "keys": self.broker.keys.alarm}
+        return [{"name": name, "text": text} for name, text in alarms.items() if text]
 
     def health(self) -> Health:
         """Whether the server does what it is for, check by check."""
@@ -327,7 +329,7 @@ class Admin:
 
     async def delete_queue(self, name: str) -> dict[str, Any]:
         """
-        Flush a queue and forget its settings, pause and dead letters. It goes away unless somebody consumes it.
+        Flush a queue and forget its settings, pause, dead letters and keys. It goes away unless somebody consumes it.
 
         @raise NoSuchQueue: there is none of that name, and no dead letter of it
         """
@@ -335,6 +337,7 @@ class Admin:
             self._queue(name)
         dead = (await self.delete_dead(name))["deleted"]
         removed, in_flight = self.broker.flush(name)
+        self.broker.forget_keys(name)
         if name in self.broker.queues:
             self.broker.resume(name)
         if name in self.broker.queues:

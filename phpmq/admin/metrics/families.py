@@ -33,7 +33,11 @@ _COUNTERS: tuple[tuple[str, _Number, str], ...] = (
     ("phpmq_messages_expired", lambda admin: admin.broker.expired, "Messages whose time to live was over."),
     ("phpmq_messages_dropped", lambda admin: admin.broker.dropped, "Messages dropped from full queues, the oldest, to make room."),
     ("phpmq_messages_flushed", lambda admin: admin.broker.flushed, "Messages removed by a flush."),
-    ("phpmq_messages_duplicate", lambda admin: admin.broker.duplicates, "Sends that stored nothing, as their message was there already."),
+    (
+        "phpmq_messages_duplicate",
+        lambda admin: admin.broker.duplicates,
+        "Sends that stored nothing, as they were known already.",
+    ),
     ("phpmq_unknown_ids", lambda admin: admin.broker.unknown_ids, "Settlements of messages that their client did not hold."),
     ("phpmq_connections_accepted", lambda admin: admin.service.connections.accepted, "Connections accepted."),
     ("phpmq_connections_rejected", lambda admin: admin.service.connections.rejected, "Connections turned away, as there were too many."),
@@ -44,10 +48,16 @@ _COUNTERS: tuple[tuple[str, _Number, str], ...] = (
 _GAUGES: tuple[tuple[str, _Number, str], ...] = (
     ("phpmq_queues", lambda admin: len(admin.broker.queues), "Queues."),
     ("phpmq_metrics_queues_limit", lambda admin: admin.service.metrics_queues, "Queues that may have series of their own."),
-    ("phpmq_memory_used_bytes", lambda admin: admin.broker.used, "Memory that messages, dead letters, queues and producers count for."),
+    (
+        "phpmq_memory_used_bytes",
+        lambda admin: admin.broker.used,
+        "What messages, dead letters, queues, keys and producers count for.",
+    ),
     ("phpmq_memory_limit_bytes", lambda admin: admin.broker.memory_limit, "Memory from which on senders have to wait."),
     ("phpmq_senders_waiting", lambda admin: admin.broker.room.waiting, "Connections whose sends wait for room."),
     ("phpmq_receipts_waiting", lambda admin: admin.broker.receipts.unconfirmed, "Receipts of synced sends that wait for the file."),
+    ("phpmq_keys", lambda admin: admin.broker.keys.count, "Keys of sends that queues remember."),
+    ("phpmq_keys_limit", lambda admin: admin.broker.keys.limit, "Keys that they may remember."),
     ("phpmq_producers", lambda admin: len(admin.broker.producers.by_name), "Producers whose latest number is remembered."),
     (
         "phpmq_producer_timeout_seconds",
