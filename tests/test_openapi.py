@@ -168,7 +168,7 @@ class DocumentTests(WebTestCase):
                 self.call(503, operation.method, operation.path, *parts, query="?state=dead" if "state" in operation.required else "")
         self.call(503, "GET", "/readyz")
         self.server.service.running = 1
-        readers = [self.connect() for _ in range(100)]
+        readers = [self.connect() for _ in range(self.site.events.most)]
         for reader in readers:
             reader.says(self.request("GET", "/api/v1/events"))
         self.call(503, "GET", "/api/v1/events")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import translate
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred
 
@@ -24,6 +24,10 @@ from phpmq.mirror import MirrorService
 from phpmq.protocol import Connections
 from phpmq.store import SQLiteStore
 
+if TYPE_CHECKING:
+    from phpmq.admin.console import ConsoleFactory
+    from phpmq.admin.http import Site
+
 
 class Server(Protocol):
     """What an L{Admin} looks at: a L{phpmq.service.QueueService}."""
@@ -35,6 +39,8 @@ class Server(Protocol):
     running: int
     clock: SteadyClock
     pulse: Pulse
+    consoles: ConsoleFactory
+    site: Site | None
 
     @property
     def max_message_size(self) -> int:

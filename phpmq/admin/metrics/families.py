@@ -104,18 +104,18 @@ def server(admin: Admin, started: float) -> Iterator[Metric]:
 def _labelled(admin: Admin) -> Iterator[Metric]:
     """Families with a label whose values are few."""
     broker, connections, none = admin.broker, admin.service.connections, dict.fromkeys
-    yield _counters("phpmq_messages_dead_lettered", "reason", none(_REASONS, 0) | broker.dead.buried, "Messages that became dead letters.")
-    yield _counters(
+    yield counters("phpmq_messages_dead_lettered", "reason", none(_REASONS, 0) | broker.dead.buried, "Messages that became dead letters.")
+    yield counters(
         "phpmq_sends_refused",
         "code",
         none(_REFUSALS, 0) | broker.refused,
         "Sends of clients that were refused; one that waits for room counts each time it is tried.",
     )
-    yield _gauges("phpmq_connections", "listener", connections.by_listener, "Connections.")
-    yield _counters(
+    yield gauges("phpmq_connections", "listener", connections.by_listener, "Connections.")
+    yield counters(
         "phpmq_connection_timeouts", "kind", none(DEADLINES, 0) | connections.timeouts, "Connections closed, as they missed a deadline."
     )
-    yield _gauges(
+    yield gauges(
         "phpmq_connection_deadlines",
         "kind",
         connections.expecting(),
@@ -127,11 +127,11 @@ def _labelled(admin: Admin) -> Iterator[Metric]:
         "write": connections.write_timeout,
         "close": CLOSE_TIMEOUT,
     }
-    yield _gauges("phpmq_connection_deadline_seconds", "kind", deadlines, "Time that such a deadline gives.")
+    yield gauges("phpmq_connection_deadline_seconds", "kind", deadlines, "Time that such a deadline gives.")
     errors = none(_PROTOCOL_ERRORS, 0) | connections.errors
-    yield _counters("phpmq_protocol_errors", "kind", errors, "Connections closed, as the client broke the protocol.")
+    yield counters("phpmq_protocol_errors", "kind", errors, "Connections closed, as the client broke the protocol.")
     checks = {name: not wrong for name, wrong in admin.health().checks.items()}
-    yield _gauges("phpmq_healthy", "check", checks, "Whether a check of the server's health is passed.")
+    yield gauges("phpmq_healthy", "check", checks, "Whether a check of the server's health is passed.")
 
 
 def _mirror(admin: Admin) -> Iterator[Metric]:
@@ -146,14 +146,16 @@ def _mirror(admin: Admin) -> Iterator[Metric]:
     yield _histogram("phpmq_mirror_write_seconds", "Time that a write of the file took.", None if mirror is None else mirror.durations)
 
 
-def _counters(name: str, label: str, numbers: Mapping[str, float], text: str) -> CounterMetricFamily:
+def counters(name: str, label: str, numbers: Mapping[str, float], text: str) -> CounterMetricFamily:
+    """Counters, one for each value of a label."""
     family = CounterMetricFamily(name, text, labels=[label])
     for value, number in numbers.items():
         family.add_metric([value], number)
     return family
 
 
-def _gauges(name: str, label: str, numbers: Mapping[str, float], text: str) -> GaugeMetricFamily:
+def gauges(name: str, label: str, numbers: Mapping[str, float], text: str) -> GaugeMetricFamily:
+    """Gauges, likewise."""
     family = GaugeMetricFamily(name, text, labels=[label])
     for value, number in numbers.items():
         # A listener may be named by bytes that are no text.
