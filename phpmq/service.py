@@ -30,11 +30,8 @@ from phpmq.store import SQLiteStore
 if TYPE_CHECKING:
     from phpmq.admin.http import Site
 
-#: File descriptors that the server needs beside its connections.
+#: File descriptors that the server needs beside its connections and those of its operators.
 _SPARE_DESCRIPTORS = 64
-
-#: Likewise for connections of HTTP, which are limited for themselves.
-_HTTP_DESCRIPTORS = 256
 
 #: Unfinished frames of all connections may take the memory limit divided by this, on top of it.
 _UNFINISHED_SHARE = 4
@@ -72,10 +69,14 @@ class Settings:
     @ivar max_connections: connections at a time, over all listeners
     @ivar max_window: messages that a consumer may hold unacknowledged in one queue, whatever it asks for
     @ivar max_unconfirmed: synced sends that one connection may have without a receipt
+    @ivar max_keys: keys of sends that all queues may remember
     @ivar producer_timeout: seconds after which a producer that sends nothing is forgotten
     @ivar frame_timeout: seconds that a begun frame may make no progress
     @ivar write_timeout: seconds that a consumer may leave its deliveries unread
     @ivar metrics_queues: queues that the metrics have series of their own for
+    @ivar max_consoles: consoles at a time
+    @ivar max_http_connections: connections of HTTP at a time
+    @ivar max_http_bodies: bytes of the bodies of requests that are not complete, all together
     @ivar console: strports string of the operator's console; empty for none
     @ivar http: strports strings of listeners for the HTTP API; none unless asked for
     @ivar http_hosts: names that the HTTP API answers to, beside those of loopback and the addresses at which it listens
@@ -91,10 +92,14 @@ class Settings:
     max_connections: int = 10000
     max_window: int = 65535
     max_unconfirmed: int = 10000
+    max_keys: int = 5_000_000
     producer_timeout: float = 86400.0
     frame_timeout: float = 30.0
     write_timeout: float = 60.0
     metrics_queues: int = 200
+    max_consoles: int = 16
+    max_http_connections: int = 256
+    max_http_bodies: int = 64 * 1024 * 1024
     console: str = ""
     http: Sequence[str] = ()
     http_hosts: Sequence[str] = ()
@@ -140,7 +145,7 @@ class QueueService(MultiService):
         self.mirror: MirrorService | None = None
         self.store: SQLiteStore | None = None
         self._wake: Any = None
-        self.consoles = ConsoleFactory(self, reactor)
+        self.consoles = ConsoleFactory(self, reactor, settings.max_consoles)
         self.site: Site | None = None
         self._listeners: list[Listener] = []
         for option, descriptions in ("--listen", settings.listen), ("--listen-original", settings.listen_original):
@@ -181,7 +186,14 @@ class QueueService(MultiService):
         # A server without it need not have twisted.web in memory.
         from phpmq.admin.http import Access, Site
 
-        self.site = Site(self._reactor, Access(settings.http_hosts), settings.frame_timeout, settings.write_timeout)
+        self.site = Site(
+            self._reactor,
+            Access(settings.http_hosts),
+            settings.frame_timeout,
+            settings.write_timeout,
+            settings.max_http_connections,
+            settings.max_http_bodies,
+        )
         for description in settings.http:
             self._listen_for_operators("--http", description, self.site)
 
@@ -213,6 +225,7 @@ class QueueService(MultiService):
             self._dispatch_soon,
             int(settings.producer_timeout * 1000),
             settings.max_unconfirmed,
+            settings.max_keys,
         )
         self.broker.dispatch()
         self.connections.broker = self.broker
@@ -258,7 +271,9 @@ class QueueService(MultiService):
 
     def _check_descriptors(self) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        need = self.settings.max_connections + _SPARE_DESCRIPTORS + (_HTTP_DESCRIPTORS if self.settings.http else 0)
+        settings = self.settings
+        doors = (settings.max_consoles if settings.console else 0) + (settings.max_http_connections if settings.http else 0)
+        need = settings.max_connections + doors + _SPARE_DESCRIPTORS
         if soft != resource.RLIM_INFINITY and soft < need:
             soft = need if hard == resource.RLIM_INFINITY else min(need, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -9,7 +9,18 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.admin import Admin, Page, admin
 from phpmq.broker.producer import PRODUCER_OVERHEAD
-from phpmq.errors import BadName, BadSetting, Draining, NoSuchClient, NoSuchMessage, NoSuchQueue, NotAllowed, QueueFull, TooLarge
+from phpmq.errors import (
+    BadName,
+    BadSetting,
+    Draining,
+    MemoryFull,
+    NoSuchClient,
+    NoSuchMessage,
+    NoSuchQueue,
+    NotAllowed,
+    QueueFull,
+    TooLarge,
+)
 from phpmq.testing import MemoryServer
 
 #: A name that every door has to bear.
@@ -416,11 +427,16 @@ class ActionTests(AdminTestCase):
         self.assertEqual((len(self.server.bodies("to")), self.server.bodies("from")), (5000, [b"new"]))
 
     def test_moved_key(self) -> None:
-        """A key is known in the queue where its message is."""
-        self.send("from", b"1", key="k")
+        """A key is known in the queue where its message is, and in the one to which it was sent until the window is over."""
+        self.admin.configure("from", {"dedup": 5})
+        (id,) = self.send("from", b"1", key="k")
         self.result(self.admin.move("from", "to"))
-        self.assertTrue(self.result(self.client.send("to", b"2", key="k")).duplicate)
+        self.assertEqual(self.send("to", b"2", key="k") + self.send("from", b"2", key="k"), [id, id])
+        self.server.advance(5)
+        self.assertEqual(self.send("to", b"2", key="k"), [id])
         self.assertFalse(self.result(self.client.send("from", b"2", key="k")).duplicate)
+        self.hold("to", 1)[0].ack()
+        self.assertFalse(self.result(self.client.send("to", b"2", key="k")).duplicate)
 
     def test_replay(self) -> None:
         """Dead letters go to the tail of their queue or another, by id, by reason or all, with their attempts forgotten."""
@@ -455,8 +471,10 @@ class ActionTests(AdminTestCase):
         self.assertEqual((len(self.server.bodies("q")), self.server.dead()), (100, []))
 
     def test_wide_key(self) -> None:
-        """A key counts with its bytes wherever it is counted: when its message is sent, expires, dies and is deleted."""
+        """A key counts with its bytes wherever it is counted: when its message is sent, expires, dies and is deleted, and on its own."""
+        self.admin.configure("q", {"dedup": 1})
         self.send("q", b"stays", key="\U0001f600")
+        self.server.advance(3)
         used, bytes_ = self.server.broker.used, self.admin.queue("q")["bytes"]
         self.send("q", b"expires", key="\U0001f600\U0001f600", ttl=1)
         self.server.advance(3)
@@ -467,6 +485,7 @@ class ActionTests(AdminTestCase):
         consumer = self.client.subscribe("q", lambda delivery: delivery.dead_letter())
         self.send("q", b"dies", key="\U0001f600")
         consumer.stop()
+        self.server.advance(122)
         self.server.settle()
         self.result(self.admin.delete_dead("q"))
         self.dead_letters("q", b"")
@@ -515,12 +534,28 @@ class ActionTests(AdminTestCase):
     def test_delete_queue(self) -> None:
         """A queue is deleted with all that belongs to it."""
         self.dead_letters(ODD, b"0")
-        self.send(ODD, b"1", b"2")
+        self.send(ODD, b"1")
+        self.send(ODD, b"2", key="k")
         self.admin.configure(ODD, {"max_messages": 5})
+        self.assertEqual((self.admin.queue(ODD)["keys"], self.admin.status()["keys"]["remembered"]), (1, 1))
         self.admin.pause(ODD, "all")
         self.assertEqual(self.result(self.admin.delete_queue(ODD)), {"queue": ODD, "removed": 2, "in_flight": 0, "dead": 1})
         self.server.settle()
         self.assertEqual((self.admin.queues().items, self.server.dead()), ([], []))
+        self.assertFalse(self.result(self.client.send(ODD, b"2", key="k")).duplicate)
+
+    def test_too_many_keys(self) -> None:
+        """That sends with keys are refused is an alarm, while it lasts."""
+        self.server.broker.keys.limit = 1
+        self.send("q", b"1", key="k")
+        self.assertEqual(self.admin.alarms(), [])
+        refused = self.client.send("q", b"2", key="l")
+        self.server.settle()
+        self.failureResultOf(refused, MemoryFull)
+        self.assertEqual([alarm["name"] for alarm in self.admin.alarms()], ["keys"])
+        self.assertTrue(self.admin.health().ready)
+        self.server.advance(122)
+        self.assertEqual(self.admin.alarms(), [])
 
 
 class SettingTests(AdminTestCase):
@@ -528,12 +563,21 @@ class SettingTests(AdminTestCase):
 
     def test_configure(self) -> None:
         """Settings are changed one by one, and None gives the default back; a queue that has none goes when it is empty."""
-        self.admin.configure(ODD, {"max_messages": 5, "lease": 1.5})
+        self.admin.configure(ODD, {"max_messages": 5, "lease": 1.5, "dedup": 0.5})
+        self.assertEqual(self.admin.configure(ODD, {})["settings"]["dedup"], 0.5)
         found = self.admin.configure(ODD, {"lease": None})["settings"]
         self.assertEqual((found["max_messages"], found["lease"], found["max_attempts"]), (5, 0.0, 20))
-        self.admin.configure(ODD, {"max_messages": None})
+        self.assertEqual(self.admin.configure(ODD, {"max_messages": None, "dedup": None})["settings"]["dedup"], 120)
         self.assertEqual(self.admin.queues().items, [])
-        for wrong in {"colour": 1}, {"max_messages": -1}, {"max_messages": 1.5}, {"max_bytes": "1"}, {"when_full": "cry"}, {"lease": True}:
+        for wrong in (
+            {"colour": 1},
+            {"max_messages": -1},
+            {"max_messages": 1.5},
+            {"max_bytes": "1"},
+            {"when_full": "cry"},
+            {"lease": True},
+            {"dedup": -1},
+        ):
             self.assertRaises(BadSetting, self.admin.configure, "q", wrong)
         self.assertEqual(self.admin.queues().items, [])
 

@@ -17,7 +17,7 @@ from zope.interface.verify import verifyObject
 
 from phpmq.admin.console import ConsoleFactory, monitor
 from phpmq.admin.console.commands import TABLE
-from phpmq.admin.console.factory import MAX_CONSOLES, REFRESH
+from phpmq.admin.console.factory import REFRESH
 from phpmq.admin.console.keyboard import MAX_LINE
 from phpmq.admin.console.monitor import LARGEST, SMALLEST, Screens
 from phpmq.admin.console.protocol import CLOSE_TIMEOUT, IDLE_TIMEOUT, WRITE_TIMEOUT, ConsoleProtocol
@@ -507,6 +507,7 @@ class ConnectionTests(ConsoleTestCase):
         self.assertEqual((self.operator.closed, self.operator.aborted), (True, False))
         self.server.advance(CLOSE_TIMEOUT + 2)
         self.assertTrue(self.operator.aborted)
+        self.assertEqual((self.consoles.timeouts["idle"], self.consoles.timeouts["close"]), (1, 1))
 
     def test_slow_reader(self) -> None:
         """Who does not read is not worked for: its commands wait until it has read."""
@@ -524,14 +525,16 @@ class ConnectionTests(ConsoleTestCase):
         self.assertFalse(self.operator.aborted)
         self.server.advance(4)
         self.assertTrue(self.operator.aborted)
+        self.assertEqual(self.consoles.timeouts["write"], 1)
 
     def test_limit(self) -> None:
         """There are only so many consoles; one more is told so, and there is room again when one goes."""
-        while len(self.consoles.open) < MAX_CONSOLES:
+        while len(self.consoles.open) < self.consoles.most:
             self.connect()
         late = Operator(self.consoles)
-        self.assertIn(f"there are {MAX_CONSOLES} consoles already", late.reads())
+        self.assertIn(f"there are {self.consoles.most} consoles already", late.reads())
         self.assertTrue(late.closed)
+        self.assertEqual(self.consoles.rejected, 1)
         self.operators.pop().goes()
         self.assertIn("type help", self.connect().reads())
 

@@ -79,7 +79,7 @@ class DocumentTests(WebTestCase):
         queue, messages, one = "/api/v1/queues/{name}", "/api/v1/queues/{name}/messages", "/api/v1/queues/{name}/messages/{id}"
         for path in "/livez", "/readyz", "/", "/openapi.json", "/api/v1/status":
             self.call(200, "GET", path)
-        self.call(201, "PUT", queue, ODD, value={"max_messages": 50, "when_full": "refuse", "lease": 0.5})
+        self.call(201, "PUT", queue, ODD, value={"max_messages": 50, "when_full": "refuse", "lease": 0.5, "dedup": 1.5})
         self.call(200, "PUT", queue, ODD, value={"max_messages": None, "lease": None, "max_attempts": 3})
         id = self.call(201, "POST", messages, ODD, value={"body": "x" * 300, "ttl": 60, "headers": {"a": "é"}, "key": "k"})["id"]
         self.call(200, "POST", messages, ODD, value={"body_base64": "/w==", "key": "k", "level": "synced"})
@@ -168,7 +168,7 @@ class DocumentTests(WebTestCase):
                 self.call(503, operation.method, operation.path, *parts, query="?state=dead" if "state" in operation.required else "")
         self.call(503, "GET", "/readyz")
         self.server.service.running = 1
-        readers = [self.connect() for _ in range(100)]
+        readers = [self.connect() for _ in range(self.site.events.most)]
         for reader in readers:
             reader.says(self.request("GET", "/api/v1/events"))
         self.call(503, "GET", "/api/v1/events")

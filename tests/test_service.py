@@ -419,6 +419,13 @@ class LimitsTests(SynchronousTestCase):
         for text in "4096", "10000", "LimitNOFILE", "10064":
             self.assertIn(text, line)
 
+    def test_doors(self) -> None:
+        """So many operators may come, over HTTP and to the console, as the settings say."""
+        settings = Settings(listen=(), store="memory", http=["unix:http"], max_http_connections=7, max_http_bodies=8, max_consoles=9)
+        server = QueueService(settings, MemoryReactorClock())
+        assert server.site is not None
+        self.assertEqual((server.site.max_connections, server.site.max_held, server.consoles.most), (7, 8, 9))
+
     def test_memory(self) -> None:
         """The default memory limit is a part of what this process may have."""
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import translate
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet.defer import Deferred
 
@@ -24,6 +24,10 @@ from phpmq.mirror import MirrorService
 from phpmq.protocol import Connections
 from phpmq.store import SQLiteStore
 
+if TYPE_CHECKING:
+    from phpmq.admin.console import ConsoleFactory
+    from phpmq.admin.http import Site
+
 
 class Server(Protocol):
     """What an L{Admin} looks at: a L{phpmq.service.QueueService}."""
@@ -35,6 +39,8 @@ class Server(Protocol):
     running: int
     clock: SteadyClock
     pulse: Pulse
+    consoles: ConsoleFactory
+    site: Site | None
 
     @property
     def max_message_size(self) -> int:
@@ -184,6 +190,7 @@ class Admin:
                 "timeouts": dict(connections.timeouts),
                 "protocol_errors": dict(connections.errors),
             },
+            "keys": {"remembered": broker.keys.count, "limit": broker.keys.limit},
             "memory": {"used": broker.used, "limit": broker.memory_limit, **status.memory_of_process()},
             "mirror": self.mirror(),
             "alarms": self.alarms(),
@@ -207,7 +214,8 @@ class Admin:
 
     def alarms(self) -> list[dict[str, str]]:
         """What an operator has to look at now."""
-        return [{"name": name, "text": text} for name, text in self.health().checks.items() if text]
+        alarms = {**self.health().checks, "keys": self.broker.keys.alarm}
+        return [{"name": name, "text": text} for name, text in alarms.items() if text]
 
     def health(self) -> Health:
         """Whether the server does what it is for, check by check."""
@@ -327,7 +335,7 @@ class Admin:
 
     async def delete_queue(self, name: str) -> dict[str, Any]:
         """
-        Flush a queue and forget its settings, pause and dead letters. It goes away unless somebody consumes it.
+        Flush a queue and forget its settings, pause, dead letters and keys. It goes away unless somebody consumes it.
 
         @raise NoSuchQueue: there is none of that name, and no dead letter of it
         """
@@ -335,6 +343,7 @@ class Admin:
             self._queue(name)
         dead = (await self.delete_dead(name))["deleted"]
         removed, in_flight = self.broker.flush(name)
+        self.broker.forget_keys(name)
         if name in self.broker.queues:
             self.broker.resume(name)
         if name in self.broker.queues:

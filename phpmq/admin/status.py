@@ -80,6 +80,7 @@ def queue_status(queue: Queue, broker: Broker, oldest: int | None, rates: Rates 
         "in_flight": queue.in_flight,
         "dead": broker.dead.count(queue.name),
         "bytes": queue.ready_size,
+        "keys": queue.keys,
         "consumers": len(queue.consumers),
         "oldest_message_age_seconds": None if oldest is None else max(0, broker.now - oldest) / 1000,
         "paused": {"deliveries": bool(queue.paused & DELIVERIES), "sends": bool(queue.paused & SENDS)},

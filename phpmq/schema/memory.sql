@@ -4,3 +4,5 @@ CREATE INDEX message_expiry ON message (expires) WHERE expires IS NOT NULL;
 CREATE INDEX dead_queue ON dead (queue, died);
 CREATE INDEX extra_due ON extra (due) WHERE due > 0;
 CREATE INDEX extra_key ON extra (queue, key) WHERE key IS NOT NULL;
+CREATE INDEX key_order ON key (queue);  -- and by number, which each index has at its end
+CREATE INDEX key_name ON key (queue, key);

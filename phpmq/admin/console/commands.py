@@ -307,7 +307,8 @@ TABLE: dict[str, Command] = {
             "when_full: refuse or drop-oldest\n"
             "max_attempts: dead after so many deliveries, 0 for never\n"
             "lease: seconds that a consumer may hold a message, 0 for no limit\n"
-            "expired: drop, or dead to keep what expires as dead letters",
+            "expired: drop, or dead to keep what expires as dead letters\n"
+            "dedup: seconds that a message's key is known, 0 for while it is there",
             _settings,
             changes=True,
         ),

@@ -32,6 +32,9 @@ IDLE_TIMEOUT = 900.0
 #: Seconds that a client may leave what it was sent unread, and that it has to take the rest once its console is closed.
 WRITE_TIMEOUT, CLOSE_TIMEOUT = 60.0, 10.0
 
+#: Deadlines, by what has to happen: something is typed, what was sent is read, or the rest of it at the end.
+DEADLINES = {"idle": IDLE_TIMEOUT, "write": WRITE_TIMEOUT, "close": CLOSE_TIMEOUT}
+
 _PROMPT = "phpmq > "
 
 _FAILED = "error: that failed within the server; its log says why"
@@ -125,6 +128,7 @@ class ConsoleProtocol(Protocol):
     def abort(self) -> None:
         """Close at once."""
         self._closing = True
+        self.deadline = inf
         transport: Any = self.transport
         transport.abortConnection()
 
@@ -163,16 +167,17 @@ class ConsoleProtocol(Protocol):
 
     def _expect(self) -> None:
         """Begin to wait for what has to happen next."""
-        if self._closing:
-            seconds = CLOSE_TIMEOUT
-        elif self._choked:
-            seconds = WRITE_TIMEOUT
-        else:
-            seconds = IDLE_TIMEOUT if self._view is None and self._call is None else inf
-        self.deadline = self._consoles.clock.seconds() + seconds
+        busy = self._view is not None or self._call is not None
+        self.deadline = self._consoles.clock.seconds() + (inf if busy and self._waits_for == "idle" else DEADLINES[self._waits_for])
+
+    @property
+    def _waits_for(self) -> str:
+        return "close" if self._closing else "write" if self._choked else "idle"
 
     def late(self) -> None:
         """The deadline has passed."""
+        timeouts, kind = self._consoles.timeouts, self._waits_for
+        timeouts[kind] = timeouts.get(kind, 0) + 1
         if self._closing or self._choked:
             self._log.info("the console of {peer} is closed: it does not read", peer=self.peer)
             self.abort()

@@ -215,6 +215,8 @@ class Request(http.Request):
     def refuse(self, problem: Problem) -> None:
         """Answer with an error."""
         if not self.startedWriting:
+            problems = self._site.problems
+            problems[problem.code] = problems.get(problem.code, 0) + 1
             self.answer(problem.status, problem.document(), "application/problem+json", problem.headers)
 
     def answer(self, status: int, value: Any, media: str, headers: Mapping[str, str] | None = None) -> None:

@@ -14,7 +14,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from twisted.internet.defer import Deferred
 
 from phpmq.admin.admin import Admin
-from phpmq.admin.metrics import families, series
+from phpmq.admin.metrics import doors, families, series
 from phpmq.admin.metrics.rows import Row, gather
 
 #: Seconds of work after which others get their turn.
@@ -71,6 +71,7 @@ class Metrics:
         clock = self._admin.service.clock.reading()
         ahead = (clock["wall"] - clock["steady"]) / 1000
         yield from families.server(self._admin, self._started)
+        yield from doors.doors(self._admin.service)
         yield from series.queues(self._rows, ahead if abs(ahead) >= _STEP else 0.0)
 
     async def _gather(self) -> None:

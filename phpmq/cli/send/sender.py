@@ -193,7 +193,7 @@ async def send_messages(reactor: Any, signals: Signals, order: Order) -> int:
     if order.many:
         note(sender.summary(reactor.seconds() - started))
     elif sender.duplicates:
-        note("nothing was stored: a message with that key is in the queue already")
+        note("nothing was stored: the queue knows a message with that key already")
     return Exit.OK
 
 
