@@ -28,15 +28,25 @@ class CommandTests(SynchronousTestCase):
         assert match is not None, heading
         return match[1]
 
+    def verbs(self) -> dict[str, click.Command]:
+        """All verbs, and the verbs below those that have some, by their names as they are written."""
+        found: dict[str, click.Command] = {}
+        for verb in VERBS:
+            there = command.get_command(click.Context(command), verb)
+            assert there is not None
+            if isinstance(there, click.Group):
+                found |= {f"{verb} {name}": each for name, each in there.commands.items()}
+            else:
+                found[verb] = there
+        return found
+
     def options(self, verb: str) -> list[click.Option]:
         """Those that there are."""
-        found = command.get_command(click.Context(command), verb)
-        assert found is not None
-        return [option for option in found.params if isinstance(option, click.Option)]
+        return [option for option in self.verbs()[verb].params if isinstance(option, click.Option)]
 
     def form(self, option: click.Option) -> str:
-        """How an option is written: its names, and what it takes."""
-        names = " / ".join(option.opts + option.secondary_opts)
+        """How an option is written: its long names, and what it takes."""
+        names = " / ".join(name for name in option.opts + option.secondary_opts if name.startswith("--"))
         if option.is_flag:
             return names
         value = "|".join(option.type.choices) if isinstance(option.type, click.Choice) else option.metavar
@@ -44,7 +54,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_options(self) -> None:
         """It describes the options of each verb in the order of its help, and says their defaults."""
-        for verb in VERBS:
+        for verb in self.verbs():
             section = self.section(f"phpmq {verb}")
             described = re.findall(r"^`(--[^`]+)`\n: (.*?)(?=\n\n`--|\n\n[^ ]|\Z)", section, re.MULTILINE | re.DOTALL)
             options = self.options(verb)
@@ -57,7 +67,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_synopsis(self) -> None:
         """Its first lines are the usage of each verb."""
-        usages = re.findall(r"^    phpmq (\w+) (.*)$", text(self.reference).partition("## ")[0], re.MULTILINE)
+        usages = re.findall(r"^    phpmq (\w+)\b(.*)$", text(self.reference).partition("## ")[0], re.MULTILINE)
         self.assertEqual([verb for verb, _ in usages], list(VERBS))
 
     def test_exit_codes(self) -> None:
@@ -76,8 +86,8 @@ class CommandTests(SynchronousTestCase):
         """Every command line in the documents is one: there are such verbs and such options."""
         count = 0
         for path in self.reference, "README.md", "docs/tutorials/first-queue.md":
-            for line in re.findall(r"^(?:    |.*\| )?phpmq ((?:send|consume|bench|completion)\b[^|<>#\n]*)", text(path), re.MULTILINE):
-                verb = line.split()[0]
+            for line in re.findall(rf"^(?:    |.*\| )?phpmq ((?:{'|'.join(VERBS)})\b[^|<>#\n]*)", text(path), re.MULTILINE):
+                verb = next(verb for verb in self.verbs() if f"{line} ".startswith(f"{verb} "))
                 known = {name for option in self.options(verb) for name in option.opts + option.secondary_opts}
                 used = set(re.findall(r" (--[a-z][a-z-]*)", line))
                 self.assertEqual(used - known, set(), f"{path}: {line}")

@@ -74,6 +74,20 @@ class UsageTests(SynchronousTestCase):
         "timeout": ("consume jobs --timeout 0", "is not a number of seconds above 0"),
         "bench": ("bench jobs", "'jobs' is not one of"),
         "bench size": ("bench both --size 15", "at least 16"),
+        "flush nothing": ("flush", "name queues, or give --all"),
+        "flush everything": ("flush jobs --all", "either queues or --all"),
+        "queue what": ("queue", "Usage: phpmq queue"),
+        "set nothing": ("queue set jobs", "name a setting"),
+        "set": ("queue set jobs --lease x", "'x' is not a number of seconds"),
+        "set choice": ("queue set jobs --when-full drop", "'drop' is not one of 'refuse', 'drop-oldest', 'default'"),
+        "delete nothing": ("queue delete", "Missing argument 'QUEUE...'"),
+        "disconnect and list": ("clients x --disconnect 1", "--disconnect excludes"),
+        "order": ("queues --sort size", "'size' is not one of 'name', 'ready'"),
+        "pattern": (f"queues {'x' * 256}", "at most 255 characters"),
+        "pause": ("pause jobs --what all-of-it", "is not one of"),
+        "interval": ("top --interval 0", "is not a number of seconds above 0"),
+        "api": ("status --api tcp:localhost:9180", "it is none of http://HOST:PORT"),
+        "api port": ("status --api localhost:99999", "out of range"),
         "shell": ("completion csh", "'csh' is not one of"),
     }
 
@@ -91,6 +105,13 @@ class UsageTests(SynchronousTestCase):
             self.assertTrue(result.output.startswith("Usage: phpmq "), name)
             self.assertIn(complaint, result.output, name)
 
+    def test_check(self) -> None:
+        """For C{phpmq check} wrong options are UNKNOWN, on a line of stdout: 2 would be CRITICAL to who runs it."""
+        for line in "check --foo", "check --ready-warn x", "check --api tcp:x":
+            result = self.invoke(line)
+            self.assertEqual(result.exit_code, 3, line)
+            self.assertRegex(result.stdout, r"\AUNKNOWN - .*\n\Z")
+
     def test_nothing(self) -> None:
         """Without a verb there is help, and exit code 2."""
         result = self.invoke("")
@@ -100,6 +121,16 @@ class UsageTests(SynchronousTestCase):
 
     def test_help(self) -> None:
         """Help is no error, wherever it is asked for, and says what the short form says."""
-        for line in "--help", "-h", "send --help", "consume -h", "bench --help", "completion --help":
+        for line in (
+            "--help",
+            "-h",
+            "send --help",
+            "consume -h",
+            "bench --help",
+            "flush -h",
+            "queue set -h",
+            "check --help",
+            "completion --help",
+        ):
             result = self.invoke(line)
             self.assertEqual((result.exit_code, result.output[:13]), (0, "Usage: phpmq "), line)

@@ -11,6 +11,7 @@ and nothing that is slow to import: the work is in modules that a verb imports w
     running     a coroutine on the reactor, and signals
     pipes       stdin and stdout, without blocking the reactor
     connection  the client that sends and consumes
+    admin       the verbs that speak to the HTTP API, and what those share
 """
 
 from phpmq.cli.command import main

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -19,6 +20,15 @@ from phpmq.errors import PHPMQError
 VERBS = {
     "send": "phpmq.cli.send",
     "consume": "phpmq.cli.consume",
+    "status": "phpmq.cli.admin.status",
+    "queues": "phpmq.cli.admin.queues",
+    "queue": "phpmq.cli.admin.queue",
+    "clients": "phpmq.cli.admin.clients",
+    "flush": "phpmq.cli.admin.flush",
+    "pause": "phpmq.cli.admin.pause",
+    "resume": "phpmq.cli.admin.pause",
+    "top": "phpmq.cli.admin.top",
+    "check": "phpmq.cli.admin.check",
     "bench": "phpmq.cli.bench",
     "completion": "phpmq.cli.completion",
 }
@@ -32,10 +42,11 @@ class _Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name; the module has it under its own name."""
+        """The command of that name; the module has it under its own name, or with C{_verb} after it if that is a word of Python's."""
         if cmd_name not in VERBS:
             return None
-        command: click.Command = getattr(import_module(VERBS[cmd_name]), cmd_name)
+        name = f"{cmd_name}_verb" if iskeyword(cmd_name) else cmd_name
+        command: click.Command = getattr(import_module(VERBS[cmd_name]), name)
         return command
 
 
@@ -44,7 +55,7 @@ class _Verbs(click.Group):
 @click.pass_context
 def command(context: click.Context) -> None:
     """
-    Send messages to a phpmq server and consume them.
+    Send messages to a phpmq server and consume them; see and steer a server that runs.
 
     Each command has its own --help.
     """

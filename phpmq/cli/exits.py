@@ -62,8 +62,8 @@ def not_reached(error: Exception, server: str) -> Failed:
         return Failed(f"{server} is not a phpmq server that speaks protocol 2: {error}", Exit.UNREACHABLE)
     if isinstance(error, NotConnected) and error.__cause__ is None:
         return Failed(f"{server} hung up without an answer: {_no_answer(str(error))}", Exit.UNREACHABLE)
-    why, code = _why(error.__cause__ or error)
-    return Failed(f"cannot reach {server}: {why}; see that phpmq is running, or name another --server", code)
+    reason, code = why(error.__cause__ or error)
+    return Failed(f"cannot reach {server}: {reason}; see that phpmq is running, or name another --server", code)
 
 
 def _no_answer(reason: str) -> str:
@@ -72,8 +72,8 @@ def _no_answer(reason: str) -> str:
     return "it may not be a phpmq server that speaks protocol 2, or take no more connections"
 
 
-def _why(error: BaseException) -> tuple[str, Exit]:
-    """A few words for what Twisted says in several lines."""
+def why(error: BaseException) -> tuple[str, Exit]:
+    """A few words for what Twisted says in several lines, and the exit code."""
     # The class of the same name in Twisted says what the system said in a field of its own.
     system: object = getattr(error, "osError", None)
     number = system if isinstance(system, int) else getattr(system, "errno", None)

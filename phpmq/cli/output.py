@@ -64,6 +64,30 @@ def seconds(number: float) -> str:
     return f"{digits(number)} s"
 
 
+def size(number: float) -> str:
+    """C{12 B}, C{1.5 MiB}."""
+    if number < 1024:
+        return f"{number:.0f} B"
+    for unit in "KMGT":
+        number /= 1024
+        if number < 999.5 or unit == "T":
+            break
+    return f"{number:.1f} {unit}iB" if number < 99.95 else f"{number:,.0f} {unit}iB"
+
+
+def span(number: float | None) -> str:
+    """A time span, in the two units that matter: C{12 s}, C{1m 05s}, C{2d 03h}; a dash for none."""
+    if number is None:
+        return "-"
+    whole = max(0, int(number))
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if not minutes:
+        return f"{whole} s"
+    if not hours:
+        return f"{minutes}m {whole % 60:02}s"
+    return f"{days:,}d {hours % 24:02}h" if days else f"{hours}h {minutes % 60:02}m"
+
+
 def rate(number: int, duration: float) -> str:
     """C{1,234/s}."""
     per_second = number / max(duration, 1e-9)
@@ -72,28 +96,51 @@ def rate(number: int, duration: float) -> str:
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; the first column is text, the others are numbers. With lines on a terminal, aligned otherwise."""
-    if is_terminal(1):
-        return _rich_table(headings, rows)
-    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    lines = []
-    for row in (headings, *rows):
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        lines.append("  ".join(cells).rstrip() + "\n")
-    return "".join(lines)
+    return Listing(headings[0], *(f">{heading}" for heading in headings[1:])).add(rows)
 
 
-def _rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+class Listing:
+    """A table that may be shown part by part: later rows are as wide as those before, or wider."""
 
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for number, heading in enumerate(headings):
-        grid.add_column(heading, justify="right" if number else "left", no_wrap=True)
-    for row in rows:
-        grid.add_row(*(Text(visible(cell)) for cell in row))
-    console = Console(file=sys.stdout)
-    with console.capture() as captured:
-        console.print(grid)
-    return captured.get()
+    def __init__(self, *headings: str) -> None:
+        """
+        @param headings: those that begin with C{>} are of numbers
+        """
+        self._right = [heading.startswith(">") for heading in headings]
+        self._headings: Sequence[str] = [heading.removeprefix(">") for heading in headings]
+        self._widths = [len(heading) for heading in self._headings]
+        self._begun = False
+
+    def add(self, rows: Sequence[Sequence[str]]) -> str:
+        """The text of these rows; at first that of the headings, too."""
+        cells = [[visible(cell) for cell in row] for row in rows]
+        self._widths = [max(width, *map(len, column), 0) for width, *column in zip(self._widths, *cells, strict=True)]
+        begun, self._begun = self._begun, True
+        if is_terminal(1):
+            return self._rich(cells, begun)
+        return "".join(map(self._line, cells if begun else [self._headings, *cells]))
+
+    def _line(self, row: Sequence[str]) -> str:
+        padded = [
+            cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(row, self._widths, self._right, strict=True)
+        ]
+        return "  ".join(padded).rstrip() + "\n"
+
+    def _rich(self, rows: Sequence[Sequence[str]], begun: bool) -> str:
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=not begun, padding=(0, 1, 0, 0))
+        last = len(self._widths) - 1
+        for place, (heading, right, width) in enumerate(zip(self._headings, self._right, self._widths, strict=True)):
+            # Of what is last, such as a name, nothing is cut off.
+            least = width if begun and place < last else None
+            grid.add_column(heading, justify="right" if right else "left", no_wrap=place < last, min_width=least, overflow="fold")
+        for row in rows:
+            grid.add_row(*map(Text, row))
+        console = Console(file=sys.stdout)
+        with console.capture() as captured:
+            console.print(grid)
+        return captured.get()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Mapping, Sequence
 from typing import IO, NamedTuple
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.functional.server import PATIENCE, Server
+from tests.functional.server import PATIENCE, Server, wait_until
 
 #: What runs the command with the interpreter that runs the tests.
 PHPMQ = (sys.executable, "-m", "phpmq")
@@ -28,7 +31,11 @@ class Result(NamedTuple):
 
 def environment(server: Server | None, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """What a command finds in its environment: where the server is, and nothing that is the caller's taste."""
-    ours = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "PHPMQ_SERVER", "PHPMQ_DEBUG")}
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("NO_COLOR", "FORCE_COLOR", "PHPMQ_SERVER", "PHPMQ_API", "PHPMQ_DEBUG")
+    }
     ours |= {"TERM": "xterm-256color", "COLUMNS": "100"}
     if server is not None:
         # The socket is in the same place when the server is started again.
@@ -135,3 +142,53 @@ def on_terminal(
 def wait_for_end(commands: Sequence[Command]) -> list[Result]:
     """Wait for several that run at the same time."""
     return [command.end() for command in commands]
+
+
+class Terminal:
+    """
+    A command on a terminal, with somebody who reads and types.
+
+    @ivar command: the command
+    """
+
+    def __init__(self, case: SynchronousTestCase, server: Server | None, *arguments: str, more: Mapping[str, str] | None = None) -> None:
+        self._master, slave = pty.openpty()
+        self.resize(24, 100)
+        self._shown: list[bytes] = []
+        # The size is the terminal's.
+        sized = {"COLUMNS": "", "LINES": "", **(more or {})}
+        self.command = Command(case, server, *arguments, stdin=slave, stdout=slave, stderr=slave, more=sized)
+        os.close(slave)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        try:
+            while data := os.read(self._master, 65536):
+                self._shown.append(data)
+        except OSError:
+            pass  # The terminal is closed.
+
+    @property
+    def shown(self) -> bytes:
+        """What came so far."""
+        return b"".join(self._shown)
+
+    def wait_for(self, text: bytes) -> None:
+        """Wait until the terminal shows something."""
+        wait_until(f"{text!r} on the terminal", lambda: text in self.shown)
+
+    def type(self, keys: bytes) -> None:
+        """Type something."""
+        os.write(self._master, keys)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Have the terminal be of that size."""
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def end(self) -> Result:
+        """Wait for its end."""
+        code = self.command.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        os.close(self._master)
+        return Result(code, self.shown, "")

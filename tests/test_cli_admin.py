@@ -1,0 +1,312 @@
+"""Tests of the way from the command to the HTTP API, in memory: addresses, requests, pages, and all that can go wrong between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from treq.testing import RequestTraversalAgent
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectError, ConnectionAborted, DNSLookupError
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import ResponseNeverReceived
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from phpmq.cli.admin.address import Address, address
+from phpmq.cli.admin.api import Api
+from phpmq.cli.admin.flush import Flushing
+from phpmq.cli.admin.refusals import Refused, lost
+from phpmq.cli.admin.status import show_status
+from phpmq.cli.exits import Exit, Failed
+from tests.verbs import VerbTestCase
+from tests.web import ODD
+
+NAMES = [ODD, ".", "..", "a/b", "a%2Fb", "?", "#", "+", "a b", "ü" * 127, "\u202eabc", "flush", "*"]
+
+
+class AddressTests(SynchronousTestCase):
+    """What C{--api} may be."""
+
+    def test_addresses(self) -> None:
+        """URLs with and without a path and a login, a host and a port, and a socket's path."""
+        expected = {
+            "http://localhost:9180": Address("http://localhost:9180", "http://localhost:9180"),
+            "mq.example:80": Address("http://mq.example:80", "http://mq.example:80"),
+            "[::1]:9180": Address("http://[::1]:9180", "http://[::1]:9180"),
+            "HTTPS://mq.example/": Address("https://mq.example", "https://mq.example"),
+            "https://a:b%40@mq.example/q/api/v1/": Address("https://mq.example/q", "https://mq.example/q", "", ("a", "b@")),
+            "unix:/run/mq.sock": Address("http://localhost", "unix:/run/mq.sock", "/run/mq.sock"),
+        }
+        self.assertEqual({text: address(text) for text in expected}, expected)
+
+    def test_none(self) -> None:
+        """What is none is refused."""
+        for text in (
+            "",
+            "localhost",
+            "tcp:localhost:9180",
+            "unix:",
+            "http://",
+            "http://a:99999",
+            "http://a/?b",
+            "http://a b",
+            "a\n:1",
+            "ftp://a",
+        ):
+            self.assertRaises(ValueError, address, text)
+
+
+class ApiTests(VerbTestCase):
+    """L{phpmq.cli.admin.api}, against the real API."""
+
+    def test_names(self) -> None:
+        """A name gets there whatever it holds."""
+        for name in NAMES:
+            self.send(name, b"x")
+            self.assertEqual(self.done(self.api().get("look", "queues", name))["name"], name)
+            self.assertEqual(self.done(self.api().post("flush", "queues", name, "flush"))["removed"], 1)
+            self.assertEqual(self.done(self.api().put("set", "queues", name, fields={"lease": 5}))["settings"]["lease"], 5)
+            page = self.done(self.api().get("list", "queues", filter=name, sort="name", after=None))
+            self.assertIn(name, [queue["name"] for queue in page["items"]])
+            self.assertEqual(self.done(self.api().delete("delete", "queues", name))["queue"], name)
+        self.assertEqual(self.server.broker.queues, {})
+
+    def test_pages(self) -> None:
+        """Pages are asked for as they are wanted, to the end or so many items."""
+        for number in range(7):
+            self.send(f"q{number}", b"x")
+        asked: list[int] = []
+
+        async def take(stop: int, **more: Any) -> list[str]:
+            found: list[str] = []
+            async for page in self.api().pages("list", "queues", **more):
+                asked.append(len(page))
+                found += [queue["name"] for queue in page]
+                if len(asked) == stop:
+                    break
+            return found
+
+        names = [f"q{number}" for number in range(7)]
+        for stop, more, found, sizes in (
+            (99, {"page": 3}, names, [3, 3, 1]),
+            (99, {"page": 3, "most": 5}, names[:5], [3, 2]),
+            (99, {"page": 3, "most": 3, "sort": "-name"}, names[:3:-1], [3]),
+            (2, {"page": 2}, names[:4], [2, 2]),
+            (99, {"filter": "none*"}, [], [0]),
+        ):
+            asked.clear()
+            self.assertEqual((self.done(take(stop, **more)), asked), (found, sizes))
+
+    def test_refusals(self) -> None:
+        """A problem is a sentence with what to try, and its exit code."""
+        error = self.failed(self.api().post("flush nope", "queues", "nope", "flush"))
+        assert isinstance(error, Refused)
+        self.assertEqual((error.code, error.error, error.reason), (Exit.FAILED, "no-such-queue", "there is no queue 'nope'"))
+        self.assertEqual(error.sentence, "cannot flush nope: there is no queue 'nope'; phpmq queues lists those that there are")
+        error = self.failed(self.api(where="http://evil.example").get("look", "status"))
+        self.assertEqual(error.code, Exit.NOT_ALLOWED)
+        self.assertIn("evil.example", error.sentence)
+        self.assertEqual(self.failed(self.api().get("look", "nothing")).code, Exit.FAILED)
+        self.assertIn("--api", self.failed(self.api().get("look", "status", wants=("wings",))).sentence)
+
+    def test_refused_connection(self) -> None:
+        """Nobody there is exit code 69."""
+        self.endpoint.reachable = False
+        error = self.failed(self.api().get("look", "status"))
+        self.assertEqual(error.code, Exit.UNREACHABLE)
+        self.assertRegex(error.sentence, r"^cannot reach http://localhost:9180: connection refused; see that phpmq is running")
+
+    def test_cut(self) -> None:
+        """A connection that is lost before the answer is exit code 69; what would change something may have."""
+        for work, doubt in ((self.api().get("look", "status"), False), (self.api().post("flush all", "flush"), True)):
+            result = Deferred.fromCoroutine(work)
+            for channel in list(self.site.channels):
+                channel.abort()
+            self.endpoint.pumps[-1].client.connectionLost(Failure(ConnectionAborted()))
+            error = self.failureResultOf(result, Failed).value
+            assert isinstance(error, Failed)
+            self.assertEqual(error.code, Exit.UNREACHABLE)
+            self.assertEqual("may have done it" in error.sentence, doubt)
+
+
+class Page(Resource):
+    """
+    What some other site answers.
+
+    @ivar cut: requests that are never answered
+    """
+
+    isLeaf = True
+
+    def __init__(self, status: int, media: str, content: bytes | None) -> None:
+        super().__init__()
+        self._status, self._media, self._content = status, media, content
+
+    def render(self, request: Request) -> Any:
+        """See L{Resource}."""
+        request.setResponseCode(self._status)
+        request.setHeader("Content-Type", self._media)
+        if self._content is None:
+            return NOT_DONE_YET
+        return self._content
+
+
+class ForeignTests(SynchronousTestCase):
+    """What is at an address, and is no phpmq."""
+
+    def ask(self, status: int, media: str, content: bytes | None, clock: Clock | None = None, most: int = 1000) -> Deferred[Any]:
+        """Ask such a site."""
+        agent = RequestTraversalAgent(Page(status, media, content))
+        api = Api(clock or Clock(), address("http://mq.example"), 5, agent)
+        result = Deferred.fromCoroutine(api.get("ask", "status", most=most))
+        agent.flush()
+        return result
+
+    def refused(self, status: int, media: str, content: bytes) -> Failed:
+        """How that fails."""
+        error = self.failureResultOf(self.ask(status, media, content), Failed).value
+        assert isinstance(error, Failed)
+        return error
+
+    def test_foreign(self) -> None:
+        """It is said what it is instead, and what to do."""
+        for status, media, content, code, text in (
+            (200, "text/html; charset=utf-8", b"<html>", 69, "is no phpmq API, it answers with HTTP 200, text/html; name another --api"),
+            (200, "application/json", b"[1]", 69, "is no phpmq API"),
+            (200, "application/json", b"{", 69, "is no phpmq API"),
+            (200, "application/json", b"[" * 900, 69, "is no phpmq API"),
+            (404, "text/plain", b"", 69, "HTTP 404"),
+            (404, "application/problem+json", b'{"title": "x"}', 69, "HTTP 404"),
+            (302, "text/html", b"", 69, "elsewhere"),
+            (401, "text/html", b"", 77, "wants a login"),
+            (403, "text/html", b"", 77, "forbids it"),
+            (502, "text/html", b"", 69, "does not reach the server"),
+            (503, "application/problem+json", b'{"code": "draining", "detail": "the server is about to stop"}', 1, "try again"),
+        ):
+            error = self.refused(status, media, content)
+            self.assertEqual(error.code, code, error)
+            self.assertIn(text, error.sentence)
+            self.assertIn("mq.example" if text != "try again" else "about to stop", error.sentence)
+
+    def test_too_long(self) -> None:
+        """An answer that is longer than it may be is not read to its end."""
+        self.assertIn("more than", self.refused(200, "application/json", b"x" * 1001).sentence)
+        self.assertEqual(self.successResultOf(self.ask(200, "application/json", b'{"a": "%s"}' % (b"x" * 900))), {"a": "x" * 900})
+
+    def test_too_late(self) -> None:
+        """What is not answered in time is exit code 75, and what is cancelled is cancelled; nothing ticks on."""
+        clock = Clock()
+        result = self.ask(200, "application/json", None, clock)
+        clock.advance(4.9)
+        self.assertNoResult(result)
+        clock.advance(0.1)
+        error = self.failureResultOf(result, Failed).value
+        assert isinstance(error, Failed)
+        self.assertEqual(error.code, Exit.TIMED_OUT)
+        self.assertEqual(error.sentence, "cannot ask: http://mq.example does not answer within 5 s; --timeout is for more")
+        result = self.ask(200, "application/json", None, clock)
+        result.cancel()
+        self.failureResultOf(result, CancelledError)
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_lost(self) -> None:
+        """What Twisted says of a connection is a sentence of ours."""
+        place = address("https://mq.example")
+        untrusted = ResponseNeverReceived([Failure(Exception("[('SSL routines', '', 'certificate verify failed')]"))])
+        plain = ResponseNeverReceived([Failure(Exception("[('SSL routines', '', 'wrong version number')]"))])
+        for error, code, text in (
+            (DNSLookupError("no results for hostname lookup: mq.example"), 69, "DNS lookup failed"),
+            (ConnectError(2, "?"), 69, "no such file or directory"),
+            (ConnectError(13, "?"), 77, "permission denied"),
+            (untrusted, 69, "not trusted"),
+            (plain, 69, "http:// is without"),
+        ):
+            failure = lost(place, "ask", error, False)
+            assert isinstance(failure, Failed)
+            self.assertEqual(failure.code, code)
+            self.assertIn(text, failure.sentence)
+
+
+class StatusTests(VerbTestCase):
+    """C{phpmq status}."""
+
+    def test_status(self) -> None:
+        """It shows what the API says, as lines or as it is."""
+        self.send("q", b"12345", b"x")
+        code, text = self.verb(lambda api, output: show_status(api, output, False))
+        self.assertEqual(code, 0)
+        self.assertRegex(text, r"\Aphpmq \S+, running, up 0 s\nmessages  2 ready, 0 delayed, 0 in flight, 0 dead; 6 B wait\n")
+        self.assertIn("\nfile      none: the messages are in memory only\n", text)
+        self.assertNotIn("ALARM", text)
+        code, (document,) = self.objects(lambda api, output: show_status(api, output, True))
+        self.assertEqual((code, document["messages"]["ready"]), (0, 2))
+
+    def test_alarm(self) -> None:
+        """Alarms are at the end."""
+        self.send("q", b"12345")
+        self.server.broker.memory_limit = 1
+        self.assertTrue(
+            self.verb(lambda api, output: show_status(api, output, False))[1].endswith("\nALARM     memory: the memory limit is reached\n")
+        )
+
+
+class FlushTests(VerbTestCase):
+    """C{phpmq flush}."""
+
+    def flush(self, *names: str, as_json: bool = False) -> tuple[int, str]:
+        """Flush queues; all without names."""
+        return self.verb(lambda api, output: Flushing(api, output, as_json).flush(names or None))
+
+    def test_flush(self) -> None:
+        """Each queue is answered with what happened; those that failed make it a part."""
+        self.send("a", b"1", b"2", b"3")
+        self.send(ODD, b"1")
+        self.hold("a", 1)
+        code, text = self.flush("a", "nope", ODD)
+        self.assertEqual(code, Exit.PARTLY)
+        self.assertEqual(text, f"a: 2 messages removed, 1 in flight left to their consumers\n{ODD}: 1 message removed\n")
+        self.assertEqual(self.notes, ["cannot flush nope: there is no queue 'nope'; phpmq queues lists those that there are"])
+        self.assertEqual(self.flush("nope")[0], Exit.FAILED)
+        self.assertEqual(self.server.left(ODD), 0)
+
+    def test_json(self) -> None:
+        """As JSON there is a line for each, also for those that failed."""
+        self.send("a", b"1")
+        code, lines = self.objects(lambda api, output: Flushing(api, output, True).flush(("a", "nope")))
+        self.assertEqual(code, Exit.PARTLY)
+        self.assertEqual(
+            lines,
+            [
+                {"queue": "a", "removed": 1, "in_flight": 0},
+                {"queue": "nope", "error": "no-such-queue", "reason": "there is no queue 'nope'"},
+            ],
+        )
+
+    def test_all(self) -> None:
+        """All queues are one request."""
+        self.send("a", b"1")
+        self.send("b", b"1", b"2")
+        question = self.done(Flushing(self.api(), self.output(), False).question(None))
+        self.assertEqual(question, "Remove 3 messages from all 2 queues?")
+        self.assertEqual(self.flush(), (0, "3 messages removed from 2 queues\n"))
+
+    def test_dry(self) -> None:
+        """What would be removed is shown, and stays."""
+        self.send("a", b"1", b"2")
+        self.send("b", b"1")
+        self.send("c", b"1")
+        self.hold("c", 1)
+        count = {"a": 2, "b": 1}
+        lines = "".join(f"{name}: {number} message{'s'[: number - 1]} would be removed\n" for name, number in count.items())
+        self.assertEqual(self.verb(lambda api, output: Flushing(api, output, False).count(None)), (0, lines))
+        self.assertEqual(self.verb(lambda api, output: Flushing(api, output, False).count(("a", "nope")))[0], Exit.PARTLY)
+        self.assertEqual([self.server.left(name) for name in "abc"], [2, 1, 1])
+
+    def test_unreachable(self) -> None:
+        """Where one cannot be reached the others are not tried."""
+        self.endpoint.reachable = False
+        self.assertEqual(self.flush("a", "b", "c"), (Exit.UNREACHABLE, ""))
+        self.assertEqual(len(self.notes), 2)
+        self.assertEqual(self.notes[1], "2 more queues not tried")
