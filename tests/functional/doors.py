@@ -7,6 +7,7 @@ import re
 import shlex
 import socket
 import sqlite3
+import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from contextlib import closing
@@ -16,6 +17,7 @@ from urllib.parse import quote
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.functional.command import PHPMQ
 from tests.functional.server import PATIENCE, Server
 
 #: Messages of a queue, by state.
@@ -84,6 +86,10 @@ class Door(ABC):
     @abstractmethod
     def queue(self, name: str) -> Counts:
         """A queue."""
+
+    def queues(self, *names: str) -> dict[str, Counts]:
+        """Several of them."""
+        return {name: self.queue(name) for name in names}
 
     @abstractmethod
     def totals(self) -> dict[str, int]:
@@ -171,8 +177,33 @@ class Metrics(Door):
         return {name: int(samples[f"phpmq_messages_{name}_total", frozenset()]) for name in COUNTERS}
 
 
-#: All doors that count.
-DOORS: tuple[type[Door], ...] = (HTTP, Console, ConsoleText, Metrics)
+class Command(Door):
+    """The command line. As a process takes a while to start, queues are listed by one."""
+
+    def _ask(self, *arguments: str) -> list[Any]:
+        where = f"http://127.0.0.1:{self.http}"
+        result = subprocess.run([*PHPMQ, *arguments, "--json", "--api", where], capture_output=True, timeout=PATIENCE, check=True)
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    def queue(self, name: str) -> Counts:
+        """See L{Door}."""
+        (queue,) = self._ask("queue", "show", name)
+        return _counts(queue)
+
+    def queues(self, *names: str) -> dict[str, Counts]:
+        """See L{Door}."""
+        found = {queue["name"]: _counts(queue) for queue in self._ask("queues")}
+        return {name: found[name] for name in names}
+
+    def totals(self) -> dict[str, int]:
+        """See L{Door}."""
+        (status,) = self._ask("status")
+        return {name: status["totals"][name] for name in COUNTERS}
+
+
+#: All doors that count; the first ones answer at once.
+QUICK_DOORS: tuple[type[Door], ...] = (HTTP, Console, ConsoleText, Metrics)
+DOORS: tuple[type[Door], ...] = (*QUICK_DOORS, Command)
 
 
 class Kept(NamedTuple):

@@ -12,14 +12,18 @@ from urllib.parse import quote
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.functional.client import Client, original_send_frame, packet
-from tests.functional.command import phpmq
-from tests.functional.doors import COUNTERS, DOORS, HTTP, Counts, Door, Kept, ask_console, ask_http, kept, queue_path
+from tests.functional.command import Command, phpmq
+from tests.functional.doors import COUNTERS, DOORS, HTTP, QUICK_DOORS, Counts, Door, Kept, ask_console, ask_http, kept, queue_path
 from tests.functional.server import TCP, Server, wait_until
 from tests.functional.traffic import Consumer, Sender
 from tests.functional.version02 import DELIVERY, RECEIPT, Client02, frame
 from tests.web import ODD
 
 _QUEUES = ODD, "jobs"
+
+# Verbs of the command line after which a queue's name comes, with what comes after that: those that only look, and the others.
+_LOOK = {"top": ("--count", "1"), "check": ("--ready-warn", "5")}
+_CHANGE = {"queue set": ("--max-messages", "7"), "queue delete": ("--yes",), "pause": ()}
 
 
 class DoorsTestCase(SynchronousTestCase):
@@ -56,9 +60,8 @@ class CountTests(DoorsTestCase):
         messages ready, delayed, in flight and dead, and all clients connected. After that they go on, and it is done again.
         """
         self.start()
-        doors: list[Door] = [door(self.server) for door in DOORS]
         with self._traffic() as (senders, consumers):
-            for _ in range(2):
+            for doors in [door(self.server) for door in DOORS], [door(self.server) for door in QUICK_DOORS]:
                 self._check_moving(doors)
                 self._pause()
                 self._check_resting(doors, senders, consumers)
@@ -96,9 +99,8 @@ class CountTests(DoorsTestCase):
         """All are read in turn while messages come and go."""
         first = before = doors[0].totals()
         seen = dict.fromkeys(_QUEUES, Counts(*[0] * len(Counts._fields)))
-        for door in (*doors, *doors):
-            for queue in _QUEUES:
-                counts = door.queue(queue)
+        for door in (*doors, doors[0]):
+            for queue, counts in door.queues(*_QUEUES).items():
                 self.assertEqual(counts.balance, 0, (door, counts))
                 for counter in COUNTERS:
                     self.assertGreaterEqual(getattr(counts, counter), getattr(seen[queue], counter), door)
@@ -127,7 +129,7 @@ class CountTests(DoorsTestCase):
             return all(doors[0].queue(queue)._replace(bytes=-1) == told(queue) for queue in _QUEUES)
 
         wait_until("what was on its way has arrived", arrived)
-        first = {queue: doors[0].queue(queue) for queue in _QUEUES}
+        first = doors[0].queues(*_QUEUES)
         totals = doors[0].totals()
         for counts in first.values():
             self.assertTrue(all(counts), counts)
@@ -136,7 +138,7 @@ class CountTests(DoorsTestCase):
             held = [delivery.id for consumer in consumers if consumer.queue == queue for delivery in consumer.held]
             self.assertEqual(kept(self.server, queue, held), Kept(*counts[:5]))
         for door in (*doors[1:], doors[0]):
-            self.assertEqual({queue: door.queue(queue) for queue in _QUEUES}, first, door)
+            self.assertEqual(door.queues(*_QUEUES), first, door)
             self.assertEqual(door.totals(), totals, door)
         self.assertEqual(totals, {counter: sum(getattr(counts, counter) for counts in first.values()) for counter in COUNTERS})
 
@@ -144,12 +146,19 @@ class CountTests(DoorsTestCase):
 class FlushTests(DoorsTestCase):
     """What a flush removes and what it leaves alone. Over HTTP see L{tests.functional.test_http}."""
 
-    def test_console(self) -> None:
-        """It tells what it removed and what is in flight, to programs and to people; and what is in flight settles normally."""
+    def test_same(self) -> None:
+        """On the console and the command line the answer is what was removed and what is in flight; and that settles normally."""
         self.start()
-        for command, expected in (
-            ("flush --json q", '{"queue":"q","removed":10000,"in_flight":500}'),
-            ("flush q", "10,000 messages removed from q; 500 in flight left to their consumers, and gone if they come back"),
+        api = f"http://127.0.0.1:{self.http}"
+        for flush, expected in (
+            (
+                lambda: ask_console(self.console, "flush q")[0],
+                "10,000 messages removed from q; 500 in flight left to their consumers, and gone if they come back",
+            ),
+            (
+                lambda: phpmq(self, None, "flush", "q", "--yes", "--json", "--api", api).out.decode(),
+                '{"queue": "q", "removed": 10000, "in_flight": 500}\n',
+            ),
         ):
             with Client(self.server.tcp) as client:
                 client.consume(b"q", 500)
@@ -157,7 +166,7 @@ class FlushTests(DoorsTestCase):
                 held = client.read_many(500)
                 wait_until("all are there", lambda: HTTP(self.server).queue("q").ready == 10_000)
                 before = HTTP(self.server).queue("q").acknowledged
-                self.assertEqual(ask_console(self.console, command), [expected])
+                self.assertEqual(flush(), expected)
                 client.acknowledge(*held)
                 wait_until("all are acknowledged", lambda: HTTP(self.server).queue("q").in_flight == 0)
                 self.assertEqual(HTTP(self.server).queue("q").acknowledged - before, 500)
@@ -200,7 +209,7 @@ class NameTests(DoorsTestCase):
             client.write(frame(6, {3: answer.packets[3]}))
             original.acknowledge(delivery)
             wait_until("both are settled", lambda: HTTP(self.server).queue(ODD)[:4] == (0, 0, 1, 1))
-            for door in DOORS:
+            for door in QUICK_DOORS:
                 self.assertEqual(door(self.server).queue(ODD)[:4], (0, 0, 1, 1), door)
         self.check_clean()
 
@@ -214,6 +223,26 @@ class NameTests(DoorsTestCase):
         result = phpmq(self, self.server, "consume", ODD, "--count", "1", "--exec", 'printf %s "$PHPMQ_QUEUE"')
         self.assertEqual(result.out.decode(), ODD)
         self.assertEqual(HTTP(self.server).totals(), dict.fromkeys(COUNTERS, 2))
+
+    def test_verbs(self) -> None:
+        """In verbs of the command line that see and change queues; what lists and shows them is a door of its own."""
+        self.start("--store", "memory")
+        for verb in (*_LOOK, *_CHANGE):
+            self.post(queue_path(f"{ODD}/{verb}", "/messages"), {"body": "x"})
+        api = {"PHPMQ_API": f"http://127.0.0.1:{self.http}"}
+        commands = {verb: Command(self, None, *verb.split(), f"{ODD}/{verb}", *more, more=api) for verb, more in (_LOOK | _CHANGE).items()}
+        results = {verb: command.end() for verb, command in commands.items()}
+        for verb, result in results.items():
+            self.assertEqual((result.code, result.err), (0, ""), verb)
+        for verb in _LOOK:
+            self.assertIn(f"{ODD}/{verb}", results[verb].out.decode(), verb)
+        self.assertEqual(ask_http(self.http, "GET", queue_path(f"{ODD}/queue delete"))[0], 404)
+        for verb, part, name, value in (
+            ("pause", "paused", "deliveries", True),
+            ("queue set", "settings", "max_messages", 7),
+        ):
+            _, queue = ask_http(self.http, "GET", queue_path(f"{ODD}/{verb}"))
+            self.assertEqual(queue[part][name], value, verb)
 
     def test_http(self) -> None:
         """In the path of every route that has a name in its path, and in what the answers tell."""
