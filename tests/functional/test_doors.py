@@ -90,6 +90,7 @@ class CountTests(DoorsTestCase):
         for worker in (*senders, *consumers):
             worker.start()
         try:
+            wait_until("each queue has dead letters", lambda: all(counts.dead for counts in HTTP(self.server).queues(*_QUEUES).values()))
             yield senders, consumers
         finally:
             for worker in (*senders, *consumers):
