@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any, ClassVar
 
 import click
@@ -134,3 +136,10 @@ class UsageTests(SynchronousTestCase):
         ):
             result = self.invoke(line)
             self.assertEqual((result.exit_code, result.output[:13]), (0, "Usage: phpmq "), line)
+
+    def test_light(self) -> None:
+        """To look at a command line, which a shell does for each completion, imports nothing that takes its time."""
+        look = "from phpmq.cli.command import command, VERBS; [command.get_command(None, verb) for verb in VERBS]"
+        heavy = "sys.modules.keys() & {'treq', 'twisted.internet', 'rich', 'phpmq.broker'}"
+        code = f"import sys; {look}; sys.exit(str(found) if (found := {heavy}) else 0)"
+        self.assertEqual(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr, "")

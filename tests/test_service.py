@@ -207,7 +207,7 @@ class QueueServiceTests(Case):
         await client.closed
         self.assertIn(b"the server stops", client._data)
         self.assertFalse((self.directory / "console").exists())
-        self.assertEqual([option for option, _, _ in self.make()._listeners], ["--listen"])
+        self.assertEqual([listener.option for listener in self.make()._listeners], ["--listen"])
 
     async def test_child(self) -> None:
         """In another application's tree it starts and stops with the rest."""

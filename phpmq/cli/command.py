@@ -13,6 +13,7 @@ import click
 
 from phpmq import __version__
 from phpmq.cli.exits import Exit, Failed, code_of
+from phpmq.cli.options import want_verb
 from phpmq.cli.output import note
 from phpmq.errors import PHPMQError
 
@@ -59,9 +60,7 @@ def command(context: click.Context) -> None:
 
     Each command has its own --help.
     """
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help(), err=True)
-        context.exit(Exit.USAGE)
+    want_verb(context)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

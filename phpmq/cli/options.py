@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
+from phpmq.cli.exits import Exit
 from phpmq.errors import BadName
 from phpmq.message import check_name
 
@@ -36,6 +38,12 @@ class QueueName(ParamType):
             return check_name(value)
         except BadName as error:
             self.fail(str(error), param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Queues that there are; see C{click.ParamType}."""
+        from phpmq.cli.admin.names import names_like
+
+        return [CompletionItem(name) for name in names_like(incomplete, ctx.params.get("api"))]
 
 
 class Seconds(ParamType):
@@ -122,6 +130,13 @@ def unicode(value: str, what: str, kind: ParamType, param: click.Parameter | Non
     except UnicodeEncodeError:
         kind.fail(f"{what} is not UTF-8", param, ctx)
     return value
+
+
+def want_verb(context: click.Context) -> None:
+    """See that a verb was named: without one there is help, and exit code 2. For groups that are invoked without a command."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(Exit.USAGE)
 
 
 def server_option(function: _F) -> _F:

@@ -143,6 +143,13 @@ class AdminTests(SynchronousTestCase):
         self.assertIn(b"\x1b[?25h", result.out)
         self.assertEqual(result.out.rpartition(leave)[2], b"")
 
+    def test_complete(self) -> None:
+        """A shell completes names of queues, but for those that it would have to quote."""
+        for name in "complete-b", "complete-a", "complete it", "other":
+            self.fill(name, b"1")
+        more = {**self.api, "_PHPMQ_COMPLETE": "bash_complete", "COMP_WORDS": "phpmq flush complete", "COMP_CWORD": "2"}
+        self.assertEqual(phpmq(self, None, more=more), Result(0, b"plain,complete-a\nplain,complete-b\n", ""))
+
     def test_ends(self) -> None:
         """What goes wrong has its exit code, whatever is at the address; nobody who reads is no trouble."""
         with socket.create_server(("127.0.0.1", 0)) as silent:

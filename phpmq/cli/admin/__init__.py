@@ -11,6 +11,7 @@ L{phpmq.cli.admin.api.Api} and the standard output. What they share:
     refusals  what goes wrong between here and there, in one sentence
     several   the same for each of several queues
     question  whether the user is sure
+    names     names of queues, for a shell that completes them
     words     numbers and facts as text
 
 Nothing but C{api} imports treq, which takes its time, and only C{reaching} imports that.

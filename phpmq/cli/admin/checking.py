@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from phpmq.cli.admin.api import Api
     from phpmq.cli.pipes import Output
 
+# Queues that are asked for at a time: as many as the server gives, since each time it looks at all names.
+_PAGE = 1000
+
 # So many things that are wrong are named.
 _NAMED = 5
 
@@ -145,7 +148,7 @@ async def look(api: Api, limits: Limits) -> tuple[State, str]:
 
 async def _matching(api: Api, pattern: str) -> Any:
     if any(wild in pattern for wild in "*?"):
-        async for page in api.pages("list queues", "queues", filter=pattern):
+        async for page in api.pages("list queues", "queues", page=_PAGE, filter=pattern):
             for queue in page:
                 yield queue
         return

@@ -13,7 +13,7 @@ from phpmq.cli.admin.question import check_askable, check_sure
 from phpmq.cli.admin.several import each, in_json, there
 from phpmq.cli.admin.words import lease, paused, rates_of, states, totals
 from phpmq.cli.exits import Exit
-from phpmq.cli.options import ParamType, QueueName, Seconds
+from phpmq.cli.options import ParamType, QueueName, Seconds, want_verb
 from phpmq.cli.output import counted, json_line, size, span, table, visible
 
 if TYPE_CHECKING:
@@ -43,9 +43,11 @@ class Setting(ParamType):
 _NUMBER = Setting(click.IntRange(0, _MOST))
 
 
-@click.group()
-def queue() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def queue(context: click.Context) -> None:
     """Show a queue, change its settings, or delete it."""
+    want_verb(context)
 
 
 @queue.command(short_help="Show a queue, who consumes it, and its settings.")
@@ -72,11 +74,11 @@ async def show_queue(api: Api, output: Output, name: str, as_json: bool) -> int:
 
 
 def _facts(queue: Mapping[str, Any]) -> str:
-    stopped = paused(queue)
+    stopped, age = paused(queue), queue["oldest_message_age_seconds"]
     lines = [
         f"queue     {queue['name']}",
         f"messages  {states(queue)}",
-        f"waiting   {size(queue['bytes'])}, the next message for {span(queue['oldest_message_age_seconds'])}",
+        f"waiting   {size(queue['bytes'])}" + ("" if age is None else f", the next message for {span(age)}"),
         f"rates     {rates_of(queue['rates'])}",
         f"totals    {totals(queue['totals'])}",
         *([f"PAUSED    {stopped}: phpmq resume goes on"] if stopped else []),

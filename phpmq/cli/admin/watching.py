@@ -124,7 +124,8 @@ class Screen:
         head[0].stylize("bold")
         room = max(1, self._console.size.height - len(head) - 3)
         below = frame.hint(room)
-        hint = Text(self._trouble, "bold red") if self._trouble else Text(f"{below}; Ctrl-C ends" if below else "Ctrl-C ends", "dim")
+        hint = Text(self._trouble or (f"{below}; Ctrl-C ends" if below else "Ctrl-C ends"), no_wrap=True, overflow="ellipsis")
+        hint.stylize("bold red" if self._trouble else "dim")
         grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=False)
         for place, heading in enumerate(HEADINGS):
             last = place == len(HEADINGS) - 1
