@@ -15,7 +15,7 @@ from twisted.logger import LogEvent, Logger, formatEvent
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from phpmq.admin.console import ConsoleFactory, monitor
+from phpmq.admin.console import ConsoleFactory, commands, monitor
 from phpmq.admin.console.commands import TABLE
 from phpmq.admin.console.factory import MAX_CONSOLES, REFRESH
 from phpmq.admin.console.keyboard import MAX_LINE
@@ -172,6 +172,16 @@ class CommandTests(ConsoleTestCase):
         self.send("q", *[b"x"] * 31, b"")
         answer = self.operator.asks("show q")
         self.assertEqual(answer[-1], "and 22 more messages")
+
+    def test_show_many_consumers(self) -> None:
+        """Of many consumers the first are listed; a program gets all."""
+        self.patch(commands, "_CONSUMERS", 2)
+        for _ in range(5):
+            self.server.client().subscribe("q", lambda delivery: None)
+        self.server.settle()
+        answer = self.operator.asks("show q")
+        self.assertEqual(answer[answer.index("and 3 more consumers") - 3].split()[0], "CLIENT")
+        self.assertEqual(len(self.operator.asks_json("show q --json")["consuming"]), 5)
 
     def test_show_message(self) -> None:
         """One message is shown with its body, in whatever state it is."""
