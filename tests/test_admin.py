@@ -328,6 +328,9 @@ class MessageTests(AdminTestCase):
             admin.move("none", "q"),
             admin.move("none", "q", 1),
             admin.delete_queue("none"),
+            admin.replay("none"),
+            admin.replay("none", "q", ids=["0" * 32]),
+            admin.delete_dead("none"),
         ):
             self.failureResultOf(Deferred.fromCoroutine(asked), NoSuchQueue)
         self.assertEqual(self.result(self.admin.queues()).items, [])

@@ -374,6 +374,18 @@ class MessageTests(WebTestCase):
         self.assertEqual(self.ask("GET", self.queue(ODD)).json, {**before, "consuming": []})
         self.assertEqual([queue["name"] for queue in self.ask("GET", "/api/v1/queues").json["items"]], [ODD])
 
+    def test_dead_letters_of_nothing(self) -> None:
+        """What is about dead letters of a queue that is not there, and has none, is no success."""
+        self.refused(404, "no-such-queue", "POST", self.queue("none", "/replay"), {})
+        self.refused(404, "no-such-queue", "POST", self.queue("none", "/replay"), {"target": "q", "ids": ["0" * 32]})
+        self.refused(404, "no-such-queue", "DELETE", self.queue("none", "/messages?state=dead"))
+        self.refused(404, "no-such-queue", "DELETE", self.queue("none", "/messages/" + "0" * 32))
+        self.assertEqual(self.server.broker.queues, {})
+        self.send("q", b"x")
+        self.assertEqual(self.ask("POST", self.queue("q", "/replay"), {}).json["replayed"], 0)
+        self.assertEqual(self.ask("DELETE", self.queue("q", "/messages?state=dead")).json["deleted"], 0)
+        self.refused(404, "no-such-message", "DELETE", self.queue("q", "/messages/" + "0" * 32))
+
     def test_flush(self) -> None:
         """The answer is what really happened."""
         self.send(ODD, *[b"x"] * 10)

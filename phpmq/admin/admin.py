@@ -134,7 +134,6 @@ class Admin(Queues, Letters, Clients):
 
         @raise NoSuchQueue: there is none of that name, and no dead letter of it
         """
-        self._check_known(name)
         dead = (await self.delete_dead(name))["deleted"]
         removed, in_flight = self.broker.flush(name)
         if name in self.broker.queues:

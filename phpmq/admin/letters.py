@@ -47,9 +47,11 @@ class Letters(Messages):
         @param ids: which; None for all
         @param reason: only those that died of it
         @param count: at most so many, the oldest ones
+        @raise NoSuchQueue: there is none of that name, and no dead letter of it
         @raise NoSuchMessage: one of the ids is not that of a dead letter of the queue
         @raise BadName: no queue can have the target's name
         """
+        self._check_known(name)
         into = check_name(name if target is None else target)
 
         def replay(letters: list[DeadMessage]) -> None:
@@ -61,6 +63,7 @@ class Letters(Messages):
         self, name: str, ids: Iterable[str] | None = None, reason: str | None = None, count: int | None = None
     ) -> dict[str, Any]:
         """Forget a queue's dead letters; parameters and errors are those of L{replay}."""
+        self._check_known(name)
         return {"queue": name, "deleted": await self._each_dead(self.broker.dead.delete, 0, name, ids, reason, count)}
 
     async def _each_dead(

@@ -126,7 +126,6 @@ async def _dead(terminal: Terminal, call: Call) -> Answer:
 
 async def _replay(terminal: Terminal, call: Call) -> Answer:
     name, *target = call.words
-    await terminal.admin.messages(name, "dead", limit=1, preview=0)  # An error for a name that nothing has.
     done = await terminal.admin.replay(name, target[0] if target else None)
     return Answer([f"{several(done['replayed'], 'dead letter')} of {answers.name(name)} replayed to {answers.name(done['target'])}"], done)
 

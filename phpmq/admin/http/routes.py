@@ -70,6 +70,7 @@ OPERATIONS = (
         *("deleteMessages", "DELETE", f"{_QUEUE}/messages", "Forget dead letters of a queue: all, or some."),
         delete_letters,
         {200: ("How many.", "DeadDeleted")},
+        _NO_QUEUE,
         query={"state": {"enum": ["dead"]}, "reason": TEXT, "count": SOME},
         required=("state",),
     ),
@@ -83,7 +84,7 @@ OPERATIONS = (
         *("deleteMessage", "DELETE", f"{_QUEUE}/messages/{{id}}", "Forget a dead letter."),
         delete_letter,
         {200: ("It is gone.", "DeadDeleted")},
-        ("no-such-message",),
+        ("no-such-queue", "no-such-message"),
     ),
     Operation(
         *("flushQueue", "POST", f"{_QUEUE}/flush", "Remove what waits; what is in flight is left to its consumers."),
@@ -110,7 +111,7 @@ OPERATIONS = (
         *("replayMessages", "POST", f"{_QUEUE}/replay", "Have dead letters delivered again: all, or some."),
         Admin.replay,
         {200: ("How many.", "Replayed")},
-        ("no-such-message", "bad-name"),
+        ("no-such-queue", "no-such-message", "bad-name"),
         body={"target": NAME, "ids": IDS, "reason": TEXT, "count": SOME},
     ),
     Operation(
