@@ -8,7 +8,11 @@ import platform
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.measures import FULL, PARTS, QUICK, Row
+from tests.benchmarks import measures
+from tests.benchmarks.measures import FULL, QUICK, Row
+from tests.benchmarks.operators import operators
+
+PARTS = {**measures.PARTS, "operators": operators}
 
 
 def _print(row: Row) -> None:

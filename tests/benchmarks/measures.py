@@ -107,7 +107,8 @@ def _ratio(measure: str, figure: float, least: float) -> Row:
     return Row(measure, f"{figure:.2f}", f">= {least:g}", figure >= least)
 
 
-def _stall(server: Phpmq, what: str) -> Row:
+def stalled(server: Phpmq, what: str) -> Row:
+    """The reactor's longest stall since the last one."""
     stall, busy = server.stall()
     figure = f"{stall * 1000:.0f} ms ({busy * 1000:.0f} ms at work)"
     return Row(f"longest reactor stall, {what}", figure, f"<= {LONGEST_STALL * 1000:.0f} ms", stall <= LONGEST_STALL)
@@ -133,7 +134,7 @@ def speed(directory: Path, scale: Scale) -> Iterator[Row]:
             measure = f"phpmq / {peer.name}"
             yield _ratio(measure, own / rate, 1.5) if isinstance(peer, Redis) else Row(measure, f"{own / rate:.2f}")
         yield from (Row(f"end to end, {peer.name}", "skipped: not installed") for peer in PEERS if not peer.installed())
-        yield _stall(server, "end to end")
+        yield stalled(server, "end to end")
 
 
 def backlog(directory: Path, scale: Scale) -> Iterator[Row]:
@@ -151,10 +152,10 @@ def backlog(directory: Path, scale: Scale) -> Iterator[Row]:
             yield Row(f"{what} of {scale.backlog:,}", _rate(rate))
             if base:
                 yield _ratio(f"{what} / Redis Streams end to end", rate / base, round(target, 2))
-            yield _stall(server, what)
+            yield stalled(server, what)
 
 
-def _settled(server: Phpmq) -> int:
+def settled(server: Phpmq) -> int:
     """The server's memory once it does not change any more."""
     before, now = 0, server.memory
     for _ in range(60):
@@ -170,15 +171,15 @@ def memory(directory: Path, scale: Scale) -> Iterator[Row]:
     """What a waiting message takes, and how long a start with them takes."""
     count = scale.backlog
     with Phpmq(directory) as server:
-        bare = _settled(server)
+        bare = settled(server)
         server.send(count)
-        each = (_settled(server) - bare) / count
+        each = (settled(server) - bare) / count
         yield Row(f"memory per waiting {load.SIZE}-byte message", f"{each:.0f} bytes", "<= 200 bytes", each <= 200)
         stop = timed(partial(server.__exit__, None, None, None))
         yield Row(f"stop with {count:,} messages", f"{stop:.1f} s", "<= 10 s", stop <= 10)
         start = timed(server.__enter__)
         yield Row(f"start with {count:,} messages, until it answers", f"{start:.1f} s", "<= 5 s", start <= 5)
-        each = (_settled(server) - bare) / count
+        each = (settled(server) - bare) / count
         yield Row("memory per waiting message after the start", f"{each:.0f} bytes")
 
 
@@ -188,7 +189,7 @@ def connections(directory: Path, scale: Scale) -> Iterator[Row]:
     count = scale.connections if hard == resource.RLIM_INFINITY else min(scale.connections, hard - 200)
     resource.setrlimit(resource.RLIMIT_NOFILE, (count + 200, hard))
     with Phpmq(directory) as server, ExitStack() as stack:
-        bare = _settled(server)
+        bare = settled(server)
         descriptors = Path(f"/proc/{server.process.pid}/fd")
         for number in range(1, count + 1):
             stack.enter_context(load.connect(server.port))
@@ -197,7 +198,7 @@ def connections(directory: Path, scale: Scale) -> Iterator[Row]:
                 time.sleep(0.005)
         while len(list(descriptors.iterdir())) < count:
             time.sleep(0.1)
-        taken = (_settled(server) - bare) / 1e6
+        taken = (settled(server) - bare) / 1e6
         yield Row(f"memory of {count:,} idle connections", f"{taken:.1f} MB", f"< {count * 6 / 1000:g} MB", taken < count * 6 / 1000)
 
 
@@ -208,13 +209,13 @@ def queues(directory: Path, scale: Scale) -> Iterator[Row]:
     crowded.mkdir()
     with Phpmq(empty) as alone, Phpmq(crowded) as beset:
         beset.send_to_many(scale.backlog, scale.queues)
-        _settled(beset)
+        settled(beset)
         beset.stall()
         without, with_others = _interleaved([alone, beset], scale)
         yield Row("end to end, empty server", _rate(without))
         yield Row(f"end to end, {scale.backlog:,} others in {scale.queues:,} queues", _rate(with_others))
         yield _ratio("the latter / the former", with_others / without, 0.8)
-        yield _stall(beset, "with others waiting")
+        yield stalled(beset, "with others waiting")
 
 
 def metrics(directory: Path, scale: Scale) -> Iterator[Row]:
@@ -226,7 +227,7 @@ def metrics(directory: Path, scale: Scale) -> Iterator[Row]:
     }
     with ScrapedPhpmq(directory) as server:
         server.send_to_many(scale.scraped * 10, scale.scraped)
-        _settled(server)
+        settled(server)
         for form, headers in forms.items():
             server.stall()
             before = server.busy
@@ -234,10 +235,10 @@ def metrics(directory: Path, scale: Scale) -> Iterator[Row]:
             longest = max(seconds for seconds, _ in scrapes)
             figure = f"{longest:.3f} s at most, {scrapes[0][1] / 1000:.0f} kB, {(server.busy - before) * 100:.0f} ms of processor each"
             yield Row(f"scrape, {scale.scraped:,} queues, {form}", figure, "<= 1 s", longest <= 1)
-            yield _stall(server, form)
+            yield stalled(server, form)
         alone = median(end_to_end(server, scale.speed) for _ in range(scale.rounds))
         yield Row("end to end, not scraped", _rate(alone))
-        yield _stall(server, "end to end, not scraped")
+        yield stalled(server, "end to end, not scraped")
         count = scale.speed * scale.rounds
         scrapes = []
 
@@ -251,7 +252,7 @@ def metrics(directory: Path, scale: Scale) -> Iterator[Row]:
         longest = max(seconds for seconds, _ in scrapes)
         yield Row("end to end, scraped every second", _rate(scraped))
         yield Row("scrape beside that, at most", f"{longest:.3f} s", "<= 1 s", longest <= 1)
-        yield _stall(server, "end to end, scraped")
+        yield stalled(server, "end to end, scraped")
 
 
 def order(directory: Path, scale: Scale) -> Iterator[Row]:
