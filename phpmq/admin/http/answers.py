@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from twisted.internet.interfaces import IPushProducer
@@ -36,6 +36,20 @@ def is_long(value: Any) -> bool:
 def has_lists(value: Any) -> bool:
     """Whether it is an object with lists, which may be long."""
     return isinstance(value, Mapping) and any(isinstance(member, list) for member in value.values())
+
+
+def grouped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same in pieces that are worth a write each."""
+    group: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        group.append(piece)
+        size += len(piece)
+        if size >= PIECE:
+            yield b"".join(group)
+            group, size = [], 0
+    if group:
+        yield b"".join(group)
 
 
 def slices_of(content: bytes) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 from twisted.web import http
 
-from phpmq.admin.http.answers import HEADERS, Pieces, has_lists, is_long, plain, slices_of
+from phpmq.admin.http.answers import HEADERS, Pieces, grouped, has_lists, is_long, plain, slices_of
 from phpmq.admin.http.flat import Reader
 from phpmq.admin.http.headers import accepts, is_json, path_parts, target
 from phpmq.admin.http.operations import BODY_LIMIT, Answer, Operation
@@ -225,10 +225,15 @@ class Request(http.Request):
         value, media = answer.value, self._operation.media
         if is_long(value):
             self.begin(answer.status, media, answer.headers)
-            self._write(chain(pieces_of(value), (b"\n",)))
+            self._write(grouped(chain(pieces_of(value), (b"\n",))))
             return
         pieces = await self._site.admin.slices().each(bytes, pieces_of(value)) if has_lists(value) else [text_of(value)]
-        self.answer_bytes(answer.status, b"".join([*pieces, b"\n"]), media, answer.headers)
+        pieces.append(b"\n")
+        if (size := sum(map(len, pieces))) > PIECE:
+            self.begin(answer.status, media, {**answer.headers, "Content-Length": str(size)})
+            self._write(grouped(pieces))
+        else:
+            self.answer_bytes(answer.status, b"".join(pieces), media, answer.headers)
 
     def answer_bytes(self, status: int, content: bytes, media: str, headers: Mapping[str, str] | None = None) -> None:
         """Answer with what is ready."""
