@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from phpmq.admin import messages, status, turns
+from phpmq.admin import messages, queues, status, turns
 from phpmq.admin.console.protocol import ConsoleProtocol
 from phpmq.errors import Draining
 from tests.test_admin import AdminTestCase
@@ -106,6 +106,7 @@ class TurnTests(AdminTestCase):
 
     def test_rates(self) -> None:
         """Rates are those of each queue's own time, and a sample is finished before the next one begins."""
+        self.patch(queues, "_SAMPLED", 1)
         for number in range(4):
             self.server.send(f"q{number}", b"x")
         self.admin.sample()
@@ -125,6 +126,7 @@ class TurnTests(AdminTestCase):
         for number in range(4):
             self.server.send(f"q{number}", b"x")
         works = [self.begin(work) for work in (self.admin.queues(), self.admin.flush_all(), self.admin.queues(sort="age"))]
+        self.patch(queues, "_SAMPLED", 1)
         self.admin.sample()
         self.server.service.running = 0
         self.server.clock.advance(0)

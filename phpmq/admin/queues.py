@@ -34,6 +34,10 @@ _SORTS: dict[str, Callable[[Queues, Queue], float]] = {
 SORTS = "name", *_SORTS
 
 
+# So many queues are sampled before others may get their turn.
+_SAMPLED = 250
+
+
 class Queues(Turns):
     """What can be seen of queues, and done to them."""
 
@@ -54,27 +58,30 @@ class Queues(Turns):
             Deferred.fromCoroutine(self._sample_each()).addErrback(lambda failure: self._log.failure("no rates of queues", failure))
 
     async def _sample_each(self) -> None:
-        rates, now = self._rates, self._reactor.seconds
+        queues, slices = list(self.broker.queues.values()), self.slices()
         kept: dict[Queue, Rates] = {}
-
-        def sample(queue: Queue) -> None:
-            known = rates.get(queue)
-            if known is None:
-                # A queue that nothing ever happened to needs none.
-                if not (queue.received or queue.delivered or queue.acknowledged):
-                    return
-                known = Rates((0,) * len(status.COUNTERS), self._sampled)
-            known.sample(status.counts_of(queue), now())
-            kept[queue] = known
-
         try:
-            await self.slices().each(sample, list(self.broker.queues.values()))
+            for place in range(0, len(queues), _SAMPLED):
+                self._sample(queues[place : place + _SAMPLED], kept)
+                await slices.rest()
             self._rates = kept
-            self._sampled = now()
+            self._sampled = self._reactor.seconds()
         except Draining:
             pass  # Nobody asks for rates any more.
         finally:
             self._sampling = False
+
+    def _sample(self, queues: list[Queue], kept: dict[Queue, Rates]) -> None:
+        rates, now = self._rates, self._reactor.seconds()
+        for queue in queues:
+            known = rates.get(queue)
+            if known is None:
+                # A queue that nothing ever happened to needs none.
+                if not (queue.received or queue.delivered or queue.acknowledged):
+                    continue
+                known = Rates((0,) * len(status.COUNTERS), self._sampled)
+            known.sample(status.counts_of(queue), now)
+            kept[queue] = known
 
     def _rate(self, queue: Queue) -> float:
         rates = self._rates.get(queue)
