@@ -9,6 +9,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from openapi_spec_validator import validate
 from twisted.python.failure import Failure
 
+from phpmq.admin import turns
 from phpmq.admin.http.openapi import codes
 from phpmq.admin.http.operations import Operation
 from phpmq.admin.http.problems import CODES
@@ -162,7 +163,11 @@ class DocumentTests(WebTestCase):
             self.call(400, operation.method, operation.path, *parts, query="?nonsense=1")
         self.call(503, "POST", f"{queue}/messages", "q", value={"body": ""}) if self.fill() else None
         self.server.broker.memory_limit = 2**30
+        id = self.server.send("there", b"x")
+        self.patch(turns, "SLICE", 0.0)
         self.server.service.running = 0
+        for path in "/api/v1/queues", "/api/v1/clients", queue, f"{queue}/messages", f"{queue}/messages/{{id}}":
+            self.call(503, "GET", path, "there", id)
         for operation, parts in templates:
             if operation.writes:
                 self.call(503, operation.method, operation.path, *parts, query=_state(operation))
