@@ -86,6 +86,33 @@ class TurnTests(AdminTestCase):
         rest = self.result(self.admin.messages("q", "in_flight", after=page.next or ""))
         self.assertEqual(found + self.bodies(rest), [str(number) for number in range(9) if number != 1])
 
+    def test_in_flight_again(self) -> None:
+        """What comes back meanwhile and is delivered to somebody else is in the list once."""
+        self.patch(messages, "_LOOK", 1)
+        for _ in range(2):
+            self.server.client().subscribe("q", lambda delivery: None, window=8)
+        self.server.settle()
+        self.send("q", *[b"x"] * 8)
+        first, second = (channel for channel in self.server.broker.channels if "q" in channel.consumers)
+        self.assertEqual((len(first.unacked), len(second.unacked)), (4, 4))
+        breaths: list[Deferred[None]] = []
+
+        def breathe() -> Deferred[None]:
+            breaths.append(Deferred())
+            return breaths[-1]
+
+        self.patch(self.admin, "breathe", breathe)
+        listing = Deferred.fromCoroutine(self.admin.messages("q", "in_flight"))
+        for _ in range(2):
+            breaths.pop().callback(None)
+        first.give_back()
+        self.server.broker.dispatch()
+        self.assertEqual(len(second.unacked), 8)
+        while breaths:
+            breaths.pop().callback(None)
+        ids = [item["id"] for item in self.successResultOf(listing).items]
+        self.assertEqual(ids, sorted(id.decode() for id in second.unacked))
+
     def test_whole_body(self) -> None:
         """A long body is told as it is, however it falls into parts."""
         self.patch(status, "_PART", 3)

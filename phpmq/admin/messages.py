@@ -98,7 +98,8 @@ class Messages(Turns):
                     # From here on only those before it are looked for, even if some of these go.
                     last = first[-1].position
                 await slices.rest()
-        return list(filter(is_meant, first)), None if last == _NO_POSITION else str(last)
+        # One that came back and was delivered again was perhaps seen twice.
+        return list(dict.fromkeys(filter(is_meant, first))), None if last == _NO_POSITION else str(last)
 
     async def _dead_page(self, name: str, start: int, limit: int, preview: int, slices: Slices) -> Page:
         self._check_known(name)
