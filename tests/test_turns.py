@@ -21,6 +21,8 @@ class TurnTests(AdminTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.patch(turns, "SLICE", 0.0)
+        self.patch(turns, "QUICK", 1)
+        self.patch(queues, "QUICK", 1)
 
     def begin(self, work: Coroutine[Deferred[Any], Any, Any]) -> Deferred[Any]:
         """Start work that has to wait for others' turns."""

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from phpmq.admin import status
 from phpmq.admin.pages import Page, check_limit, matcher, start_of
 from phpmq.admin.rates import Rates
-from phpmq.admin.turns import Server, Turns
+from phpmq.admin.turns import QUICK, Server, Turns
 from phpmq.broker import DELIVERIES, SENDS, Consumer, Queue
 from phpmq.errors import BadSetting, Draining
 from phpmq.message import DEFAULT_SETTINGS
@@ -117,7 +117,7 @@ class Queues(Turns):
             place = found[limit - 1] if len(found) > limit else None
         else:
             start = start_of(after)
-            ranked = await slices.each(self._ranking(_SORTS[by], -1 if descending else 1), names)
+            ranked = await slices.each(self._ranking(_SORTS[by], -1 if descending else 1), names, QUICK)
             await slices.rest()
             found = [name for _, name in heapq.nsmallest(start + limit + 1, ranked)[start:]]
             place = str(start + limit) if len(found) > limit else None
