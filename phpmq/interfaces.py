@@ -184,7 +184,9 @@ class IStore(Interface):
         """Every queue with how many messages wait in it, their size, and how many of them are delayed."""
 
     def purge(queue: QueueRecord, count: int) -> bool:
-        """Forget up to C{count} messages that the queue's C{flushed} position covers; true when none is left."""
+        """
+        Forget up to C{count} messages that the queue's C{flushed} position covers, fewer if they are large; true when none is left.
+        """
 
     def peek(queue: QueueRecord, after: int, count: int, preview: int, delayed: bool = False) -> list[Message]:
         """
@@ -207,8 +209,8 @@ class IStore(Interface):
         perhaps only those that died for a reason, perhaps with no more than the first C{preview} bytes of their bodies.
         """
 
-    def get_dead(number: int) -> DeadMessage | None:
-        """The dead message of that number; None if there is none."""
+    def get_dead(number: int, preview: int | None = None) -> DeadMessage | None:
+        """The dead message of that number, perhaps with no more than the first C{preview} bytes of its body; None if there is none."""
 
     def dead_totals() -> dict[str, tuple[int, int]]:
         """How many dead messages there are by queue, and their bytes."""

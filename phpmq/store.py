@@ -49,6 +49,9 @@ _SIZE = f"length(body) + CASE WHEN extra.number IS NULL THEN 0 ELSE {_EXTRA_SIZE
 _MESSAGE = "INTO message VALUES (?, ?, ?, ?, nullif(?, 0), ?, ?, ?)"
 _COPIED = 4096
 
+# So many bytes of bodies go in a step: their pages are looked at one by one.
+_PURGED_BYTES = 4 * 1024 * 1024
+
 _NO_BODY = "x''"
 
 # By a key: a message that was sent with it not long ago, or else one that waits.
@@ -199,6 +202,9 @@ class SQLiteStore:
             database = sqlite3.connect(":memory:", isolation_level=None)
             upgrade(database)
         self._database = database
+        # Where SQLite is compiled so, pages that are given up would be overwritten with zeros: in memory that protects nothing, and takes
+        # longer than all else about a large body.
+        database.execute("PRAGMA secure_delete = OFF")
         database.executescript(schema("memory"))
         meta = dict(database.execute("SELECT key, value FROM meta"))
         starts = meta.get("starts", 0) + 1
@@ -474,15 +480,21 @@ class SQLiteStore:
     def purge(self, queue: QueueRecord, count: int) -> bool:
         """Forget flushed messages; see L{IStore}."""
         self.write()
-        numbers = self._database.execute(
-            "SELECT number FROM message WHERE queue = ? AND position BETWEEN ? AND ? LIMIT ?",
+        rows = self._database.execute(
+            "SELECT number, length(body) FROM message WHERE queue = ? AND position BETWEEN ? AND ? LIMIT ?",
             (queue.number, -queue.flushed, queue.flushed, count),
         ).fetchall()
+        size, numbers = 0, []
+        for number, length in rows:
+            if size >= _PURGED_BYTES:
+                break
+            size += length
+            numbers.append((number,))
         with self._transaction():
             for table in ("message", "extra") if self._extras else ("message",):
                 self._database.executemany(f"DELETE FROM {table} WHERE number = ?", numbers)
         self._note_gone(number for (number,) in numbers if number <= self._extracted)
-        return len(numbers) < count
+        return len(numbers) == len(rows) < count
 
     def peek(self, queue: QueueRecord, after: int, count: int, preview: int, delayed: bool = False) -> list[Message]:
         """Messages with the beginning of their bodies; see L{IStore}."""
@@ -547,9 +559,9 @@ class SQLiteStore:
                 dead.body = self._beginning("dead", dead.number, preview)
             yield dead
 
-    def get_dead(self, number: int) -> DeadMessage | None:
+    def get_dead(self, number: int, preview: int | None = None) -> DeadMessage | None:
         """One dead message; see L{IStore}."""
-        return next(iter(self.dead(after=number - 1, count=1)), None) if self._is_dead(number) else None
+        return next(iter(self.dead(after=number - 1, count=1, preview=preview)), None) if self._is_dead(number) else None
 
     def _is_dead(self, number: int) -> bool:
         return self._database.execute("SELECT 1 FROM dead WHERE number = ?", (number,)).fetchone() is not None
@@ -565,8 +577,9 @@ class SQLiteStore:
         extra = None if headers is None else Extra(0, "", headers[0] or b"")
         message = Message(dead.number, queue, position, dead.accepted, 0, 0, dead.body, extra)
         with self._transaction():
-            self._database.execute("DELETE FROM dead WHERE number = ?", (dead.number,))
+            # In this order: pages that are given up are not taken again at once, which would have to be undoable.
             self._database.execute(f"INSERT {_MESSAGE}", _row(message))
+            self._database.execute("DELETE FROM dead WHERE number = ?", (dead.number,))
             self._database.execute("UPDATE extra SET queue = ? WHERE number = ?", (queue.number, dead.number))
         self._note_changed(message)
         return message

@@ -290,9 +290,10 @@ class DictStore:
             dead.body = dead.body[:preview]
         return found if count < 0 else found[:count]
 
-    def get_dead(self, number: int) -> DeadMessage | None:
+    def get_dead(self, number: int, preview: int | None = None) -> DeadMessage | None:
         """One dead message; see L{IStore}."""
-        return next((dead for dead in self._dead if dead.number == number), None)
+        found = [dead for dead in self.dead(after=number - 1, count=1, preview=preview) if dead.number == number]
+        return found[0] if found else None
 
     def dead_totals(self) -> dict[str, tuple[int, int]]:
         """How many are dead by queue, and the size of their bodies; see L{IStore}."""

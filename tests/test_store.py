@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from phpmq import store
 from phpmq.interfaces import IStore
 from phpmq.message import DEFAULT_SETTINGS, Extra, Message, QueueRecord, QueueSettings
 from phpmq.store import SCHEMA_VERSION, Delta, SQLiteStore, checksum, schema, upgrade
@@ -621,6 +622,29 @@ class SQLiteStoreTests(SynchronousTestCase):
         self.assertEqual(self.file.bodies, [b"2", b"4", b"1"])
         self.assertEqual(self.file.messages[second.number][4], 7)
         self.assertEqual([row[-1] for row in self.file.dead.values()], [b"3"])
+
+    def test_purge_of_large_ones(self) -> None:
+        """Of large messages a purge forgets fewer at a time, but always one."""
+        self.patch(store, "_PURGED_BYTES", 1000)
+        for _ in range(4):
+            self.add(b"x" * 600)
+        self.add(b"x" * 2000)
+        self.queue.flushed = self.next - 1
+        self.assertEqual([self.store.purge(self.queue, 10) for _ in range(3)], [False, False, True])
+        self.assertEqual(self.store.read(self.queue, 0, 10, MANY), [])
+
+    def test_dead_by_index(self) -> None:
+        """The dead letters of a queue are found without a look at all others, and without sorting them, also those with a reason."""
+        for reason in None, "expired":
+            statements: list[str] = []
+            self.store._database.set_trace_callback(statements.append)
+            self.assertEqual(list(self.store.dead("q", 5, 10, reason)), [])
+            self.store._database.set_trace_callback(None)
+            plan = self.store._database.execute(f"EXPLAIN QUERY PLAN {statements[0]}").fetchall()
+            steps = [step for *_, step in plan if "dead" in step or "TEMP" in step]
+            self.assertEqual(len(steps), 1, steps)
+            self.assertTrue(steps[0].startswith("SEARCH"), steps[0])
+            self.assertIn("queue=? AND reason=?" if reason else "queue=?", steps[0])
 
     def test_requeued_after_purge(self) -> None:
         """A message that was purged from the store and then re-queued by its consumer is in the file again."""

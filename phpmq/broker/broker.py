@@ -20,6 +20,9 @@ from phpmq.message import MESSAGE_OVERHEAD, Extra, Message, QueueSettings, check
 #: What a queue and its consumers count against the memory limit beside the messages, in bytes.
 QUEUE_OVERHEAD = 2560
 
+#: How many messages with how many bytes are moved before others get their turn: each is written anew.
+MOVED, MOVED_BYTES = 500, 4 * 1024 * 1024
+
 
 class Broker(Dispatch):
     """
@@ -223,9 +226,9 @@ class Broker(Dispatch):
         """The id by which clients know the message of that number."""
         return self._id_format % number
 
-    def announce_room(self) -> None:
+    def announce_room(self) -> bool:
         """Let sends that wait go on, if there is room; see L{Dispatch}."""
-        self.room.announce()
+        return self.room.announce()
 
     def forget(self, message: Message) -> None:
         """A message is gone for good."""
@@ -331,11 +334,12 @@ class Broker(Dispatch):
         Have messages that are ready go to the tail of another queue, with their ids and attempts. In the file each is in one of both,
         whenever a crash comes. The target's limits do not count here.
 
-        @param count: how many, at most L{STEP} at a time
+        @param count: how many, at most L{MOVED} at a time, and none more once they have L{MOVED_BYTES}
         @return: how many did
         """
-        moved = 0
-        while moved < min(count, STEP) and (message := source.take(self._store)) is not None:
+        moved = size = 0
+        while moved < min(count, MOVED) and size < MOVED_BYTES and (message := source.take(self._store)) is not None:
+            size += message.size
             message.queue = target
             message.position = self.next_position()
             self._store.put(message)

@@ -18,8 +18,9 @@ from tests.benchmarks.brokers import PEERS, Broker, Phpmq, Redis
 from tests.benchmarks.core import core
 from tests.benchmarks.doors import metrics, operators
 from tests.benchmarks.order import Order
+from tests.benchmarks.stalls import stalls
 from tests.benchmarks.synced import SYNCED_PEERS, RabbitMQ, SyncedBeanstalkd, SyncedPhpmq
-from tests.benchmarks.table import Row, Scale, at_least, end_to_end, interleaved, per_second, stall, timed
+from tests.benchmarks.table import Row, Scale, at_least, end_to_end, interleaved, per_second, settled, stall, timed
 
 
 def speed(directory: Path, scale: Scale) -> Iterator[Row]:
@@ -63,31 +64,19 @@ def backlog(directory: Path, scale: Scale) -> Iterator[Row]:
             yield stall(server, what)
 
 
-def _settled(server: Phpmq) -> int:
-    """The server's memory once it does not change any more."""
-    before, now = 0, server.memory
-    for _ in range(60):
-        before, busy = now, server.busy
-        time.sleep(0.5)
-        now = server.memory
-        if now == before and server.busy - busy < 0.1:
-            break
-    return now
-
-
 def memory(directory: Path, scale: Scale) -> Iterator[Row]:
     """What a waiting message takes, and how long a start with them takes."""
     count = scale.backlog
     with Phpmq(directory) as server:
-        bare = _settled(server)
+        bare = settled(server)
         server.send(count)
-        each = (_settled(server) - bare) / count
+        each = (settled(server) - bare) / count
         yield Row(f"memory per waiting {load.SIZE}-byte message", f"{each:.0f} bytes", "<= 200 bytes", each <= 200)
         stop = timed(partial(server.__exit__, None, None, None))
         yield Row(f"stop with {count:,} messages", f"{stop:.1f} s", "<= 10 s", stop <= 10)
         start = timed(server.__enter__)
         yield Row(f"start with {count:,} messages, until it answers", f"{start:.1f} s", "<= 5 s", start <= 5)
-        each = (_settled(server) - bare) / count
+        each = (settled(server) - bare) / count
         yield Row("memory per waiting message after the start", f"{each:.0f} bytes")
 
 
@@ -97,7 +86,7 @@ def connections(directory: Path, scale: Scale) -> Iterator[Row]:
     count = scale.connections if hard == resource.RLIM_INFINITY else min(scale.connections, hard - 200)
     resource.setrlimit(resource.RLIMIT_NOFILE, (count + 200, hard))
     with Phpmq(directory) as server, ExitStack() as stack:
-        bare = _settled(server)
+        bare = settled(server)
         descriptors = Path(f"/proc/{server.process.pid}/fd")
         for number in range(1, count + 1):
             stack.enter_context(load.connect(server.port))
@@ -106,7 +95,7 @@ def connections(directory: Path, scale: Scale) -> Iterator[Row]:
                 time.sleep(0.005)
         while len(list(descriptors.iterdir())) < count:
             time.sleep(0.1)
-        taken = (_settled(server) - bare) / 1e6
+        taken = (settled(server) - bare) / 1e6
         yield Row(f"memory of {count:,} idle connections", f"{taken:.1f} MB", f"< {count * 6 / 1000:g} MB", taken < count * 6 / 1000)
 
 
@@ -117,7 +106,7 @@ def queues(directory: Path, scale: Scale) -> Iterator[Row]:
     crowded.mkdir()
     with Phpmq(empty) as alone, Phpmq(crowded) as beset:
         beset.send_to_many(scale.backlog, scale.queues)
-        _settled(beset)
+        settled(beset)
         beset.stall()
         without, with_others = interleaved([alone, beset], scale)
         yield Row("end to end, empty server", per_second(without))
@@ -171,5 +160,5 @@ def clients(directory: Path, scale: Scale) -> Iterator[Row]:
 
 #: name -> part, in the order in which they run.
 PARTS: dict[str, Callable[[Path, Scale], Iterator[Row]]] = {
-    part.__name__: part for part in (core, speed, backlog, synced, clients, memory, connections, queues, metrics, operators, order)
+    part.__name__: part for part in (core, speed, backlog, synced, clients, memory, connections, queues, metrics, operators, stalls, order)
 }

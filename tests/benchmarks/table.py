@@ -69,6 +69,18 @@ def beside(work: Callable[[], object]) -> Iterator[None]:
         process.join()
 
 
+def settled(server: Phpmq) -> int:
+    """The server's memory once it does not change any more."""
+    before, now = 0, server.memory
+    for _ in range(60):
+        before, busy = now, server.busy
+        time.sleep(0.5)
+        now = server.memory
+        if now == before and server.busy - busy < 0.1:
+            break
+    return now
+
+
 def timed(work: Callable[[], object]) -> float:
     """How many seconds it took."""
     begin = time.perf_counter()

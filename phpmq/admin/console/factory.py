@@ -62,6 +62,7 @@ class ConsoleFactory(Factory):
         self.calls: set[Deferred[None]] = set()
         self.screens = Screens()
         self._watching: set[ConsoleProtocol] = set()
+        self._drawing = False
         self._refresh = LoopingCall(self._draw)
         self._refresh.clock = clock
 
@@ -91,9 +92,16 @@ class ConsoleFactory(Factory):
         self.open.discard(console)
 
     def _draw(self) -> None:
+        """Refresh all monitors, unless that is still under way since the last time."""
+        if not self._drawing:
+            self._drawing = True
+            Deferred.fromCoroutine(self._draw_all())
+
+    async def _draw_all(self) -> None:
         self.screens.forget()
         for console in list(self._watching):
-            console.refresh()
+            await console.refresh()
+        self._drawing = False
 
     def check(self) -> None:
         """Close consoles that missed their deadlines; to be called about once a second."""

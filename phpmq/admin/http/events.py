@@ -11,8 +11,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from phpmq.admin import Admin
-from phpmq.admin.http.answers import text_of
 from phpmq.admin.http.problems import Problem
+from phpmq.admin.pieces import text_of
 
 if TYPE_CHECKING:
     from phpmq.admin.http.request import Request

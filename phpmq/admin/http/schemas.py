@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from phpmq.admin.admin import MAX_PAGE, PAUSES, SORTS, STATES
 from phpmq.admin.http.flat import MAX_ITEMS
 from phpmq.admin.http.problems import CODES
+from phpmq.admin.messages import STATES
+from phpmq.admin.pages import MAX_PAGE
+from phpmq.admin.queues import PAUSES, SORTS
 from phpmq.admin.rates import WINDOWS
 from phpmq.admin.status import COUNTERS
 from phpmq.errors import BadSetting

@@ -16,12 +16,12 @@ from twisted.web.server import NOT_DONE_YET
 from phpmq import __version__
 from phpmq.admin import Admin
 from phpmq.admin.http.access import Access
-from phpmq.admin.http.answers import text_of
 from phpmq.admin.http.channel import Channel
 from phpmq.admin.http.events import Events
 from phpmq.admin.http.openapi import document
 from phpmq.admin.http.operations import Operation
 from phpmq.admin.http.routes import METRICS, OPERATIONS, Routes
+from phpmq.admin.pieces import text_of
 
 if TYPE_CHECKING:
     from phpmq.admin.http.request import Request

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from phpmq.admin.admin import Server
 from phpmq.admin.console import ConsoleFactory
 from phpmq.admin.console.protocol import DEADLINES
 from phpmq.admin.http import Site
 from phpmq.admin.http.channel import CUTS, IDLE_TIMEOUT, LINGER_TIMEOUT
 from phpmq.admin.http.problems import CODES
 from phpmq.admin.metrics.families import counters, gauges
+from phpmq.admin.turns import Server
 
 _GAUGES: tuple[tuple[str, Callable[[Site], float], str], ...] = (
     ("phpmq_http_connections", lambda site: len(site.channels), "Connections of HTTP."),
