@@ -112,7 +112,7 @@ class IStore(Interface):
     next_number = Attribute("The first number (and position) that no message ever had.")
 
     def add(message: Message) -> None:
-        """Keep a new message, with the highest number yet."""
+        """Keep a new message, with the highest number yet, and remember its key if its queue has a dedup window."""
 
     def put(message: Message) -> None:
         """Keep a message as it is now: re-queued, or back with another attempt."""
@@ -145,7 +145,19 @@ class IStore(Interface):
         """When the next delayed message is due, milliseconds since the epoch; 0 if there is none."""
 
     def find(queue: QueueRecord, key: str, now: int) -> int:
-        """The number of the message with that key in the queue, unless it is flushed or expired by C{now}; 0 if there is none."""
+        """
+        The number of a message with that key: one in the queue that is not flushed nor expired by C{now}, or one sent to it within its
+        dedup window, unless the queue's C{forgotten} covers it; 0 if there is none.
+        """
+
+    def keys() -> dict[int, tuple[int, int]]:
+        """How many keys each queue remembers, by its number, and their bytes."""
+
+    def forget_keys(queue: QueueRecord, now: int, count: int) -> tuple[int, int, int]:
+        """
+        Forget up to C{count} of the queue's keys, the oldest first, whose dedup window is over or which its C{forgotten} covers: how
+        many that were, their bytes, and when the message was accepted whose key is next; 0 if there is none.
+        """
 
     def producers() -> list[tuple[bytes, int, int]]:
         """Every producer: name, highest number accepted, when it was last used."""
@@ -172,7 +184,9 @@ class IStore(Interface):
         """Every queue with how many messages wait in it, their size, and how many of them are delayed."""
 
     def purge(queue: QueueRecord, count: int) -> bool:
-        """Forget up to C{count} messages that the queue's C{flushed} position covers; true when none is left."""
+        """
+        Forget up to C{count} messages that the queue's C{flushed} position covers, fewer if they are large; true when none is left.
+        """
 
     def peek(queue: QueueRecord, after: int, count: int, preview: int, delayed: bool = False, size: int = 2**62) -> list[Message]:
         """
@@ -196,8 +210,8 @@ class IStore(Interface):
         perhaps only those that died for a reason, perhaps with no more than the first C{preview} bytes of their bodies.
         """
 
-    def get_dead(number: int) -> DeadMessage | None:
-        """The dead message of that number; None if there is none."""
+    def get_dead(number: int, preview: int | None = None) -> DeadMessage | None:
+        """The dead message of that number, perhaps with no more than the first C{preview} bytes of its body; None if there is none."""
 
     def dead_totals() -> dict[str, tuple[int, int]]:
         """How many dead messages there are by queue, and their bytes."""

@@ -14,8 +14,16 @@ MESSAGE_OVERHEAD = 96
 #: What a key, a delay or headers cost beside their own bytes: a row and its index entries.
 EXTRA_OVERHEAD = 64
 
+#: What a key that a queue remembers costs in memory beside its own bytes, which are in a row and in an index (measured, rounded up).
+KEY_OVERHEAD = 96
+
 #: The longest name of a queue, in bytes of UTF-8.
 MAX_NAME = 255
+
+
+def key_size(length: int, count: int = 1) -> int:
+    """What remembered keys with so many bytes count against the memory limit."""
+    return 2 * length + count * KEY_OVERHEAD
 
 
 def check_name(name: str) -> str:
@@ -49,6 +57,8 @@ class QueueSettings:
     @ivar max_attempts: a message that comes back after so many deliveries becomes dead; 0 for no limit
     @ivar lease: seconds that a consumer which asks for no lease may hold a message; 0 for no limit
     @ivar expired: what becomes of messages that expire: C{drop} or C{dead}
+    @ivar dedup: seconds, from its acceptance on, that a message's key is known by, also when the message is gone; 0 for no longer than it
+        is in the queue
     """
 
     max_messages: int = 0
@@ -57,8 +67,10 @@ class QueueSettings:
     max_attempts: int = 20
     lease: float = 0.0
     expired: str = "drop"
+    dedup: float = 120.0
 
     _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {"when_full": ("refuse", "drop-oldest"), "expired": ("drop", "dead")}
+    _SECONDS: ClassVar[tuple[str, ...]] = "lease", "dedup"
 
     def __post_init__(self) -> None:
         """
@@ -71,7 +83,7 @@ class QueueSettings:
                     raise BadSetting(f"{name} is {' or '.join(choices)}, not {value!r}")
             elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**53:
                 raise BadSetting(f"{name} is a number from 0, not {value!r}")
-            elif name != "lease" and value != int(value):
+            elif name not in self._SECONDS and value != int(value):
                 raise BadSetting(f"{name} is a whole number, not {value!r}")
 
     def changed(self, changes: Mapping[str, Any]) -> QueueSettings:
@@ -94,7 +106,7 @@ DEFAULT_SETTINGS = QueueSettings()
 class QueueRecord:
     """The facts of a queue that outlive the process."""
 
-    __slots__ = ("flushed", "name", "number", "paused", "revision", "settings")
+    __slots__ = ("flushed", "forgotten", "name", "number", "paused", "revision", "settings")
 
     def __init__(
         self,
@@ -104,6 +116,7 @@ class QueueRecord:
         flushed: int = 0,
         paused: int = 0,
         settings: QueueSettings = DEFAULT_SETTINGS,
+        forgotten: int = 0,
     ) -> None:
         #: The queue's key in the store.
         self.number = number
@@ -115,6 +128,12 @@ class QueueRecord:
         #: Bits: 1 no deliveries, 2 no sends.
         self.paused = paused
         self.settings = settings
+        #: The keys of messages up to this number were forgotten.
+        self.forgotten = forgotten
+
+    def remembers_from(self, now: int) -> int:
+        """Its dedup window: the keys of messages that were accepted later than that are known, whatever became of the messages."""
+        return now - int(self.settings.dedup * 1000)
 
 
 class Extra:
@@ -122,7 +141,7 @@ class Extra:
     What only some messages have.
 
     @ivar due: when it becomes ready, milliseconds since the epoch; 0 once it is
-    @ivar key: by which a second send of it is recognised while it is in the queue; empty for none
+    @ivar key: by which a second send of it is recognised; empty for none
     @ivar headers: a JSON object of strings; empty for none
     """
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
-import socket
-import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
-from twisted.application.strports import service as listener
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -26,8 +21,8 @@ from phpmq.admin.pulse import Pulse
 from phpmq.broker import Broker
 from phpmq.clock import SteadyClock
 from phpmq.commands import Versions
-from phpmq.errors import StartError
 from phpmq.frames import CONTENT, DEFAULT_LIMITS
+from phpmq.listeners import Listener
 from phpmq.mirror import MirrorService, StoreFile
 from phpmq.protocol import Connections, QueueFactory
 from phpmq.store import SQLiteStore
@@ -35,11 +30,8 @@ from phpmq.store import SQLiteStore
 if TYPE_CHECKING:
     from phpmq.admin.http import Site
 
-#: File descriptors that the server needs beside its connections.
+#: File descriptors that the server needs beside its connections and those of its operators.
 _SPARE_DESCRIPTORS = 64
-
-#: Likewise for connections of HTTP, which are limited for themselves.
-_HTTP_DESCRIPTORS = 256
 
 #: Unfinished frames of all connections may take the memory limit divided by this, on top of it.
 _UNFINISHED_SHARE = 4
@@ -49,9 +41,6 @@ _CHECK_INTERVAL, _TICK_INTERVAL = 1.0, 0.1
 
 # Seconds that a stop waits for clients to take their last receipts, after all is in the file.
 _LAST_WORDS = 1.0
-
-#: Connections that the system completes before the server takes them, for each listener that does not name its own number.
-_BACKLOG = 1024
 
 
 def default_memory_limit() -> int:
@@ -80,10 +69,14 @@ class Settings:
     @ivar max_connections: connections at a time, over all listeners
     @ivar max_window: messages that a consumer may hold unacknowledged in one queue, whatever it asks for
     @ivar max_unconfirmed: synced sends that one connection may have without a receipt
+    @ivar max_keys: keys of sends that all queues may remember
     @ivar producer_timeout: seconds after which a producer that sends nothing is forgotten
     @ivar frame_timeout: seconds that a begun frame may make no progress
     @ivar write_timeout: seconds that a consumer may leave its deliveries unread
     @ivar metrics_queues: queues that the metrics have series of their own for
+    @ivar max_consoles: consoles at a time
+    @ivar max_http_connections: connections of HTTP at a time
+    @ivar max_http_bodies: bytes of the bodies of requests that are not complete, all together
     @ivar console: strports string of the operator's console; empty for none
     @ivar http: strports strings of listeners for the HTTP API; none unless asked for
     @ivar http_hosts: names that the HTTP API answers to, beside those of loopback and the addresses at which it listens
@@ -99,10 +92,14 @@ class Settings:
     max_connections: int = 10000
     max_window: int = 65535
     max_unconfirmed: int = 10000
+    max_keys: int = 5_000_000
     producer_timeout: float = 86400.0
     frame_timeout: float = 30.0
     write_timeout: float = 60.0
     metrics_queues: int = 200
+    max_consoles: int = 16
+    max_http_connections: int = 256
+    max_http_bodies: int = 64 * 1024 * 1024
     console: str = ""
     http: Sequence[str] = ()
     http_hosts: Sequence[str] = ()
@@ -148,10 +145,9 @@ class QueueService(MultiService):
         self.mirror: MirrorService | None = None
         self.store: SQLiteStore | None = None
         self._wake: Any = None
-        self.consoles = ConsoleFactory(self, reactor)
+        self.consoles = ConsoleFactory(self, reactor, settings.max_consoles)
         self.site: Site | None = None
-        # Option, description and service of each listener.
-        self._listeners: list[tuple[str, str, Any]] = []
+        self._listeners: list[Listener] = []
         for option, descriptions in ("--listen", settings.listen), ("--listen-original", settings.listen_original):
             for description in descriptions:
                 factory = QueueFactory(self.connections, option == "--listen-original", description)
@@ -160,8 +156,8 @@ class QueueService(MultiService):
             self._listen_for_operators("--console", settings.console, self.consoles)
         if settings.http:
             self._listen_for_http(settings)
-        for _, _, port in self._listeners:
-            port.setServiceParent(self)
+        for listener in self._listeners:
+            listener.port.setServiceParent(self)
         self._ticks = LoopingCall(self._tick)
         self._ticks.clock = reactor
         self._broker_ticks = LoopingCall(self._tick_broker)
@@ -179,8 +175,7 @@ class QueueService(MultiService):
         return self.settings.metrics_queues
 
     def _listen(self, option: str, description: str, factory: IProtocolFactory) -> None:
-        with _naming(option, description):
-            self._listeners.append((option, description, listener(_with_backlog(description), factory, self._reactor)))
+        self._listeners.append(Listener(option, description, factory, self._reactor))
 
     def _listen_for_operators(self, option: str, description: str, factory: IProtocolFactory) -> None:
         self._listen(option, description, factory)
@@ -191,7 +186,14 @@ class QueueService(MultiService):
         # A server without it need not have twisted.web in memory.
         from phpmq.admin.http import Access, Site
 
-        self.site = Site(self._reactor, Access(settings.http_hosts), settings.frame_timeout, settings.write_timeout)
+        self.site = Site(
+            self._reactor,
+            Access(settings.http_hosts),
+            settings.frame_timeout,
+            settings.write_timeout,
+            settings.max_http_connections,
+            settings.max_http_bodies,
+        )
         for description in settings.http:
             self._listen_for_operators("--http", description, self.site)
 
@@ -203,8 +205,8 @@ class QueueService(MultiService):
 
         @raise StartError: one of them cannot be bound
         """
-        for option, description, port in self._listeners:
-            _bind(option, description, port)
+        for listener in self._listeners:
+            listener.bind()
 
     def startService(self) -> None:
         """
@@ -223,6 +225,7 @@ class QueueService(MultiService):
             self._dispatch_soon,
             int(settings.producer_timeout * 1000),
             settings.max_unconfirmed,
+            settings.max_keys,
         )
         self.broker.dispatch()
         self.connections.broker = self.broker
@@ -268,7 +271,9 @@ class QueueService(MultiService):
 
     def _check_descriptors(self) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        need = self.settings.max_connections + _SPARE_DESCRIPTORS + (_HTTP_DESCRIPTORS if self.settings.http else 0)
+        settings = self.settings
+        doors = (settings.max_consoles if settings.console else 0) + (settings.max_http_connections if settings.http else 0)
+        need = settings.max_connections + doors + _SPARE_DESCRIPTORS
         if soft != resource.RLIM_INFINITY and soft < need:
             soft = need if hard == resource.RLIM_INFINITY else min(need, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -346,82 +351,9 @@ class QueueService(MultiService):
         self._log.info("phpmq stopped")
 
     async def _close_listeners(self, http: bool) -> None:
-        await DeferredList([port.stopService() for option, _, port in self._listeners if (option == "--http") == http])
+        await DeferredList([listener.port.stopService() for listener in self._listeners if (listener.option == "--http") == http])
 
     async def _close_http(self) -> None:
         await self._close_listeners(http=True)
         if self.site is not None:
             self.site.stop()
-
-
-def _with_backlog(description: str) -> str:
-    """
-    The description with room for a burst of connections: scripts connect for each request.
-
-    Twisted's default of 50 lets the 51st of a burst wait for its second try, a second later.
-    """
-    kind = description.partition(":")[0]
-    if kind in ("tcp", "tcp6", "ssl", "unix") and ":backlog=" not in description:
-        return f"{description}:backlog={_BACKLOG}"
-    return description
-
-
-@contextmanager
-def _naming(option: str, description: str) -> Iterator[None]:
-    """Tell which listener it is that cannot be made."""
-    try:
-        yield
-    except (ValueError, TypeError, LookupError, ImportError, OSError) as error:
-        raise ValueError(f"{option} {description}: {error or type(error).__name__}") from error
-
-
-def _bind(option: str, description: str, port: Any) -> None:
-    """
-    Start a listener; where a dead server's unix socket is in its place, the socket goes.
-
-    @raise StartError: it cannot be bound
-    """
-    try:
-        try:
-            port.privilegedStartService()
-        except CannotListenError as error:
-            if not _remove_dead_socket(error.port):
-                raise
-            port.privilegedStartService()
-    except (CannotListenError, OSError) as error:
-        raise StartError(_cannot_listen(option, description, error)) from error
-
-
-def _remove_dead_socket(path: bytes | int) -> bool:
-    """
-    Remove a unix socket that nobody listens on any more, with its lock; whether it was one.
-
-    Twisted does so only if no process has the number that the lock names. In a container a server has the same one at each start.
-    """
-    if isinstance(path, int):
-        return False  # It is a port.
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return False
-        with socket.socket(socket.AF_UNIX) as client:
-            client.setblocking(False)
-            client.connect(path)
-    except ConnectionRefusedError:
-        with suppress(FileNotFoundError):
-            os.unlink(path + b".lock")
-        os.unlink(path)
-        return True
-    except OSError:
-        pass  # Not there, not ours, or so busy that a connection has to wait.
-    return False
-
-
-def _cannot_listen(option: str, description: str, error: Exception) -> str:
-    reason = getattr(error, "socketError", error)
-    hint = ""
-    if description.startswith("tcp:9100"):
-        hint = " (9100 is also the port of Prometheus' node_exporter)"
-    other = f"name another with {option}"
-    if option in ("--console", "--http"):
-        other += f", or none ({option} none)"
-    return f"phpmq: cannot listen on {description}: {reason}{hint}; stop what uses it or {other}."

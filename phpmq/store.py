@@ -20,7 +20,7 @@ from phpmq.interfaces import IStore
 from phpmq.message import DEFAULT_SETTINGS, EXTRA_OVERHEAD, DeadMessage, Extra, Message, QueueRecord, QueueSettings
 
 #: Version of the newest schema file, C{PRAGMA user_version} of a database that has it. Each file makes its version of the one before.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # Each start takes its message numbers from a range of its own, so that the number of a message that was lost with a crash, but perhaps seen
 # by a consumer, is never given again: 2**40 messages a start, 8 million starts.
@@ -49,7 +49,17 @@ _SIZE = f"length(body) + CASE WHEN extra.number IS NULL THEN 0 ELSE {_EXTRA_SIZE
 _MESSAGE = "INTO message VALUES (?, ?, ?, ?, nullif(?, 0), ?, ?, ?)"
 _COPIED = 4096
 
+# So many bytes of bodies go in a step: their pages are looked at one by one.
+_PURGED_BYTES = 4 * 1024 * 1024
+
 _NO_BODY = "x''"
+
+# By a key: a message that was sent with it not long ago, or else one that waits.
+_FIND = (
+    "SELECT number FROM key WHERE queue = ? AND key = ? AND accepted > ? AND number > ?"
+    " UNION ALL SELECT number FROM extra JOIN message USING (number) WHERE extra.queue = ? AND key = ?"
+    " AND abs(position) > ? AND (expires IS NULL OR expires > ?) LIMIT 1"
+)
 
 _DEAD_COLUMNS = "dead.number, dead.queue, reason, text, accepted, died, attempts"
 
@@ -116,11 +126,12 @@ class Delta:
     """
     Changes for the mirror, as a SQLite database of their own.
 
-    @ivar image: tables C{message}, C{extra}, C{dead}, C{queue}, C{producer} and C{meta} with rows to replace; C{gone}, C{gone_queue} and
-        C{gone_producer} with keys to delete
+    @ivar image: tables C{message}, C{extra}, C{key}, C{dead}, C{queue}, C{producer} and C{meta} with rows to replace; C{gone},
+        C{gone_key}, C{gone_queue} and C{gone_producer} with keys to delete
     @ivar upto: the highest message number that it brings up to date
     @ivar changes: how many rows
     @ivar more: whether it was too small for all that the mirror has to know
+    @ivar gone_keys: numbers of messages whose keys are forgotten
     @ivar extras: whether any message has or had extras
     @ivar keeps_flushed: whether changed messages are left for the next delta: a dead one among them, which the file still has as
         waiting, would be taken for flushed if its queue's C{flushed} came before it
@@ -134,9 +145,44 @@ class Delta:
     queues: set[int]
     gone_queues: dict[str, QueueRecord]
     gone_producers: set[bytes]
+    gone_keys: set[int]
     extras: bool
     more: bool = False
     keeps_flushed: bool = False
+
+
+class _Keys:
+    """
+    Keys that were gathered or forgotten. An object of their own: CPython finds an attribute faster in one that has no more than 30.
+
+    @ivar ever: whether there ever was one
+    @ivar latest: by queue and key the latest message that was added since the last write, also if it is gone
+    @ivar new: rows of those of them that are to be remembered
+    @ivar gone: numbers of messages whose keys are forgotten, which the mirror does not know
+    """
+
+    __slots__ = ("ever", "gone", "latest", "new")
+
+    def __init__(self, ever: bool) -> None:
+        self.ever = ever
+        self.latest: dict[tuple[int, str], Message] = {}
+        self.new: list[tuple[int, int, int, str]] = []
+        self.gone: set[int] = set()
+
+    def note(self, message: Message, key: str) -> None:
+        """A message with a key is added."""
+        self.ever = True
+        queue = message.queue
+        self.latest[queue.number, key] = message
+        if queue.settings.dedup:
+            self.new.append((message.number, queue.number, message.accepted, key))
+
+    def take(self) -> list[tuple[int, int, int, str]]:
+        """The rows that are to be written: all will be in the database."""
+        rows = self.new
+        if self.latest:
+            self.latest, self.new = {}, []
+        return rows
 
 
 @implementer(IStore)
@@ -156,6 +202,9 @@ class SQLiteStore:
             database = sqlite3.connect(":memory:", isolation_level=None)
             upgrade(database)
         self._database = database
+        # Where SQLite is compiled so, pages that are given up would be overwritten with zeros: in memory that protects nothing, and takes
+        # longer than all else about a large body.
+        database.execute("PRAGMA secure_delete = OFF")
         database.executescript(schema("memory"))
         meta = dict(database.execute("SELECT key, value FROM meta"))
         starts = meta.get("starts", 0) + 1
@@ -163,7 +212,7 @@ class SQLiteStore:
         self.id_prefix: bytes = prefix
         self._next_queue = max(meta.get("next_queue", 1), self._one("SELECT max(number) + 1 FROM queue") or 1)
         self._meta: dict[str, object] = {"starts": starts, "id_prefix": prefix}
-        highest = max(self._one(f"SELECT max(number) FROM {table}") or 0 for table in ("message", "dead"))
+        highest = max(self._one(f"SELECT max(number) FROM {table}") or 0 for table in ("message", "dead", "key"))
         self.next_number: int = max(starts, highest // _RANGE + 1) * _RANGE
         self._meta["starts"] = self.next_number // _RANGE
         self.mirrored: int = self.next_number - 1
@@ -179,7 +228,7 @@ class SQLiteStore:
         self._batches: deque[_Batch] = deque()
         self.latest = self._marked = self._wanted = self.mirrored  # number added, in a batch, waited for
         self._extras = bool(self._one("SELECT count(*) FROM extra"))  # whether there ever was one
-        self._keys: dict[tuple[int, str], Message] = {}  # those of _added
+        self._keys = _Keys(self._extras or bool(self._one("SELECT count(*) FROM key")))
         self._new_producers: dict[bytes, tuple[int, int]] = {}
         self._gone_producers: set[bytes] = set()
         self._gone: set[int] = set()
@@ -205,7 +254,7 @@ class SQLiteStore:
         if message.extra is not None:
             self._extras = True
             if message.extra.key:
-                self._keys[message.queue.number, message.extra.key] = message
+                self._keys.note(message, message.extra.key)
         if len(self._added) >= _GATHERED or self._gathered_size >= _GATHERED_BYTES:
             self.write()
 
@@ -231,12 +280,7 @@ class SQLiteStore:
 
     def remove(self, number: int) -> None:
         """Forget a message; see L{IStore}."""
-        if (added := self._added.pop(number, None)) is not None:
-            if self._keys and added.extra is not None:
-                key = added.queue.number, added.extra.key
-                if self._keys.get(key) is added:  # when it had expired another may have got its key
-                    del self._keys[key]
-        else:
+        if self._added.pop(number, None) is None:
             if self._put:
                 self._put.pop(number, None)
             if self._retried:
@@ -274,9 +318,10 @@ class SQLiteStore:
 
     def write(self) -> None:
         """Write what was gathered to the database."""
-        if not (self._added or self._removed or self._put or self._retried or self._new_producers or self._wanted > self._marked):
+        keys = self._keys.take()
+        news = keys or self._new_producers or self._wanted > self._marked
+        if not (self._added or self._removed or self._put or self._retried or news):
             return
-        self._keys.clear()
         added, self._added, self._gathered_size = self._added, {}, 0
         removed, self._removed = self._removed, []
         put, self._put = self._put, {}
@@ -292,14 +337,16 @@ class SQLiteStore:
                 run("DELETE FROM extra WHERE number = ?", [(number,) for number in put])
                 extras = [message for message in (*added.values(), *put.values()) if message.extra is not None]
                 run("INSERT INTO extra VALUES (?, ?, ?, ?, ?)", map(_extra_row, extras))
+            if keys:
+                run("INSERT INTO key VALUES (?, ?, ?, ?)", keys)
         extracted = self._extracted
         self._note_gone(number for number in removed if number <= extracted)
         for message in (*put.values(), *retried):
             self._note_changed(message)
-        if added or self._new_producers or self._wanted > self._marked:
+        if added or news:
             producers, self._new_producers = self._new_producers, {}
             self._marked = self.latest
-            self._batches.append((self.latest, len(added), sum(message.size for message in added.values()), producers))
+            self._batches.append((self.latest, len(added) + len(keys), sum(message.size for message in added.values()), producers))
             if len(self._batches) > _BATCHES:
                 self._join_batches()
 
@@ -375,19 +422,47 @@ class SQLiteStore:
 
     def find(self, queue: QueueRecord, key: str, now: int) -> int:
         """The message with that key; see L{IStore}."""
-        if not self._extras:
+        if not self._keys.ever:
             return 0
-        added = self._keys.get((queue.number, key))
-        if added is not None and abs(added.position) > queue.flushed and not 0 < added.expires <= now:
-            return added.number
+        since = queue.remembers_from(now)
+        added = self._keys.latest.get((queue.number, key))
+        if added is not None:
+            number = added.number
+            waits = number in self._added and abs(added.position) > queue.flushed and not 0 < added.expires <= now
+            if waits or (added.accepted > since and number > queue.forgotten):
+                return number
         if self._removed or self._put:
             self.write()
-        row = self._database.execute(
-            "SELECT number FROM extra JOIN message USING (number) WHERE extra.queue = ? AND key = ?"
-            " AND abs(position) > ? AND (expires IS NULL OR expires > ?)",
-            (queue.number, key, queue.flushed, now),
-        ).fetchone()
+        row = self._database.execute(_FIND, (queue.number, key, since, queue.forgotten, queue.number, key, queue.flushed, now)).fetchone()
         return row[0] if row else 0
+
+    def keys(self) -> dict[int, tuple[int, int]]:
+        """How many keys each queue remembers; see L{IStore}."""
+        if not self._keys.ever:
+            return {}
+        self.write()
+        rows = self._database.execute("SELECT queue, count(*), sum(length(CAST(key AS BLOB))) FROM key GROUP BY queue")
+        return {number: (count, size) for number, count, size in rows}
+
+    def forget_keys(self, queue: QueueRecord, now: int, count: int) -> tuple[int, int, int]:
+        """Forget the keys whose window is over; see L{IStore}."""
+        self.write()
+        rows = self._database.execute(
+            "SELECT number, accepted, length(CAST(key AS BLOB)) FROM key WHERE queue = ? ORDER BY number LIMIT ?", (queue.number, count + 1)
+        )
+        since, size, next_one = queue.remembers_from(now), 0, 0
+        numbers: list[int] = []
+        for number, accepted, length in rows:
+            if len(numbers) == count or (accepted > since and number > queue.forgotten):
+                next_one = accepted
+                break
+            numbers.append(number)
+            size += length
+        rows.close()
+        if numbers:
+            self._database.execute("DELETE FROM key WHERE queue = ? AND number <= ?", (queue.number, numbers[-1]))
+            self._keys.gone.update(number for number in numbers if number <= self._extracted)
+        return len(numbers), size, next_one
 
     def expired(self, now: int, count: int) -> list[tuple[int, int, int, int]]:
         """Messages that expired; see L{IStore}."""
@@ -405,15 +480,21 @@ class SQLiteStore:
     def purge(self, queue: QueueRecord, count: int) -> bool:
         """Forget flushed messages; see L{IStore}."""
         self.write()
-        numbers = self._database.execute(
-            "SELECT number FROM message WHERE queue = ? AND position BETWEEN ? AND ? LIMIT ?",
+        rows = self._database.execute(
+            "SELECT number, length(body) FROM message WHERE queue = ? AND position BETWEEN ? AND ? LIMIT ?",
             (queue.number, -queue.flushed, queue.flushed, count),
         ).fetchall()
+        size, numbers = 0, []
+        for number, length in rows:
+            if size >= _PURGED_BYTES:
+                break
+            size += length
+            numbers.append((number,))
         with self._transaction():
             for table in ("message", "extra") if self._extras else ("message",):
                 self._database.executemany(f"DELETE FROM {table} WHERE number = ?", numbers)
         self._note_gone(number for (number,) in numbers if number <= self._extracted)
-        return len(numbers) < count
+        return len(numbers) == len(rows) < count
 
     def peek(self, queue: QueueRecord, after: int, count: int, preview: int, delayed: bool = False, size: int = 2**62) -> list[Message]:
         """Messages with the beginning of their bodies; see L{IStore}."""
@@ -482,9 +563,9 @@ class SQLiteStore:
                 dead.body = self._beginning("dead", dead.number, preview)
             yield dead
 
-    def get_dead(self, number: int) -> DeadMessage | None:
+    def get_dead(self, number: int, preview: int | None = None) -> DeadMessage | None:
         """One dead message; see L{IStore}."""
-        return next(iter(self.dead(after=number - 1, count=1)), None) if self._is_dead(number) else None
+        return next(iter(self.dead(after=number - 1, count=1, preview=preview)), None) if self._is_dead(number) else None
 
     def _is_dead(self, number: int) -> bool:
         return self._database.execute("SELECT 1 FROM dead WHERE number = ?", (number,)).fetchone() is not None
@@ -500,8 +581,9 @@ class SQLiteStore:
         extra = None if headers is None else Extra(0, "", headers[0] or b"")
         message = Message(dead.number, queue, position, dead.accepted, 0, 0, dead.body, extra)
         with self._transaction():
-            self._database.execute("DELETE FROM dead WHERE number = ?", (dead.number,))
+            # In this order: pages that are given up are not taken again at once, which would have to be undoable.
             self._database.execute(f"INSERT {_MESSAGE}", _row(message))
+            self._database.execute("DELETE FROM dead WHERE number = ?", (dead.number,))
             self._database.execute("UPDATE extra SET queue = ? WHERE number = ?", (queue.number, dead.number))
         self._note_changed(message)
         return message
@@ -551,8 +633,8 @@ class SQLiteStore:
     def save_queue(self, queue: QueueRecord) -> None:
         """Keep a queue's facts; see L{IStore}."""
         self._database.execute(
-            "INSERT OR REPLACE INTO queue VALUES (?, ?, ?, ?, ?, ?)",
-            (queue.number, queue.name, queue.revision, queue.flushed, queue.paused, _settings_text(queue.settings)),
+            "INSERT OR REPLACE INTO queue VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (queue.number, queue.name, queue.revision, queue.flushed, queue.paused, _settings_text(queue.settings), queue.forgotten),
         )
         self._dirty_queues.add(queue.number)
 
@@ -561,15 +643,15 @@ class SQLiteStore:
         self._database.execute("DELETE FROM queue WHERE number = ?", (queue.number,))
         self._dirty_queues.discard(queue.number)
         if queue.number <= self._extracted_queue:
-            self._gone_queues[queue.name] = QueueRecord(queue.number, queue.name, flushed=queue.flushed)
+            self._gone_queues[queue.name] = QueueRecord(queue.number, queue.name, flushed=queue.flushed, forgotten=queue.forgotten)
 
     def queues(self) -> list[tuple[QueueRecord, int, int, int]]:
         """Every queue with its counts; see L{IStore}."""
         self.write()
         size, extra = (_SIZE, " LEFT JOIN extra ON extra.number = message.number") if self._extras else ("length(body)", "")
         return [
-            (QueueRecord(number, name, revision, flushed, paused, _settings(settings)), count, size, delayed)
-            for number, name, revision, flushed, paused, settings, count, size, delayed in self._database.execute(
+            (QueueRecord(number, name, revision, flushed, paused, _settings(settings), forgotten), count, size, delayed)
+            for number, name, revision, flushed, paused, settings, forgotten, count, size, delayed in self._database.execute(
                 f"SELECT queue.*, count(message.number), coalesce(sum({size}), 0), coalesce(sum(position < 0), 0) FROM queue"
                 f" LEFT JOIN message ON message.queue = queue.number AND abs(position) > flushed{extra} GROUP BY queue.number"
             )
@@ -580,11 +662,11 @@ class SQLiteStore:
     @property
     def pending(self) -> int:
         """About how many changes the mirror has not seen."""
-        gathered = len(self._added) + len(self._removed) + len(self._put) + len(self._retried)
+        gathered = len(self._added) + len(self._keys.new) + len(self._removed) + len(self._put) + len(self._retried)
         batches = sum(batch[1] for batch in self._batches)
         queues = len(self._dirty_queues) + len(self._gone_queues)
         producers = len(self._new_producers) + len(self._gone_producers)
-        return gathered + batches + len(self._gone) + len(self._changed) + queues + producers
+        return gathered + batches + len(self._gone) + len(self._changed) + len(self._keys.gone) + queues + producers
 
     def note_meta(self) -> None:
         """The next L{extract} has something even if no message changed: its C{meta} does."""
@@ -603,23 +685,27 @@ class SQLiteStore:
         self.write()
         upto, producers = self._upto(count, size)
         gone, whole = _take(self._gone, count)
+        gone_keys, no_keys = _take(self._keys.gone, count)
         changed = self._take_changed(count, size)
         queues, self._dirty_queues = self._dirty_queues, set()
-        # Only with the last of the gone and the dead: a queue's row must not leave the file before its messages.
+        # Only with the last of the gone and the dead: a queue's row must not leave the file before its messages and keys.
         gone_queues: dict[str, QueueRecord] = {}
-        if whole and not self._changed:
+        if whole and no_keys and not self._changed:
             gone_queues, self._gone_queues = self._gone_queues, {}
         self._leaving = gone_queues
         gone_producers, self._gone_producers = self._gone_producers, set()
-        if upto == self.mirrored and not (gone or changed or queues or gone_queues or producers or gone_producers or self._meta_dirty):
+        others = queues or gone_queues or producers or gone_producers or gone_keys or self._meta_dirty
+        if upto == self.mirrored and not (gone or changed or others):
             return None
         self._extracted = max(self._extracted, upto)
         self._extracted_queue = self._next_queue - 1
-        delta = Delta(b"", upto, len(gone) + len(changed), gone, changed, queues, gone_queues, gone_producers, self._extras)
+        changes = len(gone) + len(changed) + len(gone_keys)
+        delta = Delta(b"", upto, changes, gone, changed, queues, gone_queues, gone_producers, gone_keys, self._extras)
         if self._changed:
             delta.keeps_flushed = True
             self._dirty_queues = queues.copy()
-        delta.more = bool(self._gone or self._changed or self._retried) or (bool(self._batches) and self._batches[-1][0] > upto)
+        left = self._gone or self._changed or self._retried or self._keys.gone
+        delta.more = bool(left) or (bool(self._batches) and self._batches[-1][0] > upto)
         try:
             self._draw(delta, producers, {**self._meta, "next_queue": self._next_queue, **meta})
         except BaseException:
@@ -647,6 +733,7 @@ class SQLiteStore:
             "changed": delta.changed,
             "dirty": delta.queues,
             "gone": delta.gone,
+            "gone_key": delta.gone_keys,
             "gone_queue": {queue.number for queue in delta.gone_queues.values()},
         }
         run("ATTACH ':memory:' AS delta")
@@ -662,6 +749,8 @@ class SQLiteStore:
                     (self.mirrored, delta.upto),
                 )
                 delta.changes += self._one(f"SELECT max(rowid) FROM delta.{table}") or 0
+            run("CREATE TABLE delta.key AS SELECT * FROM main.key WHERE number > ? AND number <= ?", (self.mirrored, delta.upto))
+            delta.changes += self._one("SELECT max(rowid) FROM delta.key") or 0
             run("CREATE TABLE delta.queue AS SELECT * FROM main.queue WHERE number IN delta.dirty")
             run("CREATE TABLE delta.gone_producer (name)")
             self._database.executemany("INSERT INTO delta.gone_producer VALUES (?)", zip(delta.gone_producers))
@@ -710,6 +799,7 @@ class SQLiteStore:
             if queue.number not in self._dirty_queues:
                 self._gone_queues.setdefault(name, queue)
         self._dirty_queues |= delta.queues - {queue.number for queue in self._gone_queues.values()}
+        self._keys.gone |= delta.gone_keys
         self._gone_producers |= delta.gone_producers.difference(self._new_producers, *(batch[3] for batch in self._batches))
         self._leaving = {}
         self._meta_dirty = True

@@ -107,6 +107,7 @@ class DictStore:
         self._messages: dict[int, Message] = {}
         self._queues: dict[int, QueueRecord] = {}
         self._dead: list[DeadMessage] = []
+        self._keys: dict[int, tuple[int, int, str]] = {}
         self._next_queue = 1
         self._expiry = (0, 0)
 
@@ -114,6 +115,8 @@ class DictStore:
         """Keep a new message; see L{IStore}."""
         self._messages[message.number] = copy(message)
         self.latest = message.number
+        if message.extra is not None and message.extra.key and message.queue.settings.dedup:
+            self._keys[message.number] = message.queue.number, message.accepted, message.extra.key
 
     def put(self, message: Message) -> None:
         """Keep a message as it is now; see L{IStore}."""
@@ -195,12 +198,35 @@ class DictStore:
         return delayed[0].extra.due if delayed else 0  # type: ignore[union-attr]
 
     def find(self, queue: QueueRecord, key: str, now: int) -> int:
-        """The message with that key; see L{IStore}."""
+        """A message with that key; see L{IStore}."""
+        for number, (queue_number, accepted, known) in self._keys.items():
+            if (queue_number, known) == (queue.number, key) and accepted > queue.remembers_from(now) and number > queue.forgotten:
+                return number
         for message in self._of(queue):
             waits = abs(message.position) > queue.flushed and not 0 < message.expires <= now
             if waits and message.extra is not None and message.extra.key == key:
                 return message.number
         return 0
+
+    def keys(self) -> dict[int, tuple[int, int]]:
+        """How many keys each queue remembers; see L{IStore}."""
+        found: dict[int, tuple[int, int]] = {}
+        for queue, _, key in self._keys.values():
+            count, size = found.get(queue, (0, 0))
+            found[queue] = count + 1, size + len(key.encode())
+        return found
+
+    def forget_keys(self, queue: QueueRecord, now: int, count: int) -> tuple[int, int, int]:
+        """Forget the keys whose window is over; see L{IStore}."""
+        size = forgotten = 0
+        for number, (queue_number, accepted, key) in sorted(self._keys.items()):
+            if queue_number == queue.number:
+                if forgotten == count or (accepted > queue.remembers_from(now) and number > queue.forgotten):
+                    return forgotten, size, accepted
+                del self._keys[number]
+                forgotten += 1
+                size += len(key.encode())
+        return forgotten, size, 0
 
     def producers(self) -> list[tuple[bytes, int, int]]:
         """Every producer; see L{IStore}."""
@@ -266,9 +292,10 @@ class DictStore:
             dead.body = dead.body[:preview]
         return found if count < 0 else found[:count]
 
-    def get_dead(self, number: int) -> DeadMessage | None:
+    def get_dead(self, number: int, preview: int | None = None) -> DeadMessage | None:
         """One dead message; see L{IStore}."""
-        return next((dead for dead in self._dead if dead.number == number), None)
+        found = [dead for dead in self.dead(after=number - 1, count=1, preview=preview) if dead.number == number]
+        return found[0] if found else None
 
     def dead_totals(self) -> dict[str, tuple[int, int]]:
         """How many are dead by queue, and the size of their bodies; see L{IStore}."""

@@ -7,9 +7,20 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.admin import Admin, Page, admin
+from phpmq.admin import Admin, Page, messages, turns
 from phpmq.broker.producer import PRODUCER_OVERHEAD
-from phpmq.errors import BadName, BadSetting, Draining, NoSuchClient, NoSuchMessage, NoSuchQueue, NotAllowed, QueueFull, TooLarge
+from phpmq.errors import (
+    BadName,
+    BadSetting,
+    Draining,
+    MemoryFull,
+    NoSuchClient,
+    NoSuchMessage,
+    NoSuchQueue,
+    NotAllowed,
+    QueueFull,
+    TooLarge,
+)
 from phpmq.testing import MemoryServer
 
 #: A name that every door has to bear.
@@ -67,17 +78,17 @@ class StatusTests(AdminTestCase):
         held = self.hold(ODD, 2)
         held[0].ack()
         self.server.advance(2)
-        found = self.admin.queue(ODD)
+        found = self.result(self.admin.queue(ODD))
         self.assertEqual(
             {name: found[name] for name in ("name", "ready", "delayed", "in_flight", "dead", "consumers", "oldest_message_age_seconds")},
             {"name": ODD, "ready": 0, "delayed": 1, "in_flight": 2, "dead": 0, "consumers": 1, "oldest_message_age_seconds": None},
         )
         self.assertEqual(found["totals"], {"received": 4, "delivered": 3, "acknowledged": 1})
-        (client,) = self.admin.clients().items
+        (client,) = self.result(self.admin.clients()).items
         self.assertEqual(found["consuming"], [{"client": client["id"], "window": 2, "in_flight": 2, "lease_seconds": 0.0}])
         held[1].dead_letter("broken")
         self.server.settle()
-        self.assertEqual(self.admin.queue(ODD)["dead"], 1)
+        self.assertEqual(self.result(self.admin.queue(ODD))["dead"], 1)
 
     def test_status(self) -> None:
         """The server's numbers are the sums, and its totals never fall."""
@@ -100,25 +111,25 @@ class StatusTests(AdminTestCase):
         """The age is that of the message that is next."""
         self.send("q", b"1", b"2")
         self.server.advance(5)
-        self.assertTrue(4.9 < self.admin.queue("q")["oldest_message_age_seconds"] < 5.1)
+        self.assertTrue(4.9 < self.result(self.admin.queue("q"))["oldest_message_age_seconds"] < 5.1)
         self.hold("q", 1)
         self.server.advance(5)
-        self.assertTrue(9.9 < self.admin.queue("q")["oldest_message_age_seconds"] < 10.1)
+        self.assertTrue(9.9 < self.result(self.admin.queue("q"))["oldest_message_age_seconds"] < 10.1)
 
     def test_rates(self) -> None:
         """Rates are what happened in the last second, and averages of the last ten and sixty."""
         for _ in range(30):
             self.send("q", b"x", b"y")
             self.server.advance(1)
-        rates = self.admin.queue("q")["rates"]["received"]
+        rates = self.result(self.admin.queue("q"))["rates"]["received"]
         self.assertTrue(1.5 < rates["1s"] < 2.5, rates)
         self.assertTrue(1.5 < rates["10s"] < 2.1, rates)
         self.assertTrue(0.5 < rates["60s"] < 1.5, rates)
         self.assertEqual(self.admin.status()["rates"]["received"], rates)
         self.server.advance(3)
-        self.assertEqual(self.admin.queue("q")["rates"]["received"]["1s"], 0)
+        self.assertEqual(self.result(self.admin.queue("q"))["rates"]["received"]["1s"], 0)
         self.server.advance(600)
-        self.assertEqual(self.admin.queue("q")["rates"]["received"], {"1s": 0, "10s": 0, "60s": 0})
+        self.assertEqual(self.result(self.admin.queue("q"))["rates"]["received"], {"1s": 0, "10s": 0, "60s": 0})
 
     def test_pages(self) -> None:
         """Queues come in pages, in the order asked for, those that match."""
@@ -128,15 +139,15 @@ class StatusTests(AdminTestCase):
         names: list[str] = []
         after: str | None = ""
         while after is not None:
-            page = self.admin.queues("jobs.*", after=after, limit=2)
+            page = self.result(self.admin.queues("jobs.*", after=after, limit=2))
             names += [queue["name"] for queue in page.items]
             after = page.next
         self.assertEqual(names, [f"Jobs.{number}" for number in range(5)])
-        most = self.admin.queues(sort="-ready", limit=2)
+        most = self.result(self.admin.queues(sort="-ready", limit=2))
         self.assertEqual([queue["name"] for queue in most.items], ["Jobs.4", "Jobs.3"])
-        rest = self.admin.queues(sort="-ready", limit=9, after=most.next or "")
+        rest = self.result(self.admin.queues(sort="-ready", limit=9, after=most.next or ""))
         self.assertEqual([queue["name"] for queue in rest.items], ["Jobs.2", "Jobs.1", "Jobs.0", "other"])
-        self.assertEqual(self.admin.queues(sort="-name", limit=1).items[0]["name"], "other")
+        self.assertEqual(self.result(self.admin.queues(sort="-name", limit=1)).items[0]["name"], "other")
         for wrong in (
             {"sort": "colour"},
             {"limit": 0},
@@ -144,7 +155,7 @@ class StatusTests(AdminTestCase):
             {"sort": "ready", "after": "x"},
             {"sort": "ready", "after": "9" * 5000},
         ):
-            self.assertRaises(BadSetting, self.admin.queues, **wrong)
+            self.failureResultOf(Deferred.fromCoroutine(self.admin.queues(**wrong)), BadSetting)
 
     def test_orders(self) -> None:
         """Every order is by the number that the queues are shown with, and by name where it is the same."""
@@ -161,7 +172,7 @@ class StatusTests(AdminTestCase):
             "age": lambda queue: queue["oldest_message_age_seconds"] or 0,
             "rate": lambda queue: queue["rates"]["received"]["10s"],
         }.items():
-            up, down = self.admin.queues(sort=sort).items, self.admin.queues(sort=f"-{sort}").items
+            up, down = self.result(self.admin.queues(sort=sort)).items, self.result(self.admin.queues(sort=f"-{sort}")).items
             self.assertEqual(
                 [queue["name"] for queue in up], [queue["name"] for queue in sorted(up, key=lambda one: (value(one), one["name"]))]
             )
@@ -185,7 +196,7 @@ class StatusTests(AdminTestCase):
         self.server.advance(1)
         expected = {"ready": "many", "in_flight": "held", "messages": "late", "dead": "dead", "bytes": "large", "age": "old"}
         for sort, name in {**expected, "rate": "late"}.items():
-            self.assertEqual(self.admin.queues(sort=f"-{sort}", limit=1).items[0]["name"], name, sort)
+            self.assertEqual(self.result(self.admin.queues(sort=f"-{sort}", limit=1)).items[0]["name"], name, sort)
 
     def test_memory(self) -> None:
         """What the process takes is known where the system tells it, and its peak is no less."""
@@ -197,14 +208,14 @@ class StatusTests(AdminTestCase):
         """Clients are listed, and can be disconnected, which gives back what they hold."""
         self.send("q", b"1")
         self.hold("q", 1)
-        (client,) = self.admin.clients().items
+        (client,) = self.result(self.admin.clients()).items
         self.assertEqual((client["protocol"], client["in_flight"], client["address"]), ("02", 1, "unix socket"))
         self.assertEqual(client["consuming"], [{"queue": "q", "window": 1, "in_flight": 1, "lease_seconds": 0.0}])
         self.assertTrue(client["bytes_received"] and client["bytes_sent"])
         self.server.reachable = False
         self.admin.disconnect(client["id"])
         self.server.settle()
-        self.assertEqual((self.admin.clients().items, self.server.bodies("q")), ([], [b"1"]))
+        self.assertEqual((self.result(self.admin.clients()).items, self.server.bodies("q")), ([], [b"1"]))
         self.assertRaises(NoSuchClient, self.admin.disconnect, client["id"])
 
     def test_health(self) -> None:
@@ -227,16 +238,16 @@ class MessageTests(AdminTestCase):
         held = self.hold(ODD, 3)
         held.pop(0).dead_letter("why")
         self.server.settle()
-        before = self.admin.queue(ODD)
+        before = self.result(self.admin.queue(ODD))
         for _ in range(2):
-            self.assertEqual(self.bodies(self.admin.messages(ODD)), ["4", "5", "6", "7"])
-            self.assertEqual(self.bodies(self.admin.messages(ODD, "in_flight")), ["1", "2", "3"])
-            (late,) = self.admin.messages(ODD, "delayed").items
+            self.assertEqual(self.bodies(self.result(self.admin.messages(ODD))), ["4", "5", "6", "7"])
+            self.assertEqual(self.bodies(self.result(self.admin.messages(ODD, "in_flight"))), ["1", "2", "3"])
+            (late,) = self.result(self.admin.messages(ODD, "delayed")).items
             self.assertEqual((late["body"], late["key"], late["headers"]), ("late", "k", {"a": "b"}))
-            (dead,) = self.admin.messages(ODD, "dead").items
+            (dead,) = self.result(self.admin.messages(ODD, "dead")).items
             self.assertEqual((dead["body"], dead["reason"], dead["text"], dead["attempts"]), ("0", "rejected", "why", 1))
-        self.assertEqual(self.admin.queue(ODD), before)
-        self.assertEqual([item["attempts"] for item in self.admin.messages(ODD).items], [0] * 4)
+        self.assertEqual(self.result(self.admin.queue(ODD)), before)
+        self.assertEqual([item["attempts"] for item in self.result(self.admin.messages(ODD)).items], [0] * 4)
 
     def test_pages(self) -> None:
         """Each state comes in pages."""
@@ -255,14 +266,14 @@ class MessageTests(AdminTestCase):
             found: list[str] = []
             after: str | None = ""
             while after is not None:
-                page = self.admin.messages("q", state, after, limit=2)
+                page = self.result(self.admin.messages("q", state, after, limit=2))
                 found += self.bodies(page)
                 after = page.next
             self.assertEqual(found, expected, state)
 
     def test_large_pages(self) -> None:
         """A page ends early where it has enough of all bodies, so that looking at large messages stops nobody; the next one goes on."""
-        self.patch(admin, "PAGE_BYTES", 100)
+        self.patch(messages, "PAGE_BYTES", 100)
         self.send("q", *[b"%d" % number * 40 for number in range(9)])
         self.send("q", *[b"%d" % number * 40 for number in range(9)], delay=99)
         for delivery in self.hold("q", 4)[:2]:
@@ -273,7 +284,7 @@ class MessageTests(AdminTestCase):
                 found: list[dict[str, Any]] = []
                 after: str | None = ""
                 while after is not None:
-                    page = self.admin.messages("q", state, after, limit, preview)
+                    page = self.result(self.admin.messages("q", state, after, limit, preview))
                     self.assertLessEqual(len(page.items), size)
                     found += page.items
                     after = page.next
@@ -283,11 +294,11 @@ class MessageTests(AdminTestCase):
         """Those ready and in flight are in one order, which they keep when they are delivered or come back between two pages."""
         self.send("q", *[b"%d" % number for number in range(8)])
         self.hold("q", 4)
-        first = self.admin.messages("q", "active", limit=3)
+        first = self.result(self.admin.messages("q", "active", limit=3))
         self.assertEqual([(item["body"], item["state"]) for item in first.items], [(body, "in_flight") for body in "012"])
         self.server.reachable = False
         self.server.disconnect()
-        rest = self.admin.messages("q", "active", first.next or "")
+        rest = self.result(self.admin.messages("q", "active", first.next or ""))
         self.assertEqual([(item["body"], item["state"]) for item in rest.items], [(body, "ready") for body in "34567"])
 
     def test_delayed_again(self) -> None:
@@ -296,13 +307,15 @@ class MessageTests(AdminTestCase):
         for delivery in self.hold("q", 3):
             delivery.requeue(delay=50)
         self.server.settle()
-        page = self.admin.messages("q", "delayed", limit=2)
-        self.assertEqual(self.bodies(page) + self.bodies(self.admin.messages("q", "delayed", page.next or "")), ["0", "1", "2"])
+        page = self.result(self.admin.messages("q", "delayed", limit=2))
+        self.assertEqual(
+            self.bodies(page) + self.bodies(self.result(self.admin.messages("q", "delayed", page.next or ""))), ["0", "1", "2"]
+        )
 
     def test_preview(self) -> None:
         """Bodies are cut where asked, never inside a character, and are base64 if they are no text."""
         self.send("q", "añb".encode(), b"\xff\x00", b"")
-        first, second, third = self.admin.messages("q", preview=2).items
+        first, second, third = self.result(self.admin.messages("q", preview=2)).items
         self.assertEqual((first["body"], first["size"], first["truncated"]), ("a", 4, True))
         self.assertEqual((second["body_base64"], second["truncated"]), ("/wA=", False))
         self.assertEqual((third["body"], third["size"]), ("", 0))
@@ -316,11 +329,11 @@ class MessageTests(AdminTestCase):
         held[0].dead_letter()
         self.server.settle()
         for state in "ready", "delayed", "in_flight", "dead":
-            item = self.admin.messages("q", state, preview=3).items[0]
+            item = self.result(self.admin.messages("q", state, preview=3)).items[0]
             self.assertEqual((item["body"], item["size"], item["truncated"]), ("xxx", 9000, True), state)
-        for id in (self.admin.messages("q", state).items[0]["id"] for state in ("ready", "dead")):
-            self.assertEqual(self.admin.message("q", id, 5)["body"], "xxxxx")
-            self.assertEqual(len(self.admin.message("q", id)["body"]), 9000)
+        for id in (self.result(self.admin.messages("q", state)).items[0]["id"] for state in ("ready", "dead")):
+            self.assertEqual(self.result(self.admin.message("q", id, 5))["body"], "xxxxx")
+            self.assertEqual(len(self.result(self.admin.message("q", id))["body"]), 9000)
 
     def test_message(self) -> None:
         """A message is found by its id in whatever state it is, with its whole body."""
@@ -330,37 +343,47 @@ class MessageTests(AdminTestCase):
         deliveries[dead].dead_letter()
         deliveries[ready].requeue()
         self.server.settle()
-        states = {id: self.admin.message("q", id)["state"] for id in (ready, held, dead, late)}
+        states = {id: self.result(self.admin.message("q", id))["state"] for id in (ready, held, dead, late)}
         self.assertEqual(states, {ready: "in_flight", held: "in_flight", dead: "dead", late: "delayed"})
-        self.assertEqual(len(self.admin.message("q", ready)["body"]), 500)
+        self.assertEqual(len(self.result(self.admin.message("q", ready))["body"]), 500)
         self.client.conversation.receivers["q"].stop()  # type: ignore[attr-defined]
         self.admin.flush("q")
         self.server.settle()
         for id in late, "0" * 32, "x", "":
-            self.assertRaises(NoSuchMessage, self.admin.message, "q", id)
-        self.assertRaises(BadSetting, self.admin.messages, "q", after="9" * 19)
-        self.assertRaises(NoSuchMessage, self.admin.message, "other", held)
+            self.failureResultOf(Deferred.fromCoroutine(self.admin.message("q", id)), NoSuchMessage)
+        self.failureResultOf(Deferred.fromCoroutine(self.admin.messages("q", after="9" * 19)), BadSetting)
+        self.failureResultOf(Deferred.fromCoroutine(self.admin.message("other", held)), NoSuchMessage)
 
     def test_never(self) -> None:
         """A message that expires after the last date that there is can be shown."""
         self.send("q", b"x", ttl=10**12 - 1, delay=10**12 - 1)
-        (message,) = self.admin.messages("q", "delayed").items
+        (message,) = self.result(self.admin.messages("q", "delayed")).items
         self.assertEqual((message["expires_at"], message["due_at"]), ("9999-12-31T23:59:59.000Z",) * 2)
 
     def test_no_queue(self) -> None:
         """A queue that is not there is an error, everywhere."""
-        for work in self.admin.queue, self.admin.messages, self.admin.flush, self.admin.resume:
+        for work in self.admin.numbers, self.admin.flush, self.admin.resume:
             self.assertRaises(NoSuchQueue, work, "none")
-        for count in None, 1:
-            self.failureResultOf(Deferred.fromCoroutine(self.admin.move("none", "q", count)), NoSuchQueue)
-        self.failureResultOf(Deferred.fromCoroutine(self.admin.delete_queue("none")), NoSuchQueue)
-        self.assertEqual(self.admin.queues().items, [])
+        admin = self.admin
+        for asked in (
+            admin.queue("none"),
+            admin.messages("none"),
+            admin.messages("none", "dead"),
+            admin.move("none", "q"),
+            admin.move("none", "q", 1),
+            admin.delete_queue("none"),
+            admin.replay("none"),
+            admin.replay("none", "q", ids=["0" * 32]),
+            admin.delete_dead("none"),
+        ):
+            self.failureResultOf(Deferred.fromCoroutine(asked), NoSuchQueue)
+        self.assertEqual(self.result(self.admin.queues()).items, [])
 
     def test_send(self) -> None:
         """A message that an operator sends is as any other, and the answer is the receipt."""
         self.assertEqual(self.result(self.admin.send(ODD, b"x", 5, 0, {"h": "v"}, "k", "synced"))["duplicate"], False)
         self.assertEqual(self.result(self.admin.send(ODD, b"y", key="k"))["duplicate"], True)
-        (message,) = self.admin.messages(ODD).items
+        (message,) = self.result(self.admin.messages(ODD)).items
         self.assertEqual((message["body"], message["headers"], message["key"]), ("x", {"h": "v"}, "k"))
         self.assertEqual(len(self.server.broker.channels), 1)
 
@@ -383,7 +406,7 @@ class MessageTests(AdminTestCase):
             self.failureResultOf(self.admin.send(**{"name": "q", "body": b"", **arguments}), error)  # type: ignore[arg-type]
         self.server.broker.receipts.mirror = None
         self.failureResultOf(self.admin.send("q", b"", level="synced"), NotAllowed)
-        self.assertEqual([queue["name"] for queue in self.admin.queues().items], ["full"])
+        self.assertEqual([queue["name"] for queue in self.result(self.admin.queues()).items], ["full"])
         self.assertEqual(len(self.server.broker.channels), 1)
 
 
@@ -400,7 +423,7 @@ class ActionTests(AdminTestCase):
         self.assertEqual([self.successResultOf(one) for one in settled], [True] * 3)
         self.send("a", b"1")
         self.send("b", b"1", b"2")
-        self.assertEqual(self.admin.flush_all(), {"queues": 3, "removed": 3, "in_flight": 0})
+        self.assertEqual(self.result(self.admin.flush_all()), {"queues": 3, "removed": 3, "in_flight": 0})
 
     def test_pause(self) -> None:
         """A pause stops what it says, and resume undoes it."""
@@ -409,13 +432,13 @@ class ActionTests(AdminTestCase):
         held: list[Any] = []
         self.client.subscribe("q", held.append)
         self.server.settle()
-        self.assertEqual((held, self.admin.queue("q")["paused"]), ([], {"deliveries": True, "sends": False}))
+        self.assertEqual((held, self.result(self.admin.queue("q"))["paused"]), ([], {"deliveries": True, "sends": False}))
         self.admin.resume("q")
         self.server.settle()
         self.assertEqual(len(held), 1)
         self.admin.pause("q", "all")
         self.admin.resume("q", "deliveries")
-        self.assertEqual(self.admin.queue("q")["paused"], {"deliveries": False, "sends": True})
+        self.assertEqual(self.result(self.admin.queue("q"))["paused"], {"deliveries": False, "sends": True})
         self.assertRaises(BadSetting, self.admin.pause, "q", "everything")
 
     def test_move(self) -> None:
@@ -429,7 +452,7 @@ class ActionTests(AdminTestCase):
         self.server.advance(1)
         self.assertEqual(self.result(self.admin.move("from", "to", 2)), {"source": "from", "target": "to", "moved": 2})
         self.assertEqual(self.server.bodies("to"), [b"first", b"0", b"1"])
-        _, zero, one = self.admin.messages("to").items
+        _, zero, one = self.result(self.admin.messages("to")).items
         self.assertEqual(([zero["id"], one["id"]], zero["attempts"] >= 1, zero["headers"]), (ids[:2], True, {"h": "v"}))
         self.assertEqual(self.result(self.admin.move("from", ODD))["moved"], 3)
         self.assertEqual(self.server.bodies(ODD), [b"2", b"3", b"4"])
@@ -447,11 +470,16 @@ class ActionTests(AdminTestCase):
         self.assertEqual((len(self.server.bodies("to")), self.server.bodies("from")), (5000, [b"new"]))
 
     def test_moved_key(self) -> None:
-        """A key is known in the queue where its message is."""
-        self.send("from", b"1", key="k")
+        """A key is known in the queue where its message is, and in the one to which it was sent until the window is over."""
+        self.admin.configure("from", {"dedup": 5})
+        (id,) = self.send("from", b"1", key="k")
         self.result(self.admin.move("from", "to"))
-        self.assertTrue(self.result(self.client.send("to", b"2", key="k")).duplicate)
+        self.assertEqual(self.send("to", b"2", key="k") + self.send("from", b"2", key="k"), [id, id])
+        self.server.advance(5)
+        self.assertEqual(self.send("to", b"2", key="k"), [id])
         self.assertFalse(self.result(self.client.send("from", b"2", key="k")).duplicate)
+        self.hold("to", 1)[0].ack()
+        self.assertFalse(self.result(self.client.send("to", b"2", key="k")).duplicate)
 
     def test_replay(self) -> None:
         """Dead letters go to the tail of their queue or another, by id, by reason or all, with their attempts forgotten."""
@@ -459,7 +487,7 @@ class ActionTests(AdminTestCase):
         self.send(ODD, b"new")
         self.assertEqual(self.result(self.admin.replay(ODD, ids=[ids[2]])), {"queue": ODD, "target": ODD, "replayed": 1})
         self.assertEqual(self.server.bodies(ODD), [b"new", b"2"])
-        self.assertEqual(self.admin.messages(ODD).items[1]["attempts"], 0)
+        self.assertEqual(self.result(self.admin.messages(ODD)).items[1]["attempts"], 0)
         self.assertEqual(self.result(self.admin.replay(ODD, reason="expired"))["replayed"], 0)
         self.assertEqual(self.result(self.admin.replay(ODD, target="other", reason="rejected", count=2))["replayed"], 2)
         self.assertEqual(self.server.bodies("other"), [b"0", b"1"])
@@ -476,28 +504,31 @@ class ActionTests(AdminTestCase):
 
     def test_named_while_others_work(self) -> None:
         """Many letters are replayed a part at a time; those that are deleted meanwhile do not come back."""
-        self.patch(admin, "_LETTERS", 100)
+        self.patch(turns, "SLICE", 0.0)
         ids = self.dead_letters("q", *[b"x"] * 150)
         replaying = Deferred.fromCoroutine(self.admin.replay("q", ids=ids))
         deleting = Deferred.fromCoroutine(self.admin.delete_dead("q"))
         self.server.settle()
         replayed, deleted = self.successResultOf(replaying)["replayed"], self.successResultOf(deleting)["deleted"]
-        self.assertEqual((replayed, deleted), (100, 50))
-        self.assertEqual((len(self.server.bodies("q")), self.server.dead()), (100, []))
+        self.assertEqual((replayed, deleted), (1, 149))
+        self.assertEqual((len(self.server.bodies("q")), self.server.dead()), (1, []))
 
     def test_wide_key(self) -> None:
-        """A key counts with its bytes wherever it is counted: when its message is sent, expires, dies and is deleted."""
+        """A key counts with its bytes wherever it is counted: when its message is sent, expires, dies and is deleted, and on its own."""
+        self.admin.configure("q", {"dedup": 1})
         self.send("q", b"stays", key="\U0001f600")
-        used, bytes_ = self.server.broker.used, self.admin.queue("q")["bytes"]
+        self.server.advance(3)
+        used, bytes_ = self.server.broker.used, self.result(self.admin.queue("q"))["bytes"]
         self.send("q", b"expires", key="\U0001f600\U0001f600", ttl=1)
         self.server.advance(3)
-        self.assertEqual((self.server.broker.used, self.admin.queue("q")["bytes"]), (used, bytes_))
+        self.assertEqual((self.server.broker.used, self.result(self.admin.queue("q"))["bytes"]), (used, bytes_))
         self.result(self.admin.delete_queue("q"))
         self.dead_letters("q", b"")
         used = self.server.broker.used
         consumer = self.client.subscribe("q", lambda delivery: delivery.dead_letter())
         self.send("q", b"dies", key="\U0001f600")
         consumer.stop()
+        self.server.advance(122)
         self.server.settle()
         self.result(self.admin.delete_dead("q"))
         self.dead_letters("q", b"")
@@ -527,7 +558,7 @@ class ActionTests(AdminTestCase):
         for queue in ODD, "b", "c":
             self.dead_letters(queue, b"0", b"12")
         self.server.advance(1)
-        self.assertEqual(self.admin.queues().items, [])
+        self.assertEqual(self.result(self.admin.queues()).items, [])
         page = self.admin.dead(limit=2)
         rest = self.admin.dead(limit=2, after=page.next or "")
         self.assertEqual([(item["queue"], item["dead"], item["bytes"]) for item in page.items], [(ODD, 2, 3), ("b", 2, 3)])
@@ -546,12 +577,28 @@ class ActionTests(AdminTestCase):
     def test_delete_queue(self) -> None:
         """A queue is deleted with all that belongs to it."""
         self.dead_letters(ODD, b"0")
-        self.send(ODD, b"1", b"2")
+        self.send(ODD, b"1")
+        self.send(ODD, b"2", key="k")
         self.admin.configure(ODD, {"max_messages": 5})
+        self.assertEqual((self.result(self.admin.queue(ODD))["keys"], self.admin.status()["keys"]["remembered"]), (1, 1))
         self.admin.pause(ODD, "all")
         self.assertEqual(self.result(self.admin.delete_queue(ODD)), {"queue": ODD, "removed": 2, "in_flight": 0, "dead": 1})
         self.server.settle()
-        self.assertEqual((self.admin.queues().items, self.server.dead()), ([], []))
+        self.assertEqual((self.result(self.admin.queues()).items, self.server.dead()), ([], []))
+        self.assertFalse(self.result(self.client.send(ODD, b"2", key="k")).duplicate)
+
+    def test_too_many_keys(self) -> None:
+        """That sends with keys are refused is an alarm, while it lasts."""
+        self.server.broker.keys.limit = 1
+        self.send("q", b"1", key="k")
+        self.assertEqual(self.admin.alarms(), [])
+        refused = self.client.send("q", b"2", key="l")
+        self.server.settle()
+        self.failureResultOf(refused, MemoryFull)
+        self.assertEqual([alarm["name"] for alarm in self.admin.alarms()], ["keys"])
+        self.assertTrue(self.admin.health().ready)
+        self.server.advance(122)
+        self.assertEqual(self.admin.alarms(), [])
 
 
 class SettingTests(AdminTestCase):
@@ -559,14 +606,23 @@ class SettingTests(AdminTestCase):
 
     def test_configure(self) -> None:
         """Settings are changed one by one, and None gives the default back; a queue that has none goes when it is empty."""
-        self.admin.configure(ODD, {"max_messages": 5, "lease": 1.5})
+        self.admin.configure(ODD, {"max_messages": 5, "lease": 1.5, "dedup": 0.5})
+        self.assertEqual(self.admin.configure(ODD, {})["settings"]["dedup"], 0.5)
         found = self.admin.configure(ODD, {"lease": None})["settings"]
         self.assertEqual((found["max_messages"], found["lease"], found["max_attempts"]), (5, 0.0, 20))
-        self.admin.configure(ODD, {"max_messages": None})
-        self.assertEqual(self.admin.queues().items, [])
-        for wrong in {"colour": 1}, {"max_messages": -1}, {"max_messages": 1.5}, {"max_bytes": "1"}, {"when_full": "cry"}, {"lease": True}:
+        self.assertEqual(self.admin.configure(ODD, {"max_messages": None, "dedup": None})["settings"]["dedup"], 120)
+        self.assertEqual(self.result(self.admin.queues()).items, [])
+        for wrong in (
+            {"colour": 1},
+            {"max_messages": -1},
+            {"max_messages": 1.5},
+            {"max_bytes": "1"},
+            {"when_full": "cry"},
+            {"lease": True},
+            {"dedup": -1},
+        ):
             self.assertRaises(BadSetting, self.admin.configure, "q", wrong)
-        self.assertEqual(self.admin.queues().items, [])
+        self.assertEqual(self.result(self.admin.queues()).items, [])
 
     def test_max_messages(self) -> None:
         """A full queue refuses, in version 02 by name, and takes more once there is room."""

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+import phpmq.broker.broker
 import phpmq.broker.queue
 from phpmq.broker import DELIVERIES, SENDS, Broker
 from phpmq.errors import BadName, MemoryFull, QueueFull, UnknownId
@@ -422,6 +423,21 @@ class OrderTests(BrokerTestCase):
         self.requeue(peer, 1)
         self.restart()
         self.assertEqual((self.consumer(1).held[0].id, self.broker.redelivered), (before, 1))
+
+
+class MoveTests(BrokerTestCase):
+    """An operator has messages go to another queue."""
+
+    def test_large_ones_are_moved(self) -> None:
+        """Of large messages fewer are moved at a time, but always one."""
+        self.patch(phpmq.broker.broker, "MOVED_BYTES", 3)
+        self.send(10, 20, 30, 40, 12345, 50)
+        source, target = self.broker.queue("q"), self.broker.queue("other")
+        moved = []
+        while source.ready:
+            moved.append(self.broker.move(source, target, 100))
+        self.assertEqual(moved, [2, 2, 1, 1])
+        self.assertEqual(self.drain("other"), bodies(10, 20, 30, 40, 12345, 50))
 
 
 class FlushTests(BrokerTestCase):
@@ -1311,6 +1327,21 @@ class MemoryLimitTests(BrokerTestCase):
         self.broker.flush("q")
         self.settle()
         self.assertEqual(peer.rooms, 1)
+
+    def test_many_wait_for_room(self) -> None:
+        """When very many wait they are told some at a time, so that others get their turn, and each once."""
+        self.fill()
+        peers = [RecordingPeer(self.broker) for _ in range(1000)]
+        for peer in peers:
+            peer.channel.publish(None, "q", b"", 0)
+        self.broker.flush("q")
+        self.woken = False
+        self.broker.dispatch()
+        told = sum(peer.rooms for peer in peers)
+        self.assertTrue(0 < told < 500, told)
+        self.assertTrue(self.woken)
+        self.settle()
+        self.assertEqual({peer.rooms for peer in peers}, {1})
 
     def test_room_by_expiry(self) -> None:
         """So does expiry."""

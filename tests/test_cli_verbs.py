@@ -7,8 +7,8 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.admin.admin import PAUSES, SORTS
 from phpmq.admin.http.schemas import SETTINGS
+from phpmq.admin.queues import PAUSES, SORTS
 from phpmq.cli.admin import options, pause
 from phpmq.cli.admin.checking import Limits, State, line, look
 from phpmq.cli.admin.clients import close_clients, list_clients

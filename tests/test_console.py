@@ -15,9 +15,9 @@ from twisted.logger import LogEvent, Logger, formatEvent
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from phpmq.admin.console import ConsoleFactory, monitor
+from phpmq.admin.console import ConsoleFactory, commands, monitor
 from phpmq.admin.console.commands import TABLE
-from phpmq.admin.console.factory import MAX_CONSOLES, REFRESH
+from phpmq.admin.console.factory import REFRESH
 from phpmq.admin.console.keyboard import MAX_LINE
 from phpmq.admin.console.monitor import LARGEST, SMALLEST, Screens
 from phpmq.admin.console.protocol import CLOSE_TIMEOUT, IDLE_TIMEOUT, WRITE_TIMEOUT, ConsoleProtocol
@@ -173,6 +173,16 @@ class CommandTests(ConsoleTestCase):
         answer = self.operator.asks("show q")
         self.assertEqual(answer[-1], "and 22 more messages")
 
+    def test_show_many_consumers(self) -> None:
+        """Of many consumers the first are listed; a program gets all."""
+        self.patch(commands, "_CONSUMERS", 2)
+        for _ in range(5):
+            self.server.client().subscribe("q", lambda delivery: None)
+        self.server.settle()
+        answer = self.operator.asks("show q")
+        self.assertEqual(answer[answer.index("and 3 more consumers") - 3].split()[0], "CLIENT")
+        self.assertEqual(len(self.operator.asks_json("show q --json")["consuming"]), 5)
+
     def test_show_message(self) -> None:
         """One message is shown with its body, in whatever state it is."""
         (id,) = self.send("q", b"one\ntwo\x1b", headers={"kind": "t\x07"}, key="k")
@@ -185,7 +195,7 @@ class CommandTests(ConsoleTestCase):
         answer = self.operator.asks(f"show q {large}")
         self.assertEqual((answer[-2][:12], answer[-1]), ("base64 /////", "..."))
         self.dead_letters("q2", b"gone")
-        (dead,) = self.admin.messages("q2", "dead").items
+        (dead,) = self.result(self.admin.messages("q2", "dead")).items
         self.assertIn("reason:      rejected", self.operator.asks(f"show q2 {dead['id']}"))
         self.assertIn("list messages with their ids", self.operator.asks("show q x")[0])
 
@@ -305,10 +315,10 @@ class CommandTests(ConsoleTestCase):
         self.assertEqual([line.split() for line in answer[1:4]], [["max_messages", "5"], ["max_bytes", "0"], ["when_full", "drop-oldest"]])
         self.assertEqual(self.operator.asks_json(f"settings '{ODD}' --json")["settings"]["lease"], 1.5)
         self.operator.asks(f"settings '{ODD}' lease default")
-        self.assertEqual(self.admin.queue(ODD)["settings"]["lease"], 0)
+        self.assertEqual(self.result(self.admin.queue(ODD))["settings"]["lease"], 0)
         for pair in "max_messages x", "colour 1", "lease -1", "max_messages 1.5", "lease nan", "lease inf":
             self.assertIn("error: ", self.operator.asks(f"settings '{ODD}' max_bytes 1 {pair}")[0])
-        self.assertEqual(self.admin.queue(ODD)["settings"]["max_bytes"], 0)
+        self.assertEqual(self.result(self.admin.queue(ODD))["settings"]["max_bytes"], 0)
         self.assertIn("no queue", self.operator.asks("settings other")[0])
 
     def test_no_queue(self) -> None:
@@ -507,6 +517,7 @@ class ConnectionTests(ConsoleTestCase):
         self.assertEqual((self.operator.closed, self.operator.aborted), (True, False))
         self.server.advance(CLOSE_TIMEOUT + 2)
         self.assertTrue(self.operator.aborted)
+        self.assertEqual((self.consoles.timeouts["idle"], self.consoles.timeouts["close"]), (1, 1))
 
     def test_slow_reader(self) -> None:
         """Who does not read is not worked for: its commands wait until it has read."""
@@ -524,14 +535,16 @@ class ConnectionTests(ConsoleTestCase):
         self.assertFalse(self.operator.aborted)
         self.server.advance(4)
         self.assertTrue(self.operator.aborted)
+        self.assertEqual(self.consoles.timeouts["write"], 1)
 
     def test_limit(self) -> None:
         """There are only so many consoles; one more is told so, and there is room again when one goes."""
-        while len(self.consoles.open) < MAX_CONSOLES:
+        while len(self.consoles.open) < self.consoles.most:
             self.connect()
         late = Operator(self.consoles)
-        self.assertIn(f"there are {MAX_CONSOLES} consoles already", late.reads())
+        self.assertIn(f"there are {self.consoles.most} consoles already", late.reads())
         self.assertTrue(late.closed)
+        self.assertEqual(self.consoles.rejected, 1)
         self.operators.pop().goes()
         self.assertIn("type help", self.connect().reads())
 
@@ -577,7 +590,7 @@ class EscapeTests(ConsoleTestCase):
         self.send(EVIL, EVIL_BODY, b"\xff\x1b")
         self.client.subscribe(EVIL, id, window=1)
         self.server.settle()
-        (dead,) = {message["id"] for message in self.admin.messages(EVIL, "dead").items[:1]}
+        (dead,) = {message["id"] for message in self.result(self.admin.messages(EVIL, "dead")).items[:1]}
         for line in (
             *("status", "search *", f"show {quoted}", f"show {quoted} {ready}", f"show {quoted} {dead}", "dead", f"dead {quoted}"),
             *(f"pause {quoted}", f"resume {quoted}", f"settings {quoted}", "clients", f"show {quoted}x", f"{quoted}", f"help {quoted}"),

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from phpmq.admin.console import answers, text
 from phpmq.admin.console.commands import TABLE
 from phpmq.admin.console.keyboard import MAX_LINE, Key, Keyboard
-from phpmq.admin.console.language import BadCommand, Call, complaint, parse, to_json
+from phpmq.admin.console.language import BadCommand, Call, complaint, json_pieces, parse
 from phpmq.admin.console.telnet import Telnet
 from phpmq.errors import BadName, NoSuchQueue, PHPMQError
 from phpmq.message import check_name
@@ -186,7 +186,7 @@ class TextTests(SynchronousTestCase):
     def test_json(self) -> None:
         """JSON is one line of printable ASCII, and means what it was."""
         data = {"name": "\x1b[1m\x7f\u202eé\n", "count": 1}
-        line = to_json(data)
+        line = "".join(json_pieces(data))
         self.assertTrue(line.isascii() and line.isprintable())
         self.assertEqual(json.loads(line), data)
 

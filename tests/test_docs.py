@@ -15,12 +15,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq import blocking, client, service, tap
 from phpmq.admin.console.commands import TABLE
-from phpmq.admin.console.factory import MAX_CONSOLES
 from phpmq.admin.console.keyboard import MAX_LINE
 from phpmq.admin.console.language import parse
 from phpmq.admin.console.monitor import _FINDABLE, LARGEST, SMALLEST, USUAL
 from phpmq.admin.console.protocol import CLOSE_TIMEOUT as CONSOLE_CLOSE_TIMEOUT
 from phpmq.admin.console.protocol import IDLE_TIMEOUT, WRITE_TIMEOUT
+from phpmq.admin.http import Site
 from phpmq.admin.http.problems import CODES
 from phpmq.admin.http.routes import METRICS, OPERATIONS
 from phpmq.admin.metrics import Metrics
@@ -443,7 +443,7 @@ class ConsoleTests(SynchronousTestCase):
         """Its limits are those of the code."""
         reference = text("docs/reference/console.md")
         for what, limit in (
-            ("consoles at a time", f"{MAX_CONSOLES}"),
+            ("consoles at a time", f"{service.Settings().max_consoles}, or as many as `--max-consoles` says"),
             ("a line", f"{MAX_LINE} bytes"),
             ("nothing typed, unless a monitor is shown", f"{IDLE_TIMEOUT / 60:g} minutes"),
             ("nothing read by the client, while something waits for it", f"{WRITE_TIMEOUT:g} seconds"),
@@ -472,6 +472,8 @@ class MetricsTests(SynchronousTestCase):
         server.broker.configure("bounded", QueueSettings(max_messages=5, max_bytes=77))
         server.broker.pause("bounded")
         server.send("bounded", b"x")
+        server.service.site = Site(server.clock)
+        server.service.site.open(server.service.admin)
         scrape = Metrics(server.service.admin).scrape()
         server.settle()
         #: name -> type and labels
@@ -494,7 +496,7 @@ class MetricsTests(SynchronousTestCase):
                 described[name] = cells[0], set(_names(cells[1]))
         # The limits have a table of their own, without types.
         for name in {name for _, limits, _ in self.limits for name in limits} - described.keys():
-            described[name] = "gauge", {"kind"} if name == "phpmq_connection_deadline_seconds" else {"queue"} & self.metrics[name][1]
+            described[name] = "gauge", {"kind"} if name.endswith("_deadline_seconds") else {"queue"} & self.metrics[name][1]
         self.assertEqual(described, {name: metric for name, metric in self.metrics.items() if name.startswith("phpmq_")})
 
     def test_library(self) -> None:

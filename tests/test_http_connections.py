@@ -7,7 +7,6 @@ from typing import Any
 from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
 from zope.interface.verify import verifyObject
 
-from phpmq.admin.http import site as site_module
 from tests.web import Connection, WebTestCase, Wire
 
 
@@ -90,14 +89,16 @@ class BodyTests(ConnectionTestCase):
             sent += 1
             self.assertLess(sent, 100)
         self.assertTrue(connection.wire.aborted)
+        self.assertEqual((self.site.cut_off, self.site.problems), ({"refused": 1}, {"too-large": 1}))
 
     def test_all_together(self) -> None:
         """The bodies of all requests are bounded together; what is done is not counted any more."""
-        self.patch(site_module, "MAX_HELD", 1_500_000)
+        self.site.max_held = 1_500_000
         first, second = self.connect(), self.connect()
         first.says(self.post("Content-Length: 1000000") + b"{" + b" " * 999_000)
         second.says(self.post("Content-Length: 1000000") + b"{" + b" " * 900_000)
         self.check_closed(second, 503, "too-many-bodies")
+        self.assertEqual(self.site.problems, {"too-many-bodies": 1})
         first.wire.lose()
         self.assertEqual(self.site.held, 0)
         third = self.connect()
@@ -257,6 +258,7 @@ class SeveralTests(ConnectionTestCase):
             connection.says(self.request("GET", path) * 100)
             sent += 1
             self.assertLess(sent, 100)
+        self.assertEqual(self.site.cut_off, {"ahead": 1})
         self.assertLess(len(connection.wire.output.getvalue()), 200_000)
 
     def test_pipelined_unread_small(self) -> None:
@@ -296,11 +298,12 @@ class SeveralTests(ConnectionTestCase):
 
     def test_most(self) -> None:
         """There are so many connections; one more is hung up on, and room again when one goes."""
-        self.patch(site_module, "MAX_CONNECTIONS", 3)
+        self.site.max_connections = 3
         connections = [self.connect() for _ in range(3)]
         refused = self.connect()
         self.clock.advance(0)
         self.assertTrue(refused.wire.closed)
+        self.assertEqual(self.site.rejected, 1)
         for connection in connections:
             self.check_open(connection)
         connections[0].wire.lose()
@@ -340,11 +343,13 @@ class DeadlineTests(ConnectionTestCase):
         self.clock.advance(50)
         self.check_open(connection)
         self.assertEqual(self.cut_after(connection, 60), 60)
+        self.assertEqual(self.site.cut_off, {"idle": 2})
 
     def test_slow_head(self) -> None:
         """A head that drips in is cut off, whatever the drips."""
         self.assertLessEqual(self.drip(self.connect(), self.request("GET", "/livez"), 5), 35)
         self.assertLessEqual(self.drip(self.connect(), b"\r\n" * 100, 5), 35)
+        self.assertEqual(self.site.cut_off, {"request": 1, "close": 1})
 
     def test_slow_body(self) -> None:
         """So is a body; one that makes progress is not."""
@@ -371,6 +376,7 @@ class DeadlineTests(ConnectionTestCase):
             self.assertFalse(connection.wire.closed)
             connection.wire.read()
         self.assertEqual(self.cut_after(connection, 60), 60)
+        self.assertEqual(self.site.cut_off, {"write": 1})
 
     def test_unread_and_closing(self) -> None:
         """A connection that is to be closed once the client has read the rest is not kept for ever."""
@@ -379,6 +385,14 @@ class DeadlineTests(ConnectionTestCase):
         connection.says(b"GET /livez HTTP/1.0\r\n\r\n")
         self.assertTrue(connection.wire.disconnecting)
         self.assertEqual(self.cut_after(connection, 60), 60)
+        self.assertEqual(self.site.cut_off, {"write": 1})
+
+    def test_unread_refusal(self) -> None:
+        """Nor is one whose client does not close after a refusal."""
+        connection = self.connect()
+        connection.says(self.post("Content-Length: 9999999999"))
+        self.assertEqual(self.cut_after(connection, 5), 5)
+        self.assertEqual(self.site.cut_off, {"close": 1})
 
     def test_long_work(self) -> None:
         """An answer may take its time."""

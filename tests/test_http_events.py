@@ -7,7 +7,6 @@ from typing import Any
 
 from phpmq.admin import Admin
 from phpmq.admin import status as status_module
-from phpmq.admin.http import events
 from tests.web import Connection, WebTestCase
 
 
@@ -144,7 +143,7 @@ class EventsTests(WebTestCase):
 
     def test_most(self) -> None:
         """There are so many readers; one more is told so, and there is room again when one goes."""
-        self.patch(events, "MAX_READERS", 3)
+        self.site.events.most = 3
         readers = [self.reader() for _ in range(3)]
         response = self.ask("GET", "/api/v1/events")
         self.check_problem(response, 503, "too-many-readers")

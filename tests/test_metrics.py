@@ -27,7 +27,9 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from phpmq.admin.metrics import Format, Metrics, MetricsResource, resource, scrape
+from phpmq.admin import turns
+from phpmq.admin.http import Site as HTTPSite
+from phpmq.admin.metrics import Format, Metrics, MetricsResource, resource
 from phpmq.admin.metrics.rows import OTHER
 from phpmq.clock import SteadyClock
 from phpmq.durations import Durations
@@ -38,6 +40,7 @@ from phpmq.service import QueueService, Settings
 from phpmq.testing import MemoryServer
 from tests import wire
 from tests.promtool import promtool
+from tests.web import Connection
 
 #: Names that text formats are easily confused by.
 HOSTILE = 'a"b', "a\\", "\\n", "\\\\n", '{x="y"} 1', "a,b=c", "# HELP x", " ", "é", "日本", "\U0001d54f", "NaN", "a\u00a0b", "'%00'"
@@ -271,7 +274,7 @@ class CounterTests(MetricsTestCase):
         """Totals of the server stay when their queues go, and whatever else happens."""
 
         def flush() -> None:
-            self.server.service.admin.flush_all()
+            Deferred.fromCoroutine(self.server.service.admin.flush_all())
 
         before = self.scrape().totals
         self.assertGreater(len(before), 50)
@@ -491,7 +494,7 @@ class SliceTests(MetricsTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(scrape, "SLICE", 0.0)
+        self.patch(turns, "SLICE", 0.0)
         self.breaths: list[Deferred[None]] = []
         self.patch(self.server.service.admin, "breathe", self.breathe)
         for number in range(400):
@@ -517,13 +520,13 @@ class SliceTests(MetricsTestCase):
     def test_others_get_turns(self) -> None:
         """A scrape lets the reactor do other work again and again, until it is done."""
         deferred = self.metrics.scrape()
-        turns = 0
+        passed = 0
         while not deferred.called:
             self.turn()
-            turns += 1
+            passed += 1
         # 400 queues, 50 at a time; then the families, 250 series at a time.
         families = list(self.metrics.registry.collect())
-        self.assertEqual(turns, 400 / 50 + len(families))
+        self.assertEqual(passed, 400 / 50 + len(families))
         self.assertGreater(len(families), 50)
         self.assertEqual(max(len(family.samples) for family in families), 250)
 
@@ -589,6 +592,8 @@ class LimitTests(MetricsTestCase):
         "write_timeout": 15.0,
         "memory_limit": 16 * 1024**2,
         "metrics_queues": 17,
+        "max_consoles": 18,
+        "max_keys": 19,
     }
 
     def test_settings(self) -> None:
@@ -604,6 +609,7 @@ class LimitTests(MetricsTestCase):
                 "metrics_queues_limit": 17,
                 "message_limit_bytes": 10_000,
                 "unfinished_frame_limit_bytes": 4 * 1024**2,
+                "consoles_limit": 18,
             },
         )
         self.assertEqual(
@@ -656,6 +662,15 @@ class LimitTests(MetricsTestCase):
         self.server.settle()
         self.assertEqual(self.scrape().values("listener", "phpmq_connections"), {"": 1})
 
+    def test_keys(self) -> None:
+        """Keys that are remembered, until their windows are over."""
+        for key in "a", "a", "b":
+            self.send("q", b"x", key=key)
+        found = self.scrape()
+        self.assertEqual((found("phpmq_keys"), found("phpmq_keys_limit")), (2, 19))
+        self.server.advance(122)
+        self.assertEqual(self.scrape()("phpmq_keys"), 0)
+
     def test_producers_and_receipts(self) -> None:
         """Producers that are remembered, and synced sends that wait for the file."""
         self.server.broker.receipts.mirror = cast(IMirror, _SlowDisk())
@@ -665,6 +680,61 @@ class LimitTests(MetricsTestCase):
         self.assertEqual((found("phpmq_producers"), found("phpmq_receipts_waiting")), (1, 1))
         self.assertNoResult(answer)
         answer.addErrback(lambda _: None)
+
+
+class DoorTests(MetricsTestCase):
+    """HTTP and the console."""
+
+    settings: ClassVar = {"max_consoles": 1}
+
+    def test_without_http(self) -> None:
+        """A server that does not speak HTTP has no numbers of it."""
+        found = self.scrape()
+        self.assertEqual([name for name, _ in found.samples if name.startswith("phpmq_http")], [])
+        self.assertIn("phpmq_http_connections", found.families)
+
+    def test_http(self) -> None:
+        """Connections, bodies and readers with their limits; what was refused and cut off."""
+        clock = self.server.clock
+        site = self.server.service.site = HTTPSite(clock, None, 30.0, 60.0, 5, 100)
+        site.open(self.server.service.admin)
+        self.addCleanup(site.stop)
+        before = self.scrape()
+        readers = [Connection(site, clock) for _ in range(3)]
+        for reader in readers:
+            reader.says(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        head = b"POST /api/v1/flush HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n"
+        half, whole, _ = (Connection(site, clock) for _ in range(3))
+        half.says(head + b" " * 70)
+        found = self.scrape()
+        self.assertEqual((found("phpmq_http_connections"), found("phpmq_http_connections_limit")), (5, 5))
+        self.assertEqual((found("phpmq_http_event_readers"), found("phpmq_http_event_readers_limit")), (2, 2))
+        self.assertEqual((found("phpmq_http_body_bytes"), found("phpmq_http_body_limit_bytes")), (70, 100))
+        self.assertEqual(found("phpmq_http_connections_rejected_total"), 1)
+        whole.says(head + b" " * 70)
+        self.server.advance(61)
+        after = self.scrape()
+        problems = after.values("code", "phpmq_http_problems_total")
+        self.assertEqual({code for code, count in problems.items() if count}, {"too-many-readers", "too-many-bodies"})
+        self.assertEqual(problems.keys(), before.values("code", "phpmq_http_problems_total").keys())
+        cuts = {"idle": 1, "request": 1, "write": 0, "close": 1, "ahead": 0, "refused": 0}
+        self.assertEqual(after.values("kind", "phpmq_http_cut_off_total"), cuts)
+        self.assertEqual(set(before.values("kind", "phpmq_http_cut_off_total").values()), {0})
+        self.assertEqual(after("phpmq_http_body_bytes"), 0)
+        deadlines = {"idle": 60, "request": 30, "write": 60, "close": 5}
+        self.assertEqual(after.values("kind", "phpmq_http_deadline_seconds"), deadlines)
+
+    def test_console(self) -> None:
+        """Consoles, until there are too many or one is forgotten."""
+        for _ in range(2):
+            console: Any = self.server.service.consoles.buildProtocol(None)
+            console.makeConnection(StringTransport())
+        found = self.scrape()
+        self.assertEqual((found("phpmq_consoles"), found("phpmq_consoles_limit"), found("phpmq_consoles_rejected_total")), (1, 1, 1))
+        self.assertEqual(found.values("kind", "phpmq_console_timeouts_total"), {"idle": 0, "write": 0, "close": 0})
+        self.server.advance(902)
+        self.assertEqual(self.scrape().values("kind", "phpmq_console_timeouts_total"), {"idle": 1, "write": 0, "close": 0})
+        self.assertEqual(found.values("kind", "phpmq_console_deadline_seconds"), {"idle": 900, "write": 60, "close": 10})
 
 
 class _SlowDisk:
@@ -684,6 +754,7 @@ _LIMITS = (
     "metrics_queues_limit",
     "message_limit_bytes",
     "unfinished_frame_limit_bytes",
+    "consoles_limit",
 )
 
 

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.clock import SteadyClock
 from phpmq.errors import StartError, StoreError
-from phpmq.message import DEFAULT_SETTINGS, Message, QueueSettings
+from phpmq.message import DEFAULT_SETTINGS, EXTRA_OVERHEAD, Message, QueueSettings
 from phpmq.mirror import APPLICATION_ID, MirrorService, StoreFile
 from phpmq.store import SCHEMA_VERSION, SQLiteStore, checksum, schema
 
@@ -110,12 +110,15 @@ class StartTests(FileTestCase):
             database.execute("INSERT INTO queue (number, name, revision, flushed, paused) VALUES (3, 'q', 1, 0, 2)")
             database.execute("INSERT INTO message VALUES (9, 3, 9, 1, NULL, 2, ?, 'body')", (checksum(9, 3, 9, 1, None, 2, b"body"),))
             database.execute("UPDATE message SET body = CAST(body AS BLOB)")
+            database.execute("INSERT INTO extra VALUES (9, 3, 0, 'known', NULL)")
+            database.execute("INSERT INTO extra VALUES (8, 3, 0, NULL, NULL)")
             database.close()
             for _ in range(2):
                 file, store = self.open()
                 ((queue, count, size, _),) = store.queues()
                 self.assertEqual((queue.name, queue.revision, queue.paused, queue.settings), ("q", 1, 2, DEFAULT_SETTINGS))
-                self.assertEqual((count, size, self.damaged, self.bodies(store)), (1, 4, 0, [b"body"]))
+                self.assertEqual((count, size, self.damaged, self.bodies(store)), (1, 4 + EXTRA_OVERHEAD + 5, 0, [b"body"]))
+                self.assertEqual((queue.forgotten, store.keys(), store.find(queue, "known", 1)), (0, {3: (1, 5)}, 9))
                 queue.settings = QueueSettings(max_messages=5)
                 store.save_queue(queue)
                 self.write(file, store)

@@ -9,13 +9,20 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from openapi_spec_validator import validate
 from twisted.python.failure import Failure
 
+from phpmq.admin import turns
 from phpmq.admin.http.openapi import codes
+from phpmq.admin.http.operations import Operation
 from phpmq.admin.http.problems import CODES
 from phpmq.errors import PHPMQError
 from tests.web import ODD, Response, WebTestCase
 
 #: Codes that only a protocol's client or a console can get, as HTTP has no such thing.
 _NOT_HERE = {"bad-command", "bad-frame", "unsupported", "unknown-id", "login-required"}
+
+
+def _state(operation: Operation) -> str:
+    """What a query has to have."""
+    return "?state=dead" if "state" in operation.required else ""
 
 
 class DocumentTests(WebTestCase):
@@ -79,7 +86,7 @@ class DocumentTests(WebTestCase):
         queue, messages, one = "/api/v1/queues/{name}", "/api/v1/queues/{name}/messages", "/api/v1/queues/{name}/messages/{id}"
         for path in "/livez", "/readyz", "/", "/openapi.json", "/api/v1/status":
             self.call(200, "GET", path)
-        self.call(201, "PUT", queue, ODD, value={"max_messages": 50, "when_full": "refuse", "lease": 0.5})
+        self.call(201, "PUT", queue, ODD, value={"max_messages": 50, "when_full": "refuse", "lease": 0.5, "dedup": 1.5})
         self.call(200, "PUT", queue, ODD, value={"max_messages": None, "lease": None, "max_attempts": 3})
         id = self.call(201, "POST", messages, ODD, value={"body": "x" * 300, "ttl": 60, "headers": {"a": "é"}, "key": "k"})["id"]
         self.call(200, "POST", messages, ODD, value={"body_base64": "/w==", "key": "k", "level": "synced"})
@@ -151,24 +158,22 @@ class DocumentTests(WebTestCase):
         ]
         for operation, parts in templates:
             if "404" in self.document["paths"][operation.path][operation.method.lower()]["responses"]:
-                value = (
-                    {"target": "t", "ids": ["0" * 32]}
-                    if operation.id == "replayMessages"
-                    else {"target": "t"}
-                    if operation.required and operation.body
-                    else None
-                )
-                self.call(404, operation.method, operation.path, *parts, value=value)
+                value = {"target": "t"} if operation.required and operation.body else None
+                self.call(404, operation.method, operation.path, *parts, query=_state(operation), value=value)
             self.call(400, operation.method, operation.path, *parts, query="?nonsense=1")
         self.call(503, "POST", f"{queue}/messages", "q", value={"body": ""}) if self.fill() else None
         self.server.broker.memory_limit = 2**30
+        id = self.server.send("there", b"x")
+        self.patch(turns, "SLICE", 0.0)
         self.server.service.running = 0
+        for path in "/api/v1/queues", "/api/v1/clients", queue, f"{queue}/messages", f"{queue}/messages/{{id}}":
+            self.call(503, "GET", path, "there", id)
         for operation, parts in templates:
             if operation.writes:
-                self.call(503, operation.method, operation.path, *parts, query="?state=dead" if "state" in operation.required else "")
+                self.call(503, operation.method, operation.path, *parts, query=_state(operation))
         self.call(503, "GET", "/readyz")
         self.server.service.running = 1
-        readers = [self.connect() for _ in range(100)]
+        readers = [self.connect() for _ in range(self.site.events.most)]
         for reader in readers:
             reader.says(self.request("GET", "/api/v1/events"))
         self.call(503, "GET", "/api/v1/events")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 
 from phpmq.broker import SENDS, Broker
 from phpmq.frames import COUNT, ID, KEY, LEVEL, QUEUE, TAG
@@ -137,6 +139,33 @@ class ProducerTests(ConversationTestCase):
         mirror.write()
         self.assertEqual(self.receipts(self.peer.hears()), [(b"1", True)])
         self.assertEqual(self.receipts(self.peer.says(send(b"x", (TAG, b"1"), (LEVEL, b"synced")))), [(b"1", True)])
+
+    def test_duplicate_by_key(self) -> None:
+        """A number whose send was a duplicate by its key is done with: repeated when the key is free, it stores nothing."""
+        self.peer.says(send(b"x", (KEY, b"k")), consume(1))
+        [message_id] = self.peer.session.channel.unacked
+        self.peer.says(hello(b"h", b"me"))
+        numbered = send(b"y", (KEY, b"k"), (TAG, b"5"))
+        self.assertEqual(self.peer.says(numbered), [("receipt", [b"5", message_id, b"1"])])
+        self.peer.says(frame(4, (ID, message_id)))
+        self.now += 3_600_000
+        self.broker.sweep()
+        self.assertEqual(self.peer.says(numbered), [("receipt", [b"5", None, b"1"])])
+        self.assertEqual(self.broker.received, 1)
+
+    def test_duplicate_by_key_is_mirrored(self) -> None:
+        """That number gets to the file with what was accepted before it, and without anything new as well."""
+        self.peer.says(hello(b"h", b"me"), send(b"x", (KEY, b"k")))
+        for number in 0, 6:
+            self.peer.says(send(b"y", (KEY, b"k"), (TAG, b"%d" % number)))
+            delta = self.store.extract(100, 1 << 20, {})
+            assert delta is not None
+            with closing(sqlite3.connect(":memory:")) as image:
+                image.deserialize(delta.image)
+                self.assertEqual(image.execute("SELECT name, number FROM producer").fetchall(), [(b"me", number)])
+                self.assertEqual(image.execute("SELECT count(*) FROM message").fetchall(), [(0 if number else 1,)])
+            self.store.confirm(delta)
+            self.assertEqual(self.store.pending, 0)
 
     def test_numbers(self) -> None:
         """A producer's numbers are up to 18 digits; untagged sends have none; other requests' tags are just tags."""

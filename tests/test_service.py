@@ -207,7 +207,7 @@ class QueueServiceTests(Case):
         await client.closed
         self.assertIn(b"the server stops", client._data)
         self.assertFalse((self.directory / "console").exists())
-        self.assertEqual([option for option, _, _ in self.make()._listeners], ["--listen"])
+        self.assertEqual([listener.option for listener in self.make()._listeners], ["--listen"])
 
     async def test_child(self) -> None:
         """In another application's tree it starts and stops with the rest."""
@@ -418,6 +418,13 @@ class LimitsTests(SynchronousTestCase):
         self.assertEqual(limits, [(4096, 4096)])
         for text in "4096", "10000", "LimitNOFILE", "10064":
             self.assertIn(text, line)
+
+    def test_doors(self) -> None:
+        """So many operators may come, over HTTP and to the console, as the settings say."""
+        settings = Settings(listen=(), store="memory", http=["unix:http"], max_http_connections=7, max_http_bodies=8, max_consoles=9)
+        server = QueueService(settings, MemoryReactorClock())
+        assert server.site is not None
+        self.assertEqual((server.site.max_connections, server.site.max_held, server.consoles.most), (7, 8, 9))
 
     def test_memory(self) -> None:
         """The default memory limit is a part of what this process may have."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from phpmq import store
 from phpmq.interfaces import IStore
 from phpmq.message import DEFAULT_SETTINGS, Extra, Message, QueueRecord, QueueSettings
 from phpmq.store import SCHEMA_VERSION, Delta, SQLiteStore, checksum, schema, upgrade
@@ -386,7 +387,8 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         return message
 
     def test_find(self) -> None:
-        """A key finds its message until that is flushed, expired, dead or gone; not in another queue."""
+        """Without a dedup window a key finds its message until that is flushed, expired, dead or gone; not in another queue."""
+        self.queue.settings = QueueSettings(dedup=0)
         first, second, third = self.keyed("a"), self.keyed("b", expires=2000), self.keyed("c")
         for _ in range(2):
             found = [self.store.find(self.queue, key, 1999) for key in ("a", "b", "c", "d")]
@@ -404,10 +406,64 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
 
     def test_key_taken_over(self) -> None:
         """When a message expires that had a key, its successor keeps it."""
+        self.queue.settings = QueueSettings(dedup=0)
         first = self.keyed("a", expires=2000)
         second = self.keyed("a")
         self.store.remove(first.number)
         self.assertEqual(self.store.find(self.queue, "a", 2000), second.number)
+
+    def test_dedup_window(self) -> None:
+        """Within its queue's window a key is known, gathered or written, whatever becomes of its message; then only while that waits."""
+        self.queue.settings = QueueSettings(dedup=2)
+        gone, expired, flushed, dead, waits = (self.keyed(key, expires=1500 * (key == "b")) for key in "abcde")
+        self.queue.flushed = flushed.number
+        self.store.remove(gone.number)
+        for step in range(3):
+            found = [self.store.find(self.queue, key, 2999) for key in "abcdef"]
+            self.assertEqual(found, [gone.number, expired.number, flushed.number, dead.number, waits.number, 0], step)
+            self.assertEqual([self.store.find(self.queue, key, 3000) for key in "abce"], [0, 0, 0, waits.number], step)
+            if step == 0:
+                self.bodies()  # Now it is written.
+                self.store.remove(expired.number)
+            else:
+                self.store.bury(dead, "rejected", "", 1)
+                self.store.purge(self.queue, MANY)
+
+    def test_window_changed(self) -> None:
+        """Another window holds at once, for keys that are not forgotten yet."""
+        self.queue.settings = QueueSettings(dedup=2)
+        first = self.keyed("a")
+        self.store.remove(first.number)
+        for dedup, now, known in (1, 2000, False), (9, 9999, True), (9, 10_000, False), (0, 1001, False), (2, 2999, True):
+            self.queue.settings = QueueSettings(dedup=dedup)
+            self.assertEqual(self.store.find(self.queue, "a", now), first.number if known else 0, (dedup, now))
+
+    def test_forget_keys(self) -> None:
+        """Keys are forgotten in order of acceptance, a part at a time, each once its window is over; those of other queues stay."""
+        self.queue.settings = QueueSettings(dedup=2)
+        for number in range(5):
+            self.keyed("é" * number + "x")
+        other = self.store.create_queue("other")
+        message = Message(self.next, other, self.next, 1000, 0, 0, b"x", Extra(0, "x"))
+        self.store.add(message)
+        self.assertEqual(self.store.keys(), {self.queue.number: (5, 25), other.number: (1, 1)})
+        self.assertEqual(self.store.forget_keys(self.queue, 2999, 3), (0, 0, 1000))
+        self.assertEqual(self.store.forget_keys(self.queue, 3000, 3), (3, 9, 1000))
+        self.assertEqual(self.store.keys(), {self.queue.number: (2, 16), other.number: (1, 1)})
+        self.assertEqual(self.store.forget_keys(self.queue, 3000, 3), (2, 16, 0))
+        self.assertEqual(self.store.keys(), {other.number: (1, 1)})
+
+    def test_forgotten_at_once(self) -> None:
+        """The keys that a queue's C{forgotten} covers are unknown at once, but for those of messages that wait."""
+        gone, waits, later = (self.keyed(key) for key in "abc")
+        for message in gone, later:
+            self.store.remove(message.number)
+        self.queue.forgotten = waits.number
+        for _ in range(2):
+            self.assertEqual([self.store.find(self.queue, key, 1000) for key in "abc"], [0, waits.number, later.number])
+            self.bodies()
+        self.assertEqual(self.store.forget_keys(self.queue, 1000, 9), (2, 2, 1000))
+        self.assertEqual(self.store.keys(), {self.queue.number: (1, 1)})
 
 
 class SQLiteStoreContractTests(StoreContract, SynchronousTestCase):
@@ -568,6 +624,29 @@ class SQLiteStoreTests(SynchronousTestCase):
         self.assertEqual(self.file.bodies, [b"2", b"4", b"1"])
         self.assertEqual(self.file.messages[second.number][4], 7)
         self.assertEqual([row[-1] for row in self.file.dead.values()], [b"3"])
+
+    def test_purge_of_large_ones(self) -> None:
+        """Of large messages a purge forgets fewer at a time, but always one."""
+        self.patch(store, "_PURGED_BYTES", 1000)
+        for _ in range(4):
+            self.add(b"x" * 600)
+        self.add(b"x" * 2000)
+        self.queue.flushed = self.next - 1
+        self.assertEqual([self.store.purge(self.queue, 10) for _ in range(3)], [False, False, True])
+        self.assertEqual(self.store.read(self.queue, 0, 10, MANY), [])
+
+    def test_dead_by_index(self) -> None:
+        """The dead letters of a queue are found without a look at all others, and without sorting them, also those with a reason."""
+        for reason in None, "expired":
+            statements: list[str] = []
+            self.store._database.set_trace_callback(statements.append)
+            self.assertEqual(list(self.store.dead("q", 5, 10, reason)), [])
+            self.store._database.set_trace_callback(None)
+            plan = self.store._database.execute(f"EXPLAIN QUERY PLAN {statements[0]}").fetchall()
+            steps = [step for *_, step in plan if "dead" in step or "TEMP" in step]
+            self.assertEqual(len(steps), 1, steps)
+            self.assertTrue(steps[0].startswith("SEARCH"), steps[0])
+            self.assertIn("queue=? AND reason=?" if reason else "queue=?", steps[0])
 
     def test_requeued_after_purge(self) -> None:
         """A message that was purged from the store and then re-queued by its consumer is in the file again."""

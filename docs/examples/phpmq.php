@@ -96,7 +96,7 @@ final class PhpmqClient
      * While the server is away, this tries again until the timeout is over. The key keeps a repetition from being stored a second time.
      *
      * @param array $options "ttl": seconds until it expires. "delay": seconds until a consumer gets it. "headers": strings by name.
-     *     "key": while a message with that key is in the queue, another one is not stored; by default nothing else has the same.
+     *     "key": while the queue knows a message with that key, another one is not stored; by default nothing else has the same.
      *     "level": "synced", or "stored" for a receipt that does not wait for the disk
      * @throws PhpmqUnreachable nobody knows whether the server has the message
      * @throws PhpmqRefused it has not, unless the answer to an earlier try was lost

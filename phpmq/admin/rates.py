@@ -10,6 +10,9 @@ WINDOWS = {"1s": 1.0, "10s": 10.0, "60s": 60.0}
 # What is less counts as nothing.
 _NOTHING = 0.005
 
+# What counts as the time that passed if it was none, or less: the reactor's is the system's.
+_SHORTEST = 0.001
+
 
 class Rates:
     """
@@ -21,13 +24,15 @@ class Rates:
     @ivar idle: whether all rates are 0
     """
 
-    __slots__ = ("_averages", "_counts", "idle")
+    __slots__ = ("_averages", "_counts", "_seconds", "idle")
 
-    def __init__(self, counts: tuple[int, ...]) -> None:
+    def __init__(self, counts: tuple[int, ...], seconds: float) -> None:
         """
         @param counts: what the counters are now
+        @param seconds: what time that is
         """
         self._counts = counts
+        self._seconds = seconds
         self._averages = [[0.0] * len(WINDOWS) for _ in counts]
         self.idle = True
 
@@ -35,15 +40,17 @@ class Rates:
         """
         Take note of the counters.
 
-        @param seconds: since the sample before
+        @param seconds: what time it is
         """
+        passed, self._seconds = max(seconds - self._seconds, _SHORTEST), seconds
         if self.idle and counts == self._counts:
             return
+        weights = [1.0 if window <= 1 else 1 - math.exp(-passed / window) for window in WINDOWS.values()]
         idle = True
         for averages, count, before in zip(self._averages, counts, self._counts, strict=True):
-            rate = (count - before) / seconds
-            for place, window in enumerate(WINDOWS.values()):
-                average = rate if window <= 1 else averages[place] + (rate - averages[place]) * (1 - math.exp(-seconds / window))
+            rate = (count - before) / passed
+            for place, weight in enumerate(weights):
+                average = averages[place] * (1 - weight) + rate * weight
                 averages[place] = average if average > _NOTHING else 0.0
                 idle = idle and not averages[place]
         self._counts = counts

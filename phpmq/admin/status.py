@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import codecs
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,6 +52,18 @@ def totals_of(broker: Broker) -> dict[str, int]:
     }
 
 
+def sums_of(broker: Broker) -> tuple[dict[str, int], int]:
+    """How many messages there are in each state, with the bytes of those that wait, and how many consumers."""
+    ready = delayed = in_flight = size = consumers = 0
+    for queue in broker.queues.values():
+        ready += queue.behind + len(queue.ahead)
+        delayed += queue.delayed
+        in_flight += queue.in_flight
+        size += queue.ready_size
+        consumers += len(queue.consumers)
+    return {"ready": ready, "delayed": delayed, "in_flight": in_flight, "dead": broker.dead.all, "bytes": size}, consumers
+
+
 def rates_of(rates: Rates | None) -> dict[str, dict[str, float]]:
     """Rates by counter, then by window, in events a second."""
     return _NO_RATES if rates is None else {name: rates.of(place) for place, name in enumerate(COUNTERS)}
@@ -80,6 +92,7 @@ def queue_status(queue: Queue, broker: Broker, oldest: int | None, rates: Rates 
         "in_flight": queue.in_flight,
         "dead": broker.dead.count(queue.name),
         "bytes": queue.ready_size,
+        "keys": queue.keys,
         "consumers": len(queue.consumers),
         "oldest_message_age_seconds": None if oldest is None else max(0, broker.now - oldest) / 1000,
         "paused": {"deliveries": bool(queue.paused & DELIVERIES), "sends": bool(queue.paused & SENDS)},
@@ -90,6 +103,24 @@ def queue_status(queue: Queue, broker: Broker, oldest: int | None, rates: Rates 
 
 
 _Decoder = codecs.getincrementaldecoder("utf-8")
+
+# So many bytes of a long body are made text at a time: a whole number of base64's groups.
+_PART = 3 * 2**18
+
+
+def parts_of(body: bytes) -> Iterator[bytes]:
+    """A body in parts."""
+    return (body[start : start + _PART] for start in range(0, len(body), _PART))
+
+
+def decoder() -> Callable[[bytes, bool], str]:
+    """Makes text of the parts of a body, one after the other; the last one is to be named as such."""
+    return _Decoder().decode
+
+
+def base64_of(part: bytes) -> str:
+    """A part of a body in base64."""
+    return base64.b64encode(part).decode("ascii")
 
 
 def content_of(body: bytes, length: int, limit: int | None) -> dict[str, Any]:
@@ -105,7 +136,7 @@ def content_of(body: bytes, length: int, limit: int | None) -> dict[str, Any]:
         # A character that the limit cuts in two is left out.
         content["body"] = _Decoder().decode(part, not truncated)
     except UnicodeDecodeError:
-        content["body_base64"] = base64.b64encode(part).decode("ascii")
+        content["body_base64"] = base64_of(part)
     return content
 
 

@@ -166,7 +166,7 @@ class QueueClient:
         @param ttl: seconds until it expires; 0 for never
         @param delay: seconds until it is ready
         @param headers: strings by name, 8192 bytes as JSON
-        @param key: while a message with this key is in the queue, nothing is stored; 255 bytes
+        @param key: while the queue knows a message with this key, nothing is stored; 255 bytes
         @param level: C{stored}: the receipt says that the server has it in memory. C{synced}: that it is on the disk
         @return: the message's id, a L{DuplicateId} if nothing was stored
         @raise CommandRefused: the server refuses: C{QueueFull}, C{MemoryFull}, C{DiskFailing} or C{NotAllowed}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from phpmq.broker.channel import Channel
 from phpmq.broker.dead import DeadLetters
 from phpmq.broker.dispatch import STEP, Dispatch
+from phpmq.broker.keys import Keys
 from phpmq.broker.lifetime import MAX_TTL, Lifetime
 from phpmq.broker.producer import Producer, Producers
 from phpmq.broker.queue import DELIVERIES, SENDS, Queue
@@ -19,6 +20,9 @@ from phpmq.message import MESSAGE_OVERHEAD, Extra, Message, QueueSettings, check
 #: What a queue and its consumers count against the memory limit beside the messages, in bytes.
 QUEUE_OVERHEAD = 2560
 
+#: How many messages with how many bytes are moved before others get their turn: each is written anew.
+MOVED, MOVED_BYTES = 500, 4 * 1024 * 1024
+
 
 class Broker(Dispatch):
     """
@@ -29,6 +33,7 @@ class Broker(Dispatch):
     @ivar queues: by name
     @ivar by_number: the same by number
     @ivar used: bytes that messages and queues hold, against C{memory_limit}
+    @ivar keys: by which sends are recognised
     @ivar producers: those who number their sends
     @ivar room: who waits for memory
     @ivar receipts: what waits for the file
@@ -49,6 +54,7 @@ class Broker(Dispatch):
         "duplicates",
         "expired",
         "flushed",
+        "keys",
         "lifetime",
         "max_window",
         "memory_limit",
@@ -72,10 +78,12 @@ class Broker(Dispatch):
         wake: Callable[[], object] = lambda: None,
         producer_timeout: int = 86_400_000,
         max_unconfirmed: int = 10_000,
+        max_keys: int = 5_000_000,
     ) -> None:
         """
         @param producer_timeout: milliseconds after which a producer that sends nothing is forgotten
         @param max_unconfirmed: how many synced sends of one channel may wait for the file
+        @param max_keys: how many keys are remembered at most
         """
         super().__init__(store, clock, wake)
         self.memory_limit = memory_limit
@@ -91,6 +99,7 @@ class Broker(Dispatch):
         self.received = self.acknowledged_total = self.requeued = self.expired = self.dropped = self.flushed = 0
         self.unknown_ids = self.duplicates = 0
         self.refused: dict[str, int] = {}
+        self.keys = Keys(self, store, max_keys)
         self._load()
         self.producers = Producers(self, store, producer_timeout)
         self.receipts = Receipts(self, store, max_unconfirmed)
@@ -103,6 +112,7 @@ class Broker(Dispatch):
             queue = Queue(record, waiting - delayed, size, delayed)
             self._remember(queue)
             self.used += size + waiting * MESSAGE_OVERHEAD
+            self.keys.load(queue)
             if queue.flushed:
                 # The process may have ended before all that was flushed was gone.
                 self._purging[queue] = None
@@ -136,7 +146,7 @@ class Broker(Dispatch):
         @raise TypeError: the body is not C{bytes}
         @raise BadName: no queue can have that name
         @raise QueueFull: the queue takes no sends now
-        @raise MemoryFull: the memory limit is reached
+        @raise MemoryFull: the memory limit is reached, or that of keys
         """
         if not isinstance(body, bytes):
             # The store writes many messages at once: this one would take others' with it.
@@ -157,9 +167,12 @@ class Broker(Dispatch):
         self._next = number + 1
         now = self.now
         message = Message(number, queue, number, now, now + int(min(ttl, MAX_TTL)) if ttl else 0, 0, body, extra)
-        if extra is not None and extra.due:
-            extra.due = now + min(extra.due, MAX_TTL)
-            message.position = -number
+        if extra is not None:
+            if extra.key and queue.settings.dedup:
+                self.keys.remember(queue, extra.key)
+            if extra.due:
+                extra.due = now + min(extra.due, MAX_TTL)
+                message.position = -number
         if producer is not None:
             self.producers.accepted(producer, sequence)
         self._store.add(message)
@@ -204,7 +217,7 @@ class Broker(Dispatch):
         return self._store.latest  # type: ignore[no-any-return]
 
     def find(self, name: str, key: str) -> int:
-        """Rule 17: the number of the message with that key in a queue, 0 if there is none."""
+        """Rule 17: the number of a message with that key, which is in the queue or was sent to it not long ago; 0 if there is none."""
         self.enter()
         queue = self.queues.get(name)
         return 0 if queue is None else int(self._store.find(queue, key, self.now))
@@ -213,9 +226,9 @@ class Broker(Dispatch):
         """The id by which clients know the message of that number."""
         return self._id_format % number
 
-    def announce_room(self) -> None:
+    def announce_room(self) -> bool:
         """Let sends that wait go on, if there is room; see L{Dispatch}."""
-        self.room.announce()
+        return self.room.announce()
 
     def forget(self, message: Message) -> None:
         """A message is gone for good."""
@@ -247,7 +260,8 @@ class Broker(Dispatch):
         """What expired or was not used for long; to be called about once a second. False if there may be more."""
         self.enter()
         self.producers.sweep()
-        return self.lifetime.sweep()
+        whole = self.keys.sweep()
+        return self.lifetime.sweep() and whole
 
     def expire(self, message: Message) -> None:
         """A message that comes back, or was about to be delivered, has expired; see L{Dispatch}."""
@@ -320,11 +334,12 @@ class Broker(Dispatch):
         Have messages that are ready go to the tail of another queue, with their ids and attempts. In the file each is in one of both,
         whenever a crash comes. The target's limits do not count here.
 
-        @param count: how many, at most L{STEP} at a time
+        @param count: how many, at most L{MOVED} at a time, and none more once they have L{MOVED_BYTES}
         @return: how many did
         """
-        moved = 0
-        while moved < min(count, STEP) and (message := source.take(self._store)) is not None:
+        moved = size = 0
+        while moved < min(count, MOVED) and size < MOVED_BYTES and (message := source.take(self._store)) is not None:
+            size += message.size
             message.queue = target
             message.position = self.next_position()
             self._store.put(message)
@@ -344,10 +359,17 @@ class Broker(Dispatch):
         queue = self.queue(name)
         queue.configure(settings)
         self._store.save_queue(queue)
+        self.keys.reconsider(queue)
         self.room.came()
         self.distribute(queue)
         self.forget_if_unused(queue)
         return queue
+
+    def forget_keys(self, name: str) -> None:
+        """What was sent to a queue until now and is not in it may be sent again, whatever its key."""
+        queue = self.queues.get(name)
+        if queue is not None:
+            self.keys.forget(queue, self._next - 1)
 
     def pause(self, name: str, what: int = DELIVERIES) -> None:
         """

@@ -74,7 +74,7 @@ class Channel:
         try:
             if synced:
                 broker.receipts.check()
-            if extra is not None and extra.key and (found := broker.find(queue, extra.key)):
+            if extra is not None and extra.key and (found := self._find(queue, extra.key, producer, sequence)):
                 self._answer_send(tag, broker.message_id(found), found, synced, True)
                 return
             message = broker.publish(queue, body, ttl, 0, extra, producer, sequence)
@@ -84,6 +84,14 @@ class Channel:
         if tag is not None:
             message.id = broker.message_id(message.number)
             self._answer_send(tag, message.id, message.number, synced, False)
+
+    def _find(self, queue: str, key: str, producer: Producer | None, sequence: int) -> int:
+        """Rule 17: the number of the message of which a send is a duplicate by its key, 0 if it is none."""
+        found = self.broker.find(queue, key)
+        if found and producer is not None:
+            # It has its answer: a retry of it is a duplicate also when the key is free again.
+            self.broker.producers.accepted(producer, sequence)
+        return found
 
     def refuse(self, tag: bytes | None, error: PHPMQError) -> None:
         """A send of that tag is not carried out."""

@@ -18,6 +18,7 @@ class DeadLetters:
     Rule 15: the dead messages of all queues, also of queues that are gone.
 
     @ivar totals: how many there are by queue, and the bytes that they take
+    @ivar all: how many there are
     @ivar buried: reason -> how many died of it; never falls
     """
 
@@ -25,6 +26,7 @@ class DeadLetters:
         self._broker = broker
         self._store = store
         self.totals: dict[str, tuple[int, int]] = store.dead_totals()
+        self.all = sum(count for count, _ in self.totals.values())
         self.buried: dict[str, int] = {}
 
     def count(self, queue: str) -> int:
@@ -51,6 +53,7 @@ class DeadLetters:
         broker.forget_if_unused(queue)  # type: ignore[arg-type]
 
     def _note(self, queue: str, count: int, size: int) -> None:
+        self.all += count
         before = self.totals.get(queue, (0, 0))
         now = before[0] + count, before[1] + size
         if now[0]:
@@ -81,9 +84,13 @@ class DeadLetters:
                 break
         return found
 
-    def find(self, queue: str, number: int) -> DeadMessage | None:
-        """A queue's dead letter of that number."""
-        dead = self._store.get_dead(number)
+    def find(self, queue: str, number: int, preview: int | None = None) -> DeadMessage | None:
+        """
+        A queue's dead letter of that number.
+
+        @param preview: how many bytes of its body; None for all
+        """
+        dead = self._store.get_dead(number, preview)
         return dead if dead is not None and dead.queue == queue else None
 
     def replay(self, letters: list[DeadMessage], target: str) -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: How many messages a dispatch delivers, or a sweep or a purge looks at, before others get their turn.
 STEP = 2000
 
+# So many who waited for room are told in a dispatch: each goes on with what it has read already.
+_TOLD = 200
+
 # Waits are counted in milliseconds, up to 37 hours.
 _WAIT_UNIT, _WAIT_BUCKETS = 0.001, 28
 
@@ -30,6 +33,7 @@ class Dispatch(ABC):
     C{wake} is called when there is something to dispatch.
 
     @ivar now: the time of this turn, milliseconds since the epoch
+    @ivar tells: how many who wait for room this dispatch may still tell, if they send no more than L{STEP} messages
     @ivar wake: called, perhaps often, when L{dispatch} should be called soon
     @ivar waits: how long messages waited from their acceptance until they were delivered for the first time
     """
@@ -48,6 +52,7 @@ class Dispatch(ABC):
         "delivered",
         "now",
         "redelivered",
+        "tells",
         "waits",
         "wake",
     )
@@ -61,6 +66,7 @@ class Dispatch(ABC):
         self._in_turn = self._dispatching = self._stopped = False
         self._due: deque[Queue] = deque()
         self._budget = 0  # deliveries that this dispatch may still make
+        self.tells = 0
         self._touched: list[Channel] = []
         self.delivered = self.redelivered = 0
         self.waits = Durations(_WAIT_UNIT, _WAIT_BUCKETS)
@@ -91,21 +97,22 @@ class Dispatch(ABC):
         self.begin()
         self._dispatching = True
         self._budget = STEP
+        self.tells = _TOLD
         try:
             while (self._due and self._budget > 0) or self._touched:
                 self._distribute_due()
                 self._flush_touched()
                 self.announce_room()
             more = self.purge()
-            self.announce_room()
+            more = self.announce_room() or more
         finally:
             self._dispatching = self._in_turn = False
         if self._due or more:
             self.wake()
 
     @abstractmethod
-    def announce_room(self) -> None:
-        """Tell those whose sends wait that there is room, if there is."""
+    def announce_room(self) -> bool:
+        """Tell those whose sends wait that there is room, if there is; true if there are more of them."""
 
     @abstractmethod
     def purge(self) -> bool:

@@ -18,7 +18,7 @@ class Producer:
     """
     Rule 17b: a client that keeps its name across its connections and numbers its sends.
 
-    @ivar number: the highest number accepted from it; -1 before the first
+    @ivar number: the highest number accepted from it, or found to be a duplicate by its key; -1 before the first
     @ivar used: when that was, milliseconds since the epoch
     @ivar channel: its conversation; None while it is not connected
     """
@@ -64,7 +64,10 @@ class Producers:
         return producer
 
     def accepted(self, producer: Producer, number: int) -> None:
-        """A send of that number is accepted; the store keeps the number together with the message that is added next."""
+        """
+        A send of that number is accepted, or a duplicate by its key. The store keeps the number together with the message that is added
+        next, or with what it has then.
+        """
         producer.number, producer.used = number, self._broker.now
         self._store.save_producer(producer.name, number, producer.used)
 

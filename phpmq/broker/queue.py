@@ -32,6 +32,7 @@ class Queue(QueueRecord):
     @ivar consumers: who is interested
     @ivar idle: consumers with room, the one that has waited longest first; some may have none any more
     @ivar in_flight: how many messages were delivered and not settled
+    @ivar keys: how many keys it remembers
     @ivar delayed: how many messages are not ready yet
     @ivar ready_size: bytes of the messages that wait, also of the delayed ones
     @ivar due: whether the broker has it on its list of queues to look at
@@ -52,12 +53,13 @@ class Queue(QueueRecord):
         "due",
         "idle",
         "in_flight",
+        "keys",
         "ready_size",
         "received",
     )
 
     def __init__(self, record: QueueRecord, ready: int = 0, ready_size: int = 0, delayed: int = 0) -> None:
-        super().__init__(record.number, record.name, record.revision, record.flushed, record.paused, record.settings)
+        super().__init__(record.number, record.name, record.revision, record.flushed, record.paused, record.settings, record.forgotten)
         self.bounded = False
         self.configure(record.settings)
         self.received = self.delivered = self.acknowledged = 0
@@ -69,7 +71,7 @@ class Queue(QueueRecord):
         self.ready_size = ready_size
         self.consumers: set[Consumer] = set()
         self.idle: deque[Consumer] = deque()
-        self.in_flight = 0
+        self.in_flight = self.keys = 0
         self.due = False
 
     @property
@@ -80,7 +82,7 @@ class Queue(QueueRecord):
     @property
     def unused(self) -> bool:
         """Rule 1: whether nobody would notice if the queue went away."""
-        kept = self.paused or self.settings is not DEFAULT_SETTINGS
+        kept = self.paused or self.keys or self.settings is not DEFAULT_SETTINGS
         return not (self.consumers or self.ahead or self.behind or self.delayed or self.in_flight or kept)
 
     def configure(self, settings: QueueSettings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
+from phpmq.broker.dispatch import STEP
 from phpmq.errors import MemoryFull
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class Room:
         if self._waiting.pop(channel, channel) is None:
             self._may_try[channel] = None
 
-    def announce(self) -> None:
-        """Tell those who wait, if there is room."""
+    def announce(self) -> bool:
+        """Tell those who wait, if there is room, no more of them than the dispatch may; true if there are more."""
         if self.full and self._broker.used < self._broker.memory_limit * _AGAIN:
             self.full = False
             self.came()
@@ -78,8 +79,12 @@ class Room:
                 del self._queues[queue]
             if roomy:
                 self.came()
-        while self._may_try:
+        broker = self._broker
+        most = broker.received + STEP
+        while self._may_try and broker.tells > 0 and broker.received < most:
             # One at a time: what one does may be the end of another.
             channel = next(iter(self._may_try))
             del self._may_try[channel]
+            broker.tells -= 1
             channel.peer.room()
+        return bool(self._may_try)

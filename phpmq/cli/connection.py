@@ -40,8 +40,6 @@ def endpoint(reactor: Any, server: str) -> IStreamClientEndpoint:
     """
     try:
         return clientFromString(reactor, server)  # type: ignore[no-any-return]
-    except (NotImplementedError, NameError) as error:  # what Twisted has to say about it differs
-        raise Failed(f"cannot use {server}: TLS needs pip install 'phpmq[tls]'") from error
     except (ValueError, TypeError, LookupError) as error:
         match = _HOST_AND_PORT.fullmatch(server)
         if match is None or not str(error).startswith("Unknown endpoint type"):

@@ -208,8 +208,9 @@ class StoreFile:
                 for keys in "gone", "changed":
                     run(f"DELETE FROM extra WHERE number IN delta.{keys}")
                 run("INSERT OR REPLACE INTO main.extra SELECT * FROM delta.extra")
+            run("DELETE FROM key WHERE number IN delta.gone_key")
             run("DELETE FROM producer WHERE name IN (SELECT name FROM delta.gone_producer)")
-            for table in "message", "dead", "queue", "producer", "meta":
+            for table in "message", "dead", "key", "queue", "producer", "meta":
                 if table == "queue":
                     run("DELETE FROM queue WHERE number IN delta.gone_queue")
                     if delta.keeps_flushed:

@@ -8,7 +8,8 @@ import platform
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.measures import FULL, PARTS, QUICK, Row
+from tests.benchmarks.measures import PARTS
+from tests.benchmarks.table import FULL, QUICK, Row
 
 
 def _print(row: Row) -> None:

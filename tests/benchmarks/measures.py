@@ -3,114 +3,24 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import median
 
 from tests.benchmarks import load
 from tests.benchmarks.brokers import PEERS, Broker, Phpmq, Redis
+from tests.benchmarks.core import core
+from tests.benchmarks.doors import metrics, operators
 from tests.benchmarks.order import Order
-from tests.benchmarks.scraped import ScrapedPhpmq
+from tests.benchmarks.stalls import stalls
 from tests.benchmarks.synced import SYNCED_PEERS, RabbitMQ, SyncedBeanstalkd, SyncedPhpmq
-
-#: Seconds that the reactor may stand still.
-LONGEST_STALL = 0.05
-
-
-@dataclass(frozen=True)
-class Scale:
-    """
-    How much is sent.
-
-    @ivar speed: messages of an end-to-end run
-    @ivar rounds: runs of each broker, interleaved; the medians count
-    @ivar backlog: messages that wait
-    @ivar queues: queues that others of them wait in
-    @ivar connections: idle connections
-    @ivar scraped: queues of a server whose metrics are scraped
-    """
-
-    speed: int = 200_000
-    rounds: int = 3
-    backlog: int = 1_000_000
-    queues: int = 1000
-    connections: int = 10_000
-    scraped: int = 10_000
-
-
-FULL = Scale()
-QUICK = Scale(speed=50_000, rounds=1, backlog=100_000, queues=100, connections=1000, scraped=1000)
-
-
-@dataclass(frozen=True)
-class Row:
-    """
-    A line of the table.
-
-    @ivar target: what the figure is to be, if anything
-    @ivar met: whether it is
-    """
-
-    measure: str
-    figure: str
-    target: str = ""
-    met: bool = True
-
-
-@contextmanager
-def beside(work: Callable[[], object]) -> Iterator[None]:
-    """Have work done by a process of its own meanwhile."""
-    process = multiprocessing.get_context("fork").Process(target=work, daemon=True)
-    process.start()
-    try:
-        yield
-        process.join(60)
-    finally:
-        process.kill()
-        process.join()
-
-
-def timed(work: Callable[[], object]) -> float:
-    """How many seconds it took."""
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
-
-
-def end_to_end(broker: Broker, count: int) -> float:
-    """Messages a second with a sender and a consumer at work at the same time."""
-    with beside(partial(broker.send, count)):
-        return count / timed(partial(broker.consume, count))
-
-
-def _interleaved(brokers: list[Broker], scale: Scale) -> list[float]:
-    """Each broker's median rate; a run of one follows a run of another, so that they share the machine's moods."""
-    for broker in brokers:
-        end_to_end(broker, scale.speed // 10)
-    rounds = [[end_to_end(broker, scale.speed) for broker in brokers] for _ in range(scale.rounds)]
-    return [median(rates) for rates in zip(*rounds, strict=True)]
-
-
-def _rate(rate: float) -> str:
-    return f"{rate:,.0f} /s"
-
-
-def _ratio(measure: str, figure: float, least: float) -> Row:
-    return Row(measure, f"{figure:.2f}", f">= {least:g}", figure >= least)
-
-
-def _stall(server: Phpmq, what: str) -> Row:
-    stall, busy = server.stall()
-    figure = f"{stall * 1000:.0f} ms ({busy * 1000:.0f} ms at work)"
-    return Row(f"longest reactor stall, {what}", figure, f"<= {LONGEST_STALL * 1000:.0f} ms", stall <= LONGEST_STALL)
+from tests.benchmarks.table import Row, Scale, at_least, end_to_end, interleaved, per_second, settled, stall, timed
 
 
 def speed(directory: Path, scale: Scale) -> Iterator[Row]:
@@ -124,16 +34,16 @@ def speed(directory: Path, scale: Scale) -> Iterator[Row]:
         peers = [stack.enter_context(peer(directory)) for peer in PEERS if peer.installed()]
         server.stall()
         before = server.busy
-        own, *rates = _interleaved([server, *peers], scale)
+        own, *rates = interleaved([server, *peers], scale)
         cost = (server.busy - before) / (scale.speed * scale.rounds + scale.speed // 10)
-        yield Row("end to end, phpmq", f"{_rate(own)}, {cost * 1e6:.1f} us of processor each")
+        yield Row("end to end, phpmq", f"{per_second(own)}, {cost * 1e6:.1f} us of processor each")
         for peer, rate in zip(peers, rates, strict=True):
-            yield Row(f"end to end, {peer.name}", _rate(rate))
+            yield Row(f"end to end, {peer.name}", per_second(rate))
         for peer, rate in zip(peers, rates, strict=True):
             measure = f"phpmq / {peer.name}"
-            yield _ratio(measure, own / rate, 1.5) if isinstance(peer, Redis) else Row(measure, f"{own / rate:.2f}")
+            yield at_least(measure, own / rate, 1.5) if isinstance(peer, Redis) else Row(measure, f"{own / rate:.2f}")
         yield from (Row(f"end to end, {peer.name}", "skipped: not installed") for peer in PEERS if not peer.installed())
-        yield _stall(server, "end to end")
+        yield stall(server, "end to end")
 
 
 def backlog(directory: Path, scale: Scale) -> Iterator[Row]:
@@ -144,41 +54,29 @@ def backlog(directory: Path, scale: Scale) -> Iterator[Row]:
         if Redis.installed():
             with Redis(directory) as redis:
                 base = median(end_to_end(redis, scale.speed) for _ in range(scale.rounds))
-            yield Row("end to end, Redis Streams", _rate(base))
+            yield Row("end to end, Redis Streams", per_second(base))
         for what, work, target in ("fill", server.send, 200 / 90), ("drain", server.consume, 150 / 90):
             server.stall()
             rate = scale.backlog / timed(partial(work, scale.backlog))
-            yield Row(f"{what} of {scale.backlog:,}", _rate(rate))
+            yield Row(f"{what} of {scale.backlog:,}", per_second(rate))
             if base:
-                yield _ratio(f"{what} / Redis Streams end to end", rate / base, round(target, 2))
-            yield _stall(server, what)
-
-
-def _settled(server: Phpmq) -> int:
-    """The server's memory once it does not change any more."""
-    before, now = 0, server.memory
-    for _ in range(60):
-        before, busy = now, server.busy
-        time.sleep(0.5)
-        now = server.memory
-        if now == before and server.busy - busy < 0.1:
-            break
-    return now
+                yield at_least(f"{what} / Redis Streams end to end", rate / base, round(target, 2))
+            yield stall(server, what)
 
 
 def memory(directory: Path, scale: Scale) -> Iterator[Row]:
     """What a waiting message takes, and how long a start with them takes."""
     count = scale.backlog
     with Phpmq(directory) as server:
-        bare = _settled(server)
+        bare = settled(server)
         server.send(count)
-        each = (_settled(server) - bare) / count
+        each = (settled(server) - bare) / count
         yield Row(f"memory per waiting {load.SIZE}-byte message", f"{each:.0f} bytes", "<= 200 bytes", each <= 200)
         stop = timed(partial(server.__exit__, None, None, None))
         yield Row(f"stop with {count:,} messages", f"{stop:.1f} s", "<= 10 s", stop <= 10)
         start = timed(server.__enter__)
         yield Row(f"start with {count:,} messages, until it answers", f"{start:.1f} s", "<= 5 s", start <= 5)
-        each = (_settled(server) - bare) / count
+        each = (settled(server) - bare) / count
         yield Row("memory per waiting message after the start", f"{each:.0f} bytes")
 
 
@@ -188,7 +86,7 @@ def connections(directory: Path, scale: Scale) -> Iterator[Row]:
     count = scale.connections if hard == resource.RLIM_INFINITY else min(scale.connections, hard - 200)
     resource.setrlimit(resource.RLIMIT_NOFILE, (count + 200, hard))
     with Phpmq(directory) as server, ExitStack() as stack:
-        bare = _settled(server)
+        bare = settled(server)
         descriptors = Path(f"/proc/{server.process.pid}/fd")
         for number in range(1, count + 1):
             stack.enter_context(load.connect(server.port))
@@ -197,7 +95,7 @@ def connections(directory: Path, scale: Scale) -> Iterator[Row]:
                 time.sleep(0.005)
         while len(list(descriptors.iterdir())) < count:
             time.sleep(0.1)
-        taken = (_settled(server) - bare) / 1e6
+        taken = (settled(server) - bare) / 1e6
         yield Row(f"memory of {count:,} idle connections", f"{taken:.1f} MB", f"< {count * 6 / 1000:g} MB", taken < count * 6 / 1000)
 
 
@@ -208,50 +106,13 @@ def queues(directory: Path, scale: Scale) -> Iterator[Row]:
     crowded.mkdir()
     with Phpmq(empty) as alone, Phpmq(crowded) as beset:
         beset.send_to_many(scale.backlog, scale.queues)
-        _settled(beset)
+        settled(beset)
         beset.stall()
-        without, with_others = _interleaved([alone, beset], scale)
-        yield Row("end to end, empty server", _rate(without))
-        yield Row(f"end to end, {scale.backlog:,} others in {scale.queues:,} queues", _rate(with_others))
-        yield _ratio("the latter / the former", with_others / without, 0.8)
-        yield _stall(beset, "with others waiting")
-
-
-def metrics(directory: Path, scale: Scale) -> Iterator[Row]:
-    """Scrapes of a server with many queues, alone and beside traffic, and what they cost that."""
-    forms: dict[str, dict[str, str]] = {
-        "text": {},
-        "text, gzip": {"accept_encoding": "gzip"},
-        "OpenMetrics, gzip": {"accept": "application/openmetrics-text", "accept_encoding": "gzip"},
-    }
-    with ScrapedPhpmq(directory) as server:
-        server.send_to_many(scale.scraped * 10, scale.scraped)
-        _settled(server)
-        for form, headers in forms.items():
-            server.stall()
-            before = server.busy
-            scrapes = [server.scrape(**headers) for _ in range(10)]
-            longest = max(seconds for seconds, _ in scrapes)
-            figure = f"{longest:.3f} s at most, {scrapes[0][1] / 1000:.0f} kB, {(server.busy - before) * 100:.0f} ms of processor each"
-            yield Row(f"scrape, {scale.scraped:,} queues, {form}", figure, "<= 1 s", longest <= 1)
-            yield _stall(server, form)
-        alone = median(end_to_end(server, scale.speed) for _ in range(scale.rounds))
-        yield Row("end to end, not scraped", _rate(alone))
-        yield _stall(server, "end to end, not scraped")
-        count = scale.speed * scale.rounds
-        scrapes = []
-
-        def traffic() -> None:
-            with beside(partial(server.send, count)), beside(partial(server.consume, count)):
-                for _ in range(max(1, int(count / alone))):
-                    scrapes.append(server.scrape(accept_encoding="gzip"))
-                    time.sleep(1)
-
-        scraped = count / timed(traffic)
-        longest = max(seconds for seconds, _ in scrapes)
-        yield Row("end to end, scraped every second", _rate(scraped))
-        yield Row("scrape beside that, at most", f"{longest:.3f} s", "<= 1 s", longest <= 1)
-        yield _stall(server, "end to end, scraped")
+        without, with_others = interleaved([alone, beset], scale)
+        yield Row("end to end, empty server", per_second(without))
+        yield Row(f"end to end, {scale.backlog:,} others in {scale.queues:,} queues", per_second(with_others))
+        yield at_least("the latter / the former", with_others / without, 0.8)
+        yield stall(beset, "with others waiting")
 
 
 def order(directory: Path, scale: Scale) -> Iterator[Row]:
@@ -274,13 +135,13 @@ def synced(directory: Path, scale: Scale) -> Iterator[Row]:
             [count / timed(partial(broker.send, count)) for broker, count in zip(brokers, counts, strict=True)] for _ in range(scale.rounds)
         ]
         own, *rates = (median(each) for each in zip(*rounds, strict=True))
-        yield Row("synced sends, phpmq", _rate(own), ">= 60,000 /s", own >= 60_000)
+        yield Row("synced sends, phpmq", per_second(own), ">= 60,000 /s", own >= 60_000)
         least = {RabbitMQ: 1.5, SyncedBeanstalkd: 5.0}
         for peer, rate in zip(peers, rates, strict=True):
-            yield Row(f"synced sends, {peer.name}", _rate(rate))
+            yield Row(f"synced sends, {peer.name}", per_second(rate))
             ratio, wanted = own / rate, least.get(type(peer), 0.0)
             measure = f"phpmq / {peer.name}"
-            yield _ratio(measure, ratio, wanted) if wanted else Row(measure, f"{ratio:.2f}")
+            yield at_least(measure, ratio, wanted) if wanted else Row(measure, f"{ratio:.2f}")
         yield from (Row(f"synced sends, {peer.name}", "skipped: not installed") for peer in SYNCED_PEERS if not peer.installed())
 
 
@@ -294,10 +155,10 @@ def clients(directory: Path, scale: Scale) -> Iterator[Row]:
                 for what in ("send", "consume") if level == "stored" else ("send",):
                     rate = median(run[what] for run in runs)
                     measure = f"{name} client, sends, {level}" if what == "send" else f"{name} client, deliveries with acknowledgements"
-                    yield Row(measure, _rate(rate), f">= {least:,} /s", rate >= least)
+                    yield Row(measure, per_second(rate), f">= {least:,} /s", rate >= least)
 
 
 #: name -> part, in the order in which they run.
 PARTS: dict[str, Callable[[Path, Scale], Iterator[Row]]] = {
-    part.__name__: part for part in (speed, backlog, synced, clients, memory, connections, queues, metrics, order)
+    part.__name__: part for part in (core, speed, backlog, synced, clients, memory, connections, queues, metrics, operators, stalls, order)
 }

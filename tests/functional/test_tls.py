@@ -105,10 +105,10 @@ class TLSTests(SynchronousTestCase):
             time.sleep(0.05)
         self.assertLess(dripped * 0.05, 4)
         self.assertTrue(all(client.hung_up() for client in (*halves, dripping)))
-        self.assertLess(time.monotonic() - start, 6)
+        self.assertLess(time.monotonic() - start, 9)
         self.assertTrue(all(client.hung_up(15) for client in silent))
         self.assertGreater(time.monotonic() - start, 9)
-        self.assertLess(time.monotonic() - start, 14)
+        self.assertLess(time.monotonic() - start, 25)
         # Its output was bounded by what a delivery of 128 kB or so and the system's buffers take.
         self.assertTrue(stuck.hung_up())
         for client in idle:

@@ -89,6 +89,7 @@ def queue(queue: Mapping[str, Any]) -> list[str]:
         "rates     " + ", ".join(f"{counter} {rate(rates[counter]['1s'])}" for counter in rates),
         "totals    " + ", ".join(f"{counter} {number:,}" for counter, number in queue["totals"].items()),
         f"clients   {several(queue['consumers'], 'consumer')}",
+        *([f"keys      {count(queue['keys'])} remembered"] if queue["keys"] else []),
         *([Alarm(f"PAUSED    {stopped}; resume {name(queue['name'])} goes on")] if stopped else []),
     ]
 

@@ -13,8 +13,8 @@ from phpmq.admin.console.monitor import View
 from phpmq.admin.console.text import Heading, several, table
 from phpmq.errors import NoSuchClient
 
-# So many messages, dead letters, queues and clients are listed at most; a body is shown up to so many bytes, in lists and alone.
-_MESSAGES, _DEAD, _QUEUES, _CLIENTS = 10, 50, 200, 200
+# So many messages, dead letters, queues, clients and consumers are listed at most; a body is shown up to so many bytes, in lists and alone.
+_MESSAGES, _DEAD, _QUEUES, _CLIENTS, _CONSUMERS = 10, 50, 200, 200, 200
 _PREVIEW, _WHOLE = 4 * answers.BODY, 64 * 1024
 
 # How long the lines of help are at most.
@@ -31,9 +31,9 @@ def _help(terminal: Terminal, call: Call) -> Answer:
     return Answer([*lines, "", *hints])
 
 
-def _monitor(terminal: Terminal, call: Call) -> Answer:
+async def _monitor(terminal: Terminal, call: Call) -> Answer:
     queue = call.words[0] if call.words else None
-    terminal.watch(View(queue, *call.size) if call.size else View(queue))
+    await terminal.watch(View(queue, *call.size) if call.size else View(queue))
     return Answer()
 
 
@@ -42,21 +42,25 @@ def _status(terminal: Terminal, call: Call) -> Answer:
     return Answer([*answers.status(status), "", *answers.totals(status)], status)
 
 
-def _show(terminal: Terminal, call: Call) -> Answer:
+async def _show(terminal: Terminal, call: Call) -> Answer:
     admin, (name, *id) = terminal.admin, call.words
     if id:
-        message = admin.message(name, id[0], _WHOLE)
+        message = await admin.message(name, id[0], _WHOLE)
         return Answer(answers.message(message), message)
-    queue = admin.queue(name)
-    found = [
-        message
-        for state in ("in_flight", "ready", "delayed")
-        for message in (admin.messages(name, state, limit=_MESSAGES, preview=_PREVIEW).items if queue[state] else ())
-    ]
+    queue = await admin.queue(name)
+    found: list[dict[str, Any]] = []
+    for state in "in_flight", "ready", "delayed":
+        if queue[state]:
+            found += (await admin.messages(name, state, limit=_MESSAGES, preview=_PREVIEW)).items
     more = queue["in_flight"] + queue["ready"] + queue["delayed"] - len(found)
-    lines = [*answers.queue(queue), *_block(answers.consumers(queue["consuming"])), *_block(answers.settings(queue["settings"]))]
+    lines = [*answers.queue(queue), *_block(_consumers(queue["consuming"])), *_block(answers.settings(queue["settings"]))]
     lines += _block(answers.messages(found, _now(admin)) if found else [])
     return Answer([*lines, *([f"and {several(more, 'more message')}"] if more > 0 else [])], {**queue, "messages": found})
+
+
+def _consumers(consuming: list[dict[str, Any]]) -> list[str]:
+    more = len(consuming) - _CONSUMERS
+    return [*answers.consumers(consuming[:_CONSUMERS]), *([f"and {several(more, 'more consumer')}"] if more > 0 else [])]
 
 
 def _block(lines: list[str]) -> list[str]:
@@ -67,10 +71,10 @@ def _now(admin: Admin) -> float:
     return admin.broker.now / 1000
 
 
-def _search(terminal: Terminal, call: Call) -> Answer:
+async def _search(terminal: Terminal, call: Call) -> Answer:
     # Only the asterisk means something.
     pattern = call.words[0].replace("[", "[[]").replace("?", "[?]")
-    page = terminal.admin.queues(f"*{pattern}*", limit=_QUEUES)
+    page = await terminal.admin.queues(f"*{pattern}*", limit=_QUEUES)
     lines = answers.queues(page.items) if page.items else [f"no queue matches {answers.name(call.words[0])}"]
     more = [f"and more: these are the first {_QUEUES} by name, a longer pattern finds fewer"] if page.next else []
     return Answer(lines + more, {"items": page.items, "next": page.next})
@@ -85,12 +89,12 @@ def _left(done: dict[str, Any]) -> str:
     return f"; {done['in_flight']:,} in flight left to their consumers, and gone if they come back" if done["in_flight"] else ""
 
 
-def _flush_all(terminal: Terminal, call: Call) -> Answer:
+async def _flush_all(terminal: Terminal, call: Call) -> Answer:
     if call.words != ["yes"]:
         messages = terminal.admin.status()["messages"]
         waiting = several(messages["ready"] + messages["delayed"], "message")
         raise BadCommand(f"this removes all that waits, {waiting} now; if that is what you want, type: flushall yes")
-    done = terminal.admin.flush_all()
+    done = await terminal.admin.flush_all()
     return Answer([f"{several(done['removed'], 'message')} removed from {several(done['queues'], 'queue')}{_left(done)}"], done)
 
 
@@ -109,26 +113,25 @@ def _how_paused(queue: dict[str, Any]) -> str:
     return f"{answers.name(queue['name'])}: {paused + ' paused' if paused else 'nothing is paused'}"
 
 
-def _dead(terminal: Terminal, call: Call) -> Answer:
+async def _dead(terminal: Terminal, call: Call) -> Answer:
     admin = terminal.admin
     if not call.words:
         page = admin.dead(limit=_QUEUES)
         lines = answers.graves(page.items) if page.items else ["there are no dead letters"]
     else:
-        page = admin.messages(call.words[0], "dead", limit=_DEAD, preview=_PREVIEW)
+        page = await admin.messages(call.words[0], "dead", limit=_DEAD, preview=_PREVIEW)
         lines = answers.dead(page.items, _now(admin)) if page.items else [f"{answers.name(call.words[0])} has no dead letters"]
     return Answer([*lines, *(["and more"] if page.next else [])], {"items": page.items, "next": page.next})
 
 
 async def _replay(terminal: Terminal, call: Call) -> Answer:
     name, *target = call.words
-    terminal.admin.messages(name, "dead", limit=1, preview=0)  # An error for a name that nothing has.
     done = await terminal.admin.replay(name, target[0] if target else None)
     return Answer([f"{several(done['replayed'], 'dead letter')} of {answers.name(name)} replayed to {answers.name(done['target'])}"], done)
 
 
-def _clients(terminal: Terminal, call: Call) -> Answer:
-    page = terminal.admin.clients(limit=_CLIENTS)
+async def _clients(terminal: Terminal, call: Call) -> Answer:
+    page = await terminal.admin.clients(limit=_CLIENTS)
     lines = answers.clients(page.items) if page.items else ["nobody is connected"]
     return Answer([*lines, *(["and more"] if page.next else [])], {"items": page.items, "next": page.next})
 
@@ -150,7 +153,7 @@ async def _move(terminal: Terminal, call: Call) -> Answer:
 def _settings(terminal: Terminal, call: Call) -> Answer:
     name, *pairs = call.words
     values = {setting: _value(text) for setting, text in zip(pairs[::2], pairs[1::2], strict=True)}
-    queue = terminal.admin.configure(name, values) if values else terminal.admin.queue(name)
+    queue = terminal.admin.configure(name, values) if values else terminal.admin.numbers(name)
     return Answer(answers.settings(queue["settings"]), {"queue": name, "settings": queue["settings"]})
 
 
@@ -307,7 +310,8 @@ TABLE: dict[str, Command] = {
             "when_full: refuse or drop-oldest\n"
             "max_attempts: dead after so many deliveries, 0 for never\n"
             "lease: seconds that a consumer may hold a message, 0 for no limit\n"
-            "expired: drop, or dead to keep what expires as dead letters",
+            "expired: drop, or dead to keep what expires as dead letters\n"
+            "dedup: seconds that a message's key is known, 0 for while it is there",
             _settings,
             changes=True,
         ),

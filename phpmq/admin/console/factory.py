@@ -14,9 +14,6 @@ from phpmq.admin.admin import Admin
 from phpmq.admin.console.monitor import Screens
 from phpmq.admin.console.protocol import ConsoleProtocol
 
-#: Consoles at a time.
-MAX_CONSOLES = 16
-
 #: Seconds between two looks at what is watched.
 REFRESH = 0.5
 
@@ -30,9 +27,12 @@ class Server(Structure):
 class _Full(Protocol):
     """Turns a client away. A factory that is wrapped, as for TLS, cannot do so by building no protocol."""
 
+    def __init__(self, most: int) -> None:
+        self._most = most
+
     def connectionMade(self) -> None:
         transport: Any = self.transport
-        transport.write(f"error: there are {MAX_CONSOLES} consoles already; close one of them\r\n".encode())
+        transport.write(f"error: there are {self._most} consoles already; close one of them\r\n".encode())
         transport.loseConnection()
 
 
@@ -42,26 +42,36 @@ class ConsoleFactory(Factory):
 
     @ivar server: whose consoles they are
     @ivar clock: the reactor, or a clock in its place
+    @ivar most: how many there may be
     @ivar open: those that are connected
+    @ivar rejected: how many were turned away at the limit
+    @ivar timeouts: kind of deadline -> how many were missed, see L{phpmq.admin.console.protocol.DEADLINES}
     @ivar calls: commands that go on
     @ivar screens: what they watch
     """
 
     noisy = False
 
-    def __init__(self, server: Server, clock: Any) -> None:
+    def __init__(self, server: Server, clock: Any, most: int = 16) -> None:
         self.server = server
         self.clock = clock
+        self.most = most
         self.open: set[ConsoleProtocol] = set()
+        self.rejected = 0
+        self.timeouts: dict[str, int] = {}
         self.calls: set[Deferred[None]] = set()
         self.screens = Screens()
         self._watching: set[ConsoleProtocol] = set()
+        self._drawing = False
         self._refresh = LoopingCall(self._draw)
         self._refresh.clock = clock
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """A console; one that hangs up if there are too many."""
-        return ConsoleProtocol(self) if len(self.open) < MAX_CONSOLES else _Full()
+        if len(self.open) < self.most:
+            return ConsoleProtocol(self)
+        self.rejected += 1
+        return _Full(self.most)
 
     def watch(self, console: ConsoleProtocol) -> None:
         """Refresh what a console watches from here on."""
@@ -82,9 +92,16 @@ class ConsoleFactory(Factory):
         self.open.discard(console)
 
     def _draw(self) -> None:
+        """Refresh all monitors, unless that is still under way since the last time."""
+        if not self._drawing:
+            self._drawing = True
+            Deferred.fromCoroutine(self._draw_all())
+
+    async def _draw_all(self) -> None:
         self.screens.forget()
         for console in list(self._watching):
-            console.refresh()
+            await console.refresh()
+        self._drawing = False
 
     def check(self) -> None:
         """Close consoles that missed their deadlines; to be called about once a second."""

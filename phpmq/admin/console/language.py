@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Protocol
 
 from phpmq.admin.admin import Admin
 from phpmq.admin.console.monitor import LARGEST, SMALLEST, View
+from phpmq.admin.pieces import pieces_of
 from phpmq.errors import AdminError, BadName, NoSuchClient, NoSuchMessage, NoSuchQueue, PHPMQError
 
 
@@ -31,7 +31,7 @@ class Terminal(Protocol):
     def admin(self) -> Admin:
         """The server."""
 
-    def watch(self, view: View) -> None:
+    async def watch(self, view: View) -> None:
         """Show a monitor."""
 
     def clear(self) -> None:
@@ -195,6 +195,6 @@ def complaint(error: PHPMQError) -> str:
     return f"error: {error}" + (f"; {hint}" if hint else "")
 
 
-def to_json(data: Any) -> str:
-    """Data as JSON in a line of printable ASCII."""
-    return json.dumps(data, separators=(",", ":")).replace("\x7f", "\\u007f")
+def json_pieces(data: Mapping[str, Any]) -> Iterator[str]:
+    """Data as JSON in a line of printable ASCII, in pieces."""
+    return (piece.decode("ascii").replace("\x7f", "\\u007f") for piece in pieces_of(data))

@@ -54,18 +54,18 @@ class Screens:
         self._drawn.clear()
         self._status = None
 
-    def draw(self, admin: Admin, view: View) -> list[str]:
+    async def draw(self, admin: Admin, view: View) -> list[str]:
         """The lines of a screen, none longer and no more than there is room for."""
         lines = self._drawn.get(view)
         if lines is None:
-            whole = self._overview(admin, view) if view.queue is None else _queue(admin, view.queue, view)
+            whole = await (self._overview(admin, view) if view.queue is None else _queue(admin, view.queue, view))
             lines = self._drawn[view] = [type(line)(cut(printable(line), view.columns)) for line in whole]
         return lines
 
-    def _overview(self, admin: Admin, view: View) -> list[str]:
-        status = self._ask(admin, view.rows)
+    async def _overview(self, admin: Admin, view: View) -> list[str]:
+        status, largest = await self._ask(admin, view.rows)
         lines = [*answers.status(status), ""]
-        largest = self._largest[: max(1, view.rows - len(lines) - 2)]
+        largest = largest[: max(1, view.rows - len(lines) - 2)]
         # In an order that does not change while somebody reads.
         shown = sorted(largest, key=lambda queue: str(queue["name"]))
         most = max((_waiting(queue) + queue["in_flight"] for queue in shown), default=0)
@@ -74,13 +74,13 @@ class Screens:
         hidden = status["queues"] - len(shown)
         return [*lines, f"{several(hidden, 'smaller queue')}. {_HINT}" if hidden > 0 else _HINT]
 
-    def _ask(self, admin: Admin, rows: int) -> dict[str, Any]:
-        """The server's numbers, with the largest queues for a screen of so many rows beside them."""
+    async def _ask(self, admin: Admin, rows: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The server's numbers, with the largest queues for a screen of so many rows."""
         if self._status is None or rows > self._rows:
             self._rows = max(rows, self._rows)
+            self._largest = (await admin.queues(sort="-messages", limit=self._rows)).items
             self._status = admin.status()
-            self._largest = admin.queues(sort="-messages", limit=self._rows).items
-        return self._status
+        return self._status, self._largest
 
 
 def _waiting(queue: Mapping[str, Any]) -> int:
@@ -110,9 +110,9 @@ def _share(number: int, most: int) -> int:
     return max(1, round(_BAR * number / most)) if number else 0
 
 
-def _queue(admin: Admin, name: str, view: View) -> list[str]:
+async def _queue(admin: Admin, name: str, view: View) -> list[str]:
     try:
-        queue = admin.queue(name)
+        queue = admin.numbers(name)
     except NoSuchQueue:
         gone = f"There is no such queue now: it comes with its first message or consumer. {_HINT}"
         return [Heading(f"queue {answers.name(name)}"), gone]
@@ -124,7 +124,7 @@ def _queue(admin: Admin, name: str, view: View) -> list[str]:
     limits = {"in_flight": most, "ready": room, "delayed": room}
     for state, limit in limits.items():
         if queue[state] and len(found) < limit:
-            found += admin.messages(name, state, limit=limit - len(found), preview=0).items
+            found += (await admin.messages(name, state, limit=limit - len(found), preview=0)).items
     lines += table(answers.PLACES, answers.places(found, admin.broker.now / 1000), _QUEUE)
     hidden = queue["in_flight"] + queue["ready"] + queue["delayed"] - len(found)
     return [*lines, f"{several(hidden, 'more message')}. {_HINT}" if hidden > 0 else _HINT]

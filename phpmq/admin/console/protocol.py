@@ -17,11 +17,11 @@ from phpmq import __version__
 from phpmq.admin.admin import Admin
 from phpmq.admin.console.commands import TABLE
 from phpmq.admin.console.keyboard import MAX_LINE, Key, Keyboard
-from phpmq.admin.console.language import BadCommand, Call, complaint, parse, to_json
+from phpmq.admin.console.language import BadCommand, Call, complaint, json_pieces, parse
 from phpmq.admin.console.monitor import View
 from phpmq.admin.console.telnet import Telnet
 from phpmq.admin.console.text import Alarm, Heading, printable
-from phpmq.errors import PHPMQError
+from phpmq.errors import Draining, PHPMQError
 
 if TYPE_CHECKING:
     from phpmq.admin.console.factory import ConsoleFactory
@@ -31,6 +31,9 @@ IDLE_TIMEOUT = 900.0
 
 #: Seconds that a client may leave what it was sent unread, and that it has to take the rest once its console is closed.
 WRITE_TIMEOUT, CLOSE_TIMEOUT = 60.0, 10.0
+
+#: Deadlines, by what has to happen: something is typed, what was sent is read, or the rest of it at the end.
+DEADLINES = {"idle": IDLE_TIMEOUT, "write": WRITE_TIMEOUT, "close": CLOSE_TIMEOUT}
 
 _PROMPT = "phpmq > "
 
@@ -125,6 +128,7 @@ class ConsoleProtocol(Protocol):
     def abort(self) -> None:
         """Close at once."""
         self._closing = True
+        self.deadline = inf
         transport: Any = self.transport
         transport.abortConnection()
 
@@ -163,16 +167,17 @@ class ConsoleProtocol(Protocol):
 
     def _expect(self) -> None:
         """Begin to wait for what has to happen next."""
-        if self._closing:
-            seconds = CLOSE_TIMEOUT
-        elif self._choked:
-            seconds = WRITE_TIMEOUT
-        else:
-            seconds = IDLE_TIMEOUT if self._view is None and self._call is None else inf
-        self.deadline = self._consoles.clock.seconds() + seconds
+        busy = self._view is not None or self._call is not None
+        self.deadline = self._consoles.clock.seconds() + (inf if busy and self._waits_for == "idle" else DEADLINES[self._waits_for])
+
+    @property
+    def _waits_for(self) -> str:
+        return "close" if self._closing else "write" if self._choked else "idle"
 
     def late(self) -> None:
         """The deadline has passed."""
+        timeouts, kind = self._consoles.timeouts, self._waits_for
+        timeouts[kind] = timeouts.get(kind, 0) + 1
         if self._closing or self._choked:
             self._log.info("the console of {peer} is closed: it does not read", peer=self.peer)
             self.abort()
@@ -248,10 +253,11 @@ class ConsoleProtocol(Protocol):
             if call.command.changes:
                 self._log.info("the console of {peer} says: {line}", peer=self.peer, line=printable(_decode(line)))
             answer = await call.run(self)
-            self._say([to_json(answer.data)] if call.json else answer.lines)
+            self._say([await self._json(answer.data)] if call.json else answer.lines)
         except PHPMQError as error:
             as_json = call is not None and call.json
-            self._say([to_json({"error": error.code, "text": str(error)}) if as_json else Alarm(complaint(error))])
+            told = {"error": error.code, "text": str(error)}
+            self._say([await self._json(told) if as_json else Alarm(complaint(error))])
         except CancelledError:
             self._say([Alarm("error: the server stops, not all of it was done")])
         except Exception:
@@ -259,14 +265,17 @@ class ConsoleProtocol(Protocol):
             self._unwatch()
             self._say([Alarm(_FAILED)])
 
+    async def _json(self, data: Any) -> str:
+        return "".join(await self.admin.slices().each(str, json_pieces(data)))
+
     # What is shown; see Terminal
 
-    def watch(self, view: View) -> None:
+    async def watch(self, view: View) -> None:
         """Show a monitor."""
         self._view = view
         self._drawn = False
         self._consoles.watch(self)
-        self.draw()
+        await self.draw()
 
     def _unwatch(self) -> None:
         if self._view is not None:
@@ -275,11 +284,15 @@ class ConsoleProtocol(Protocol):
             self._say([""])
             self._expect()
 
-    def draw(self) -> None:
+    async def draw(self) -> None:
         """Show how things are now, unless the client has not read yet how they were."""
-        if self._view is None or self._choked or self._closing:
+        view = self._view
+        if view is None or not self._can_draw:
             return
-        lines = [self._styled(line) for line in self._consoles.screens.draw(self.admin, self._view)]
+        whole = await self._consoles.screens.draw(self.admin, view)
+        if self._view is not view or not self._can_draw:
+            return  # Somebody left it meanwhile.
+        lines = [self._styled(line) for line in whole]
         if self.style == "plain":
             self._send("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
             return
@@ -287,10 +300,16 @@ class ConsoleProtocol(Protocol):
         self._drawn = True
         self._send((begin + "\r\n".join(line + _END_OF_LINE for line in lines) + _END_OF_SCREEN).encode())
 
-    def refresh(self) -> None:
+    @property
+    def _can_draw(self) -> bool:
+        return not (self._choked or self._closing)
+
+    async def refresh(self) -> None:
         """Draw again. Catches everything: nobody else's monitor is to suffer from what fails here."""
         try:
-            self.draw()
+            await self.draw()
+        except Draining:
+            pass  # The console is about to be closed.
         except Exception:
             self._log.failure("a monitor of the console failed")
             self._unwatch()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from twisted.internet.interfaces import IPushProducer
@@ -11,6 +10,7 @@ from twisted.web.http import Request
 from zope.interface import implementer
 
 from phpmq.admin import Page
+from phpmq.admin.pieces import PIECE
 
 #: What every answer has. Nothing here is for other sites' pages, for frames, or to be kept by a cache.
 HEADERS = {
@@ -22,39 +22,34 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
-#: Bytes, or characters of a text, that are written or turned into JSON at a time.
-PIECE = 64 * 1024
-
 
 def plain(value: Any) -> Any:
     """What JSON can have of a result."""
     return {"items": value.items, "next": value.next} if isinstance(value, Page) else value
 
 
-def text_of(value: Any) -> bytes:
-    """JSON."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
-
-
 def is_long(value: Any) -> bool:
-    """Whether it is an object with a text that should be turned into JSON in pieces."""
+    """Whether it is an object with a text that should be turned into JSON as the client takes it."""
     return isinstance(value, Mapping) and any(isinstance(member, str) and len(member) > PIECE for member in value.values())
 
 
-def pieces_of(value: Mapping[str, Any]) -> Iterator[bytes]:
-    """The JSON of an object, whose texts may be long."""
-    before = b"{"
-    for name, member in value.items():
-        yield before + text_of(name) + b":"
-        before = b","
-        if isinstance(member, str):
-            yield b'"'
-            for start in range(0, len(member), PIECE):
-                yield text_of(member[start : start + PIECE])[1:-1]
-            yield b'"'
-        else:
-            yield text_of(member)
-    yield b"}\n"
+def has_lists(value: Any) -> bool:
+    """Whether it is an object with lists, which may be long."""
+    return isinstance(value, Mapping) and any(isinstance(member, list) for member in value.values())
+
+
+def grouped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same in pieces that are worth a write each."""
+    group: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        group.append(piece)
+        size += len(piece)
+        if size >= PIECE:
+            yield b"".join(group)
+            group, size = [], 0
+    if group:
+        yield b"".join(group)
 
 
 def slices_of(content: bytes) -> Iterator[bytes]:

@@ -30,6 +30,10 @@ IDLE_TIMEOUT = 60.0
 #: Seconds that a client has to read an answer to a request that is not read to its end.
 LINGER_TIMEOUT = 5.0
 
+#: Why a connection is cut off: a deadline is missed, to begin a request, to go on with it, or to read an answer and all that is left of
+#: it at the end; or too much is sent ahead of the answers, or behind a refusal.
+CUTS = "idle", "request", "write", "close", "ahead", "refused"
+
 # A request counts as making progress when so many bytes of it came, and a client that takes so many a second of an answer reads it.
 _PROGRESS, _SLOWEST_READER = 4096, 16 * 1024
 
@@ -57,6 +61,7 @@ class Channel(HTTPChannel):
         self.held = 0
         self._refused = self._idle = self._choked = self._closing = False
         self._unread = self._ahead = self._progress = 0
+        self._waits_for = "idle"
         self._deadline: IDelayedCall | None = None
         self._next: IDelayedCall | None = None
 
@@ -70,7 +75,11 @@ class Channel(HTTPChannel):
 
     def _await_request(self) -> None:
         self._idle = True
-        self.setTimeout(IDLE_TIMEOUT)
+        self._expect("idle", IDLE_TIMEOUT)
+
+    def _expect(self, what: str, seconds: float) -> None:
+        self._waits_for = what
+        self.setTimeout(seconds)
 
     def dataReceived(self, data: bytes) -> None:
         """Count what comes, so that a client that drips is not taken for one that sends."""
@@ -80,14 +89,14 @@ class Channel(HTTPChannel):
         if self._handlingRequest or self.paused:
             self._ahead += len(data)
             if self._ahead > _AHEAD_BYTES:
-                self.abort()
+                self._cut_off("ahead")
                 return
         else:
             self._progress += len(data)
             if self._idle or self._progress >= _PROGRESS:
                 self._idle = False
                 self._progress = 0
-                self.setTimeout(self.site.request_timeout)
+                self._expect("request", self.site.request_timeout)
         LineReceiver.dataReceived(self, data)
 
     def lineReceived(self, line: bytes) -> None:
@@ -176,18 +185,18 @@ class Channel(HTTPChannel):
         half = getattr(transport, "loseWriteConnection", None)
         if not self._refused or half is None or ISSLTransport.providedBy(transport):
             super().loseConnection()
-            self.setTimeout(self.site.write_timeout)
+            self._expect("write", self.site.write_timeout)
         else:
             # Closing with something unread resets the connection, and the client would lose the answer.
             transport.unregisterProducer()
             half()
             transport.resumeProducing()
-            self.setTimeout(LINGER_TIMEOUT)
+            self._expect("close", LINGER_TIMEOUT)
 
     def _discard(self, data: bytes) -> None:
         self._unread += len(data)
         if self._unread > _LINGER_BYTES:
-            self.abort()
+            self._cut_off("refused")
 
     def abort(self) -> None:
         """Close at once."""
@@ -196,6 +205,10 @@ class Channel(HTTPChannel):
 
     def timeoutConnection(self) -> None:
         """A request, or the next one, takes too long."""
+        self._cut_off(self._waits_for)
+
+    def _cut_off(self, why: str) -> None:
+        self.site.cut_off[why] = self.site.cut_off.get(why, 0) + 1
         self.abort()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -236,7 +249,7 @@ class Channel(HTTPChannel):
     def pauseProducing(self) -> None:
         """The client reads slowly, and not for ever."""
         self._choked = True
-        self._deadline = self._deadline or self.site.reactor.callLater(self.site.write_timeout, self.abort)
+        self._deadline = self._deadline or self.site.reactor.callLater(self.site.write_timeout, self._cut_off, "write")
         super().pauseProducing()
 
     def resumeProducing(self) -> None:

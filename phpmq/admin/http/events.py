@@ -11,14 +11,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from phpmq.admin import Admin
-from phpmq.admin.http.answers import text_of
 from phpmq.admin.http.problems import Problem
+from phpmq.admin.pieces import text_of
 
 if TYPE_CHECKING:
     from phpmq.admin.http.request import Request
 
-#: The most clients that may read events at a time.
-MAX_READERS = 100
+# The part of all connections that may be readers of events: others get in as well.
+_SHARE = 0.4
 
 #: Seconds between two statuses, and how many of them there are between two comments that keep a proxy from hanging up.
 INTERVAL, _HEARTBEAT = 1.0, 15
@@ -79,12 +79,17 @@ class Events:
     Tells all readers the same: what a second's status costs does not depend on how many they are.
 
     @ivar readers: who reads
+    @ivar most: how many may do so at a time
     """
 
     _log = Logger()
 
-    def __init__(self, admin: Admin, reactor: Any) -> None:
+    def __init__(self, admin: Admin, reactor: Any, connections: int) -> None:
+        """
+        @param connections: how many there may be
+        """
         self._admin = admin
+        self.most = max(1, int(connections * _SHARE))
         self.readers: dict[Reader, None] = {}
         self._alarms: dict[str, str] = {}
         self._told = 0
@@ -103,8 +108,8 @@ class Events:
             request.write(b"")
             request.finish()
             return
-        if len(self.readers) >= MAX_READERS:
-            raise Problem("too-many-readers", f"{MAX_READERS} clients read the events already")
+        if len(self.readers) >= self.most:
+            raise Problem("too-many-readers", f"{self.most} clients read the events already")
         reader = Reader(request, self)
         if not self._loop.running:
             self._alarms = self._now()

@@ -104,7 +104,10 @@ async def _decoded(admin: Admin, text: str) -> bytes:
             parts.append(b64decode(text[start : start + _STEP], validate=True))
         except (Error, ValueError):
             raise BadSetting("body_base64 is no base64") from None
-    return b"".join(parts)
+    content = b"".join(parts)
+    if len(content) > _STEP:
+        await admin.breathe()  # To store it takes as long again.
+    return content
 
 
 def configure(admin: Admin, name: str, **settings: Any) -> Answer:

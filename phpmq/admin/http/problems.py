@@ -18,9 +18,9 @@ CODES: dict[str, tuple[int, str]] = {
     "no-such-client": (404, "there is no client of that number"),
     "queue-full": (409, "the queue takes no sends now: it is full, or paused for sends"),
     "too-large": (413, "a request's body, a message's body, a key or headers are longer than their limit"),
-    "memory-full": (503, "the memory limit is reached"),
+    "memory-full": (503, "the memory limit is reached, or that of keys"),
     "disk-failing": (503, "the store's file cannot be written, so a synced send is refused"),
-    "draining": (503, "the server is about to stop: it changes nothing any more"),
+    "draining": (503, "the server is about to stop: it changes nothing any more, and leaves unfinished what takes long"),
     "internal": (500, "an error of the server; its log has more"),
     # What only HTTP knows.
     "bad-request": (400, "no HTTP that the server understands, or a body that is no JSON object"),

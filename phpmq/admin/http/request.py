@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
 from inspect import isawaitable
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -12,12 +13,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 from twisted.web import http
 
-from phpmq.admin.http.answers import HEADERS, PIECE, Pieces, is_long, pieces_of, plain, slices_of, text_of
+from phpmq.admin.http.answers import HEADERS, Pieces, grouped, has_lists, is_long, plain, slices_of
 from phpmq.admin.http.flat import Reader
 from phpmq.admin.http.headers import accepts, is_json, path_parts, target
 from phpmq.admin.http.operations import BODY_LIMIT, Answer, Operation
 from phpmq.admin.http.problems import Problem, problem_of
 from phpmq.admin.http.schemas import check, parse
+from phpmq.admin.pieces import PIECE, pieces_of, text_of
 from phpmq.errors import BadSetting, PHPMQError
 
 if TYPE_CHECKING:
@@ -201,7 +203,7 @@ class Request(http.Request):
             if isawaitable(result):
                 result = await result
             answer = result if isinstance(result, Answer) else Answer(200, plain(result))
-            self.answer(answer.status, answer.value, operation.media, answer.headers)
+            await self._answer(answer)
         except CancelledError:
             pass  # The client is gone.
         except Problem as problem:
@@ -215,15 +217,25 @@ class Request(http.Request):
     def refuse(self, problem: Problem) -> None:
         """Answer with an error."""
         if not self.startedWriting:
-            self.answer(problem.status, problem.document(), "application/problem+json", problem.headers)
+            problems = self._site.problems
+            problems[problem.code] = problems.get(problem.code, 0) + 1
+            content = text_of(problem.document()) + b"\n"
+            self.answer_bytes(problem.status, content, "application/problem+json", problem.headers)
 
-    def answer(self, status: int, value: Any, media: str, headers: Mapping[str, str] | None = None) -> None:
-        """Answer with JSON."""
+    async def _answer(self, answer: Answer) -> None:
+        """Answer with a result, which may be large."""
+        value, media = answer.value, self._operation.media
         if is_long(value):
-            self.begin(status, media, headers)
-            self._write(pieces_of(value))
+            self.begin(answer.status, media, answer.headers)
+            self._write(grouped(chain(pieces_of(value), (b"\n",))))
+            return
+        pieces = await self._site.admin.slices().each(bytes, pieces_of(value)) if has_lists(value) else [text_of(value)]
+        pieces.append(b"\n")
+        if (size := sum(map(len, pieces))) > PIECE:
+            self.begin(answer.status, media, {**answer.headers, "Content-Length": str(size)})
+            self._write(grouped(pieces))
         else:
-            self.answer_bytes(status, text_of(value) + b"\n", media, headers)
+            self.answer_bytes(answer.status, b"".join(pieces), media, answer.headers)
 
     def answer_bytes(self, status: int, content: bytes, media: str, headers: Mapping[str, str] | None = None) -> None:
         """Answer with what is ready."""

@@ -9,6 +9,8 @@ from phpmq.admin.http.schemas import IDS, LIMIT, MESSAGE, NAME, PATTERN, PLACE, 
 
 _PAGE = {"limit": LIMIT, "after": PLACE}
 _NO_QUEUE = ("no-such-queue",)
+# What takes several turns of a server that has a lot is not finished while it stops, even if it only looks.
+_TURNS = ("draining",)
 _FULL = ("queue-full", "memory-full", "disk-failing", "not-allowed", "too-large", "bad-name")
 _QUEUES, _QUEUE = "/api/v1/queues", "/api/v1/queues/{name}"
 
@@ -34,9 +36,15 @@ OPERATIONS = (
         *("listQueues", "GET", _QUEUES, "Queues, by pages."),
         Admin.queues,
         {200: ("A page.", "Queues")},
+        _TURNS,
         query={"limit": LIMIT, "after": TEXT, "filter": PATTERN, "sort": SORT},
     ),
-    Operation("getQueue", "GET", _QUEUE, "One queue, and who consumes it.", Admin.queue, {200: ("The queue.", "QueueDetail")}, _NO_QUEUE),
+    Operation(
+        *("getQueue", "GET", _QUEUE, "One queue, and who consumes it."),
+        Admin.queue,
+        {200: ("The queue.", "QueueDetail")},
+        (*_NO_QUEUE, *_TURNS),
+    ),
     Operation(
         *("putQueue", "PUT", _QUEUE, "Make a queue, or change some of its settings."),
         configure,
@@ -54,7 +62,7 @@ OPERATIONS = (
         *("listMessages", "GET", f"{_QUEUE}/messages", "A queue's messages of one state, by pages; nothing changes by it."),
         Admin.messages,
         {200: ("A page.", "Messages")},
-        _NO_QUEUE,
+        (*_NO_QUEUE, *_TURNS),
         query={**_PAGE, "state": STATE, "preview": PREVIEW},
     ),
     Operation(
@@ -70,6 +78,7 @@ OPERATIONS = (
         *("deleteMessages", "DELETE", f"{_QUEUE}/messages", "Forget dead letters of a queue: all, or some."),
         delete_letters,
         {200: ("How many.", "DeadDeleted")},
+        _NO_QUEUE,
         query={"state": {"enum": ["dead"]}, "reason": TEXT, "count": SOME},
         required=("state",),
     ),
@@ -77,13 +86,13 @@ OPERATIONS = (
         *("getMessage", "GET", f"{_QUEUE}/messages/{{id}}", "One message with its whole body."),
         Admin.message,
         {200: ("The message.", "Message")},
-        ("no-such-message",),
+        ("no-such-message", *_TURNS),
     ),
     Operation(
         *("deleteMessage", "DELETE", f"{_QUEUE}/messages/{{id}}", "Forget a dead letter."),
         delete_letter,
         {200: ("It is gone.", "DeadDeleted")},
-        ("no-such-message",),
+        ("no-such-queue", "no-such-message"),
     ),
     Operation(
         *("flushQueue", "POST", f"{_QUEUE}/flush", "Remove what waits; what is in flight is left to its consumers."),
@@ -110,7 +119,7 @@ OPERATIONS = (
         *("replayMessages", "POST", f"{_QUEUE}/replay", "Have dead letters delivered again: all, or some."),
         Admin.replay,
         {200: ("How many.", "Replayed")},
-        ("no-such-message", "bad-name"),
+        ("no-such-queue", "no-such-message", "bad-name"),
         body={"target": NAME, "ids": IDS, "reason": TEXT, "count": SOME},
     ),
     Operation(
@@ -126,6 +135,7 @@ OPERATIONS = (
         *("listClients", "GET", "/api/v1/clients", "Connections, by pages."),
         Admin.clients,
         {200: ("A page.", "Clients")},
+        _TURNS,
         query={**_PAGE, "filter": PATTERN},
     ),
     Operation(

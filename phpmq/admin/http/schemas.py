@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from phpmq.admin.admin import LISTED, MAX_PAGE, PAUSES, SORTS, STATES
 from phpmq.admin.http.flat import MAX_ITEMS
 from phpmq.admin.http.problems import CODES
+from phpmq.admin.messages import LISTED, STATES
+from phpmq.admin.pages import MAX_PAGE
+from phpmq.admin.queues import PAUSES, SORTS
 from phpmq.admin.rates import WINDOWS
 from phpmq.admin.status import COUNTERS
 from phpmq.errors import BadSetting
@@ -66,6 +68,11 @@ SETTINGS: dict[str, Schema] = {
     "max_attempts": {**some(COUNT), "maximum": 2**53 - 1, "description": "Deliveries after which a message is dead; 0 for no limit."},
     "lease": {**some(SECONDS), "maximum": 2**53 - 1, "description": "Seconds that a consumer which asks for no lease has; 0 for no limit."},
     "expired": {"enum": [*_CHOICES["expired"], None], "description": "What becomes of messages that expire."},
+    "dedup": {
+        **some(SECONDS),
+        "maximum": 2**53 - 1,
+        "description": "Seconds that a message's key is known after its acceptance; 0 for no longer than it is in the queue.",
+    },
 }
 
 #: What a POST of a message may say.
@@ -75,7 +82,7 @@ MESSAGE: dict[str, Schema] = {
     "ttl": {**SECONDS, "maximum": 10**12 - 1, "description": "Seconds until it expires; 0 for never."},
     "delay": {**SECONDS, "maximum": 10**12 - 1, "description": "Seconds until it is ready."},
     "headers": {**TEXTS, "description": "Strings by name."},
-    "key": {**TEXT, "minLength": 1, "description": "A second message with it stores nothing while the first is in the queue."},
+    "key": {**TEXT, "minLength": 1, "description": "A second message with it stores nothing while the queue knows the first one."},
     "level": {"enum": ["stored", "synced"], "description": "What the answer waits for: memory, or the disk."},
 }
 
@@ -86,6 +93,7 @@ _QUEUE = {
     "in_flight": COUNT,
     "dead": COUNT,
     "bytes": COUNT,
+    "keys": COUNT,
     "consumers": COUNT,
     "oldest_message_age_seconds": some(SECONDS),
     "paused": record(deliveries=FLAG, sends=FLAG),
@@ -99,6 +107,7 @@ _QUEUE = {
             "max_attempts": COUNT,
             "lease": SECONDS,
             "expired": {"enum": list(_CHOICES["expired"])},
+            "dedup": SECONDS,
         }
     ),
 }
@@ -131,6 +140,7 @@ COMPONENTS: dict[str, Schema] = {
         queues=COUNT,
         consumers=COUNT,
         connections=record(open=COUNT, limit=COUNT, accepted=COUNT, rejected=COUNT, timeouts=_COUNTS, protocol_errors=_COUNTS),
+        keys=_numbers("remembered", "limit"),
         # What the process takes is not told everywhere.
         memory={**_numbers("used", "limit", "resident", "peak"), "required": ["used", "limit"]},
         mirror={

@@ -16,21 +16,15 @@ from twisted.web.server import NOT_DONE_YET
 from phpmq import __version__
 from phpmq.admin import Admin
 from phpmq.admin.http.access import Access
-from phpmq.admin.http.answers import text_of
 from phpmq.admin.http.channel import Channel
 from phpmq.admin.http.events import Events
 from phpmq.admin.http.openapi import document
 from phpmq.admin.http.operations import Operation
 from phpmq.admin.http.routes import METRICS, OPERATIONS, Routes
+from phpmq.admin.pieces import text_of
 
 if TYPE_CHECKING:
     from phpmq.admin.http.request import Request
-
-#: Connections at a time, over all listeners of HTTP.
-MAX_CONNECTIONS = 256
-
-#: Bytes that the bodies of all requests may take together until they are complete.
-MAX_HELD = 64 * 1024 * 1024
 
 # Seconds for which an error that was logged is not logged again.
 _QUIET = 60.0
@@ -61,7 +55,11 @@ class Site(HTTPFactory):
     @ivar access: who may use it
     @ivar routes: what there is
     @ivar channels: the connections
-    @ivar held: bytes of bodies of requests that are not complete
+    @ivar max_connections: how many there may be, over all listeners of HTTP
+    @ivar held: bytes of bodies of requests that are not complete, at most C{max_held}
+    @ivar rejected: how many connections were turned away at the limit
+    @ivar problems: code -> how many requests were answered with that problem
+    @ivar cut_off: what for -> how many connections were cut off, see L{phpmq.admin.http.channel.CUTS}
     @ivar request_timeout: seconds that a begun request may make no progress
     @ivar write_timeout: seconds that a client may leave its answer unread
     """
@@ -81,19 +79,25 @@ class Site(HTTPFactory):
         access: Access | None = None,
         request_timeout: float = 30.0,
         write_timeout: float = 60.0,
+        max_connections: int = 256,
+        max_held: int = 64 * 1024 * 1024,
     ) -> None:
         super().__init__(reactor=reactor)
         self.access = access or Access()
         self.request_timeout = request_timeout
         self.write_timeout = write_timeout
+        self.max_connections = max_connections
+        self.max_held = max_held
         self.channels: set[Channel] = set()
-        self.held = 0
+        self.held = self.rejected = 0
+        self.problems: dict[str, int] = {}
+        self.cut_off: dict[str, int] = {}
         self._quiet: dict[str, float] = {}
 
     def open(self, admin: Admin) -> None:
         """The server has started."""
         self.admin = admin
-        self.events = Events(admin, self.reactor)
+        self.events = Events(admin, self.reactor, self.max_connections)
         self._metrics = _metrics(admin)
         self.routes = Routes(OPERATIONS if self._metrics is None else (*OPERATIONS, METRICS))
         self._openapi = text_of(document(self.routes)) + b"\n"
@@ -112,8 +116,9 @@ class Site(HTTPFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """A connection; one that hangs up if there are too many."""
-        if len(self.channels) >= MAX_CONNECTIONS:
-            self.warn("connections", "HTTP: there are {most} connections already, one is turned away", most=MAX_CONNECTIONS)
+        if len(self.channels) >= self.max_connections:
+            self.rejected += 1
+            self.warn("connections", "HTTP: there are {most} connections already, one is turned away", most=self.max_connections)
             return _Rejected()
         channel = Channel(self)
         channel.factory = self
@@ -123,7 +128,7 @@ class Site(HTTPFactory):
 
     def hold(self, size: int) -> bool:
         """Count bytes that are kept of bodies; false if there are too many."""
-        if size > 0 and self.held + size > MAX_HELD:
+        if size > 0 and self.held + size > self.max_held:
             return False
         self.held += size
         return True

@@ -33,7 +33,11 @@ _COUNTERS: tuple[tuple[str, _Number, str], ...] = (
     ("phpmq_messages_expired", lambda admin: admin.broker.expired, "Messages whose time to live was over."),
     ("phpmq_messages_dropped", lambda admin: admin.broker.dropped, "Messages dropped from full queues, the oldest, to make room."),
     ("phpmq_messages_flushed", lambda admin: admin.broker.flushed, "Messages removed by a flush."),
-    ("phpmq_messages_duplicate", lambda admin: admin.broker.duplicates, "Sends that stored nothing, as their message was there already."),
+    (
+        "phpmq_messages_duplicate",
+        lambda admin: admin.broker.duplicates,
+        "Sends that stored nothing, as they were known already.",
+    ),
     ("phpmq_unknown_ids", lambda admin: admin.broker.unknown_ids, "Settlements of messages that their client did not hold."),
     ("phpmq_connections_accepted", lambda admin: admin.service.connections.accepted, "Connections accepted."),
     ("phpmq_connections_rejected", lambda admin: admin.service.connections.rejected, "Connections turned away, as there were too many."),
@@ -44,10 +48,16 @@ _COUNTERS: tuple[tuple[str, _Number, str], ...] = (
 _GAUGES: tuple[tuple[str, _Number, str], ...] = (
     ("phpmq_queues", lambda admin: len(admin.broker.queues), "Queues."),
     ("phpmq_metrics_queues_limit", lambda admin: admin.service.metrics_queues, "Queues that may have series of their own."),
-    ("phpmq_memory_used_bytes", lambda admin: admin.broker.used, "Memory that messages, dead letters, queues and producers count for."),
+    (
+        "phpmq_memory_used_bytes",
+        lambda admin: admin.broker.used,
+        "What messages, dead letters, queues, keys and producers count for.",
+    ),
     ("phpmq_memory_limit_bytes", lambda admin: admin.broker.memory_limit, "Memory from which on senders have to wait."),
     ("phpmq_senders_waiting", lambda admin: admin.broker.room.waiting, "Connections whose sends wait for room."),
     ("phpmq_receipts_waiting", lambda admin: admin.broker.receipts.unconfirmed, "Receipts of synced sends that wait for the file."),
+    ("phpmq_keys", lambda admin: admin.broker.keys.count, "Keys of sends that queues remember."),
+    ("phpmq_keys_limit", lambda admin: admin.broker.keys.limit, "Keys that they may remember."),
     ("phpmq_producers", lambda admin: len(admin.broker.producers.by_name), "Producers whose latest number is remembered."),
     (
         "phpmq_producer_timeout_seconds",
@@ -94,18 +104,18 @@ def server(admin: Admin, started: float) -> Iterator[Metric]:
 def _labelled(admin: Admin) -> Iterator[Metric]:
     """Families with a label whose values are few."""
     broker, connections, none = admin.broker, admin.service.connections, dict.fromkeys
-    yield _counters("phpmq_messages_dead_lettered", "reason", none(_REASONS, 0) | broker.dead.buried, "Messages that became dead letters.")
-    yield _counters(
+    yield counters("phpmq_messages_dead_lettered", "reason", none(_REASONS, 0) | broker.dead.buried, "Messages that became dead letters.")
+    yield counters(
         "phpmq_sends_refused",
         "code",
         none(_REFUSALS, 0) | broker.refused,
         "Sends of clients that were refused; one that waits for room counts each time it is tried.",
     )
-    yield _gauges("phpmq_connections", "listener", connections.by_listener, "Connections.")
-    yield _counters(
+    yield gauges("phpmq_connections", "listener", connections.by_listener, "Connections.")
+    yield counters(
         "phpmq_connection_timeouts", "kind", none(DEADLINES, 0) | connections.timeouts, "Connections closed, as they missed a deadline."
     )
-    yield _gauges(
+    yield gauges(
         "phpmq_connection_deadlines",
         "kind",
         connections.expecting(),
@@ -117,11 +127,11 @@ def _labelled(admin: Admin) -> Iterator[Metric]:
         "write": connections.write_timeout,
         "close": CLOSE_TIMEOUT,
     }
-    yield _gauges("phpmq_connection_deadline_seconds", "kind", deadlines, "Time that such a deadline gives.")
+    yield gauges("phpmq_connection_deadline_seconds", "kind", deadlines, "Time that such a deadline gives.")
     errors = none(_PROTOCOL_ERRORS, 0) | connections.errors
-    yield _counters("phpmq_protocol_errors", "kind", errors, "Connections closed, as the client broke the protocol.")
+    yield counters("phpmq_protocol_errors", "kind", errors, "Connections closed, as the client broke the protocol.")
     checks = {name: not wrong for name, wrong in admin.health().checks.items()}
-    yield _gauges("phpmq_healthy", "check", checks, "Whether a check of the server's health is passed.")
+    yield gauges("phpmq_healthy", "check", checks, "Whether a check of the server's health is passed.")
 
 
 def _mirror(admin: Admin) -> Iterator[Metric]:
@@ -136,14 +146,16 @@ def _mirror(admin: Admin) -> Iterator[Metric]:
     yield _histogram("phpmq_mirror_write_seconds", "Time that a write of the file took.", None if mirror is None else mirror.durations)
 
 
-def _counters(name: str, label: str, numbers: Mapping[str, float], text: str) -> CounterMetricFamily:
+def counters(name: str, label: str, numbers: Mapping[str, float], text: str) -> CounterMetricFamily:
+    """Counters, one for each value of a label."""
     family = CounterMetricFamily(name, text, labels=[label])
     for value, number in numbers.items():
         family.add_metric([value], number)
     return family
 
 
-def _gauges(name: str, label: str, numbers: Mapping[str, float], text: str) -> GaugeMetricFamily:
+def gauges(name: str, label: str, numbers: Mapping[str, float], text: str) -> GaugeMetricFamily:
+    """Gauges, likewise."""
     family = GaugeMetricFamily(name, text, labels=[label])
     for value, number in numbers.items():
         # A listener may be named by bytes that are no text.

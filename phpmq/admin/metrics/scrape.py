@@ -14,11 +14,8 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from twisted.internet.defer import Deferred
 
 from phpmq.admin.admin import Admin
-from phpmq.admin.metrics import families, series
+from phpmq.admin.metrics import doors, families, series
 from phpmq.admin.metrics.rows import Row, gather
-
-#: Seconds of work after which others get their turn.
-SLICE = 0.01
 
 # From so many seconds on, a difference of the system's clock and the server's counts.
 _STEP = 1.0
@@ -71,15 +68,16 @@ class Metrics:
         clock = self._admin.service.clock.reading()
         ahead = (clock["wall"] - clock["steady"]) / 1000
         yield from families.server(self._admin, self._started)
+        yield from doors.doors(self._admin.service)
         yield from series.queues(self._rows, ahead if abs(ahead) >= _STEP else 0.0)
 
     async def _gather(self) -> None:
         shown = {row.name for row in self._rows}
-        self._rows = await gather(self._admin, self._admin.service.metrics_queues, shown, _Slices(self._admin).rest)
+        self._rows = await gather(self._admin, self._admin.service.metrics_queues, shown, self._admin.slices().rest)
 
     async def _write(self, format: Format, compressed: bool) -> bytes:
         await self._gathering.ask()
-        slices = _Slices(self._admin)
+        slices = self._admin.slices()
         # Little of the processor rather than the last byte.
         compress = zlib.compressobj(1, zlib.DEFLATED, _GZIP) if compressed else None
         written: list[bytes] = []
@@ -122,21 +120,6 @@ def _text(format: Format, family: Metric, continued: bool) -> bytes:
     while continued and text.startswith(b"#"):
         _, _, text = text.partition(b"\n")
     return text
-
-
-class _Slices:
-    """Gives others a turn whenever a slice of work is done."""
-
-    def __init__(self, admin: Admin) -> None:
-        self._admin = admin
-        self._seconds = admin.service.clock.seconds
-        self._begun = self._seconds()
-
-    async def rest(self) -> None:
-        """Go on at once, or later."""
-        if self._seconds() - self._begun >= SLICE:
-            await self._admin.breathe()
-            self._begun = self._seconds()
 
 
 class _Shared(Generic[_T]):

@@ -106,6 +106,7 @@ def _settings(settings: Mapping[str, Any]) -> str:
 @click.option("--max-attempts", type=_NUMBER, metavar="N", help="Deliveries after which a message is dead; 0 for no limit.")
 @click.option("--lease", type=Setting(Seconds()), metavar="S", help="Seconds that a consumer which asks for no lease has; 0 for no limit.")
 @click.option("--expired", type=click.Choice(["drop", "dead", DEFAULT]), help="What becomes of messages that expire.")
+@click.option("--dedup", type=Setting(Seconds()), metavar="S", help="Seconds that the key of a message is known from its acceptance on.")
 @json_option("Print the queue as it is then.")
 @api_option
 def set_verb(name: str, as_json: bool, api: Address, timeout: float, **settings: Any) -> int:

@@ -21,7 +21,7 @@ from phpmq.requests import encode_send
 @click.option("--count", type=click.IntRange(1), metavar="N", help="Send the message N times.")
 @click.option("--ttl", type=Seconds(), default=0, metavar="S", help="Let it expire after S seconds.  [default: never]")
 @click.option("--delay", type=Seconds(), default=0, metavar="S", help="Let it be ready after S seconds.  [default: at once]")
-@click.option("--key", type=Text(), metavar="KEY", help="Store nothing while a message with this key is in the queue.")
+@click.option("--key", type=Text(), metavar="KEY", help="Store nothing while the queue knows a message with this key.")
 @click.option("--header", "headers", type=Header(), multiple=True, metavar="NAME=VALUE", help="Put a header beside the body; repeatable.")
 @level_option
 @click.option("--rate", type=Rate(), metavar="N/s", help="Send no faster than that; N/min and N/h are understood too.")

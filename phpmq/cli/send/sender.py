@@ -228,7 +228,7 @@ def _tell(order: Order, sender: Sender, duration: float) -> None:
     if order.many:
         note(sender.summary(duration))
     elif sender.duplicates:
-        note("nothing was stored: a message with that key is in the queue already")
+        note("nothing was stored: the queue knows a message with that key already")
 
 
 async def _feed(feed: Callable[[Sender], Awaitable[None]], sender: Sender, client: QueueClient, out: Output) -> None:

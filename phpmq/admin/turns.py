@@ -1,0 +1,147 @@
+"""Turns of the reactor: what takes long is done in slices, between which everybody else gets theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+
+from phpmq.admin.pulse import Pulse
+from phpmq.broker import Broker, Queue
+from phpmq.clock import SteadyClock
+from phpmq.errors import Draining, NoSuchQueue
+from phpmq.mirror import MirrorService
+from phpmq.protocol import Connections
+from phpmq.store import SQLiteStore
+
+if TYPE_CHECKING:
+    from phpmq.admin.console import ConsoleFactory
+    from phpmq.admin.http import Site
+
+#: Seconds of work after which others get their turn.
+SLICE = 0.005
+
+#: So many things that are quickly done are done between two looks at the clock.
+QUICK = 50
+
+_Thing = TypeVar("_Thing")
+_Result = TypeVar("_Result")
+
+
+class Server(Protocol):
+    """What an L{phpmq.admin.Admin} looks at: a L{phpmq.service.QueueService}."""
+
+    broker: Broker
+    connections: Connections
+    mirror: MirrorService | None
+    store: SQLiteStore | None
+    running: int
+    clock: SteadyClock
+    pulse: Pulse
+    consoles: ConsoleFactory
+    site: Site | None
+
+    @property
+    def max_message_size(self) -> int:
+        """Bytes of one message's body."""
+
+    @property
+    def metrics_queues(self) -> int:
+        """Queues that the metrics have series of their own for."""
+
+
+class Turns:
+    """
+    What all that an operator does has in common: a server, and its reactor's turns.
+
+    @ivar service: the server, which has been started
+    """
+
+    def __init__(self, service: Server, reactor: Any) -> None:
+        self.service = service
+        self._reactor = reactor
+
+    @property
+    def broker(self) -> Broker:
+        """The queues."""
+        return self.service.broker
+
+    @property
+    def _store(self) -> SQLiteStore:
+        assert self.service.store is not None
+        return self.service.store
+
+    def _queue(self, name: str) -> Queue:
+        queue = self.broker.queues.get(name)
+        if queue is None:
+            raise NoSuchQueue(f"there is no queue {name!r}")
+        return queue
+
+    def _check_known(self, name: str) -> None:
+        """
+        Queues that are gone are known by their dead letters.
+
+        @raise NoSuchQueue: there is none of that name, and no dead letter of it
+        """
+        if not self.broker.dead.count(name):
+            self._queue(name)
+
+    async def breathe(self) -> None:
+        """
+        Let the reactor do other work.
+
+        @raise Draining: the server is about to stop: what is left to do is not done
+        """
+        breath: Deferred[None] = Deferred()
+        self._reactor.callLater(0, breath.callback, None)
+        await breath
+        if not self.service.running:
+            raise Draining("the server is about to stop: this is not finished")
+
+    def slices(self) -> Slices:
+        """For work that begins now."""
+        return Slices(self)
+
+
+class Slices:
+    """Work that may take long. What it looks at may change whenever it rests."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._seconds = turns.service.clock.seconds
+        self._begun = self._seconds()
+
+    @property
+    def over(self) -> bool:
+        """Whether it is others' turn."""
+        return self._seconds() - self._begun >= SLICE
+
+    async def rest(self) -> None:
+        """
+        Go on at once, or once others had their turn, if it is their turn.
+
+        @raise Draining: the server is about to stop
+        """
+        if self.over:
+            await self._turns.breathe()
+            self._begun = self._seconds()
+
+    async def each(self, work: Callable[[_Thing], _Result], things: Iterable[_Thing], steps: int = 1) -> list[_Result]:
+        """
+        What comes of each, done one after the other.
+
+        @param things: nothing that changes meanwhile
+        @param steps: how many are done between two looks at the clock, which takes longer than what is quickly done
+        """
+        results: list[_Result] = []
+        for number, thing in enumerate(things, 1):
+            results.append(work(thing))
+            if not number % steps and self.over:
+                await self.rest()
+        return results
+
+    async def those(self, matches: Callable[[_Thing], object], things: Sequence[_Thing]) -> list[_Thing]:
+        """Those that match; see L{each}."""
+        found = await self.each(matches, things, QUICK)
+        return [thing for thing, matched in zip(things, found, strict=True) if matched]

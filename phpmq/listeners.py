@@ -1,0 +1,101 @@
+"""Where the server listens: descriptions made services, and what is said of those that cannot be."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from contextlib import suppress
+from typing import Any
+
+from twisted.application.strports import service
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IProtocolFactory
+
+from phpmq.errors import StartError
+
+#: Connections that the system completes before the server takes them, for each listener that does not name its own number.
+_BACKLOG = 1024
+
+
+class Listener:
+    """
+    A place where the server listens.
+
+    @ivar option: the option that asks for it, such as C{--listen}
+    @ivar description: how it does so, a strports string
+    @ivar port: its service
+    """
+
+    def __init__(self, option: str, description: str, factory: IProtocolFactory, reactor: Any) -> None:
+        """
+        @raise ValueError: the description is none
+        """
+        self.option, self.description = option, description
+        try:
+            self.port: Any = service(_with_backlog(description), factory, reactor)
+        except (ValueError, TypeError, LookupError, ImportError, OSError) as error:
+            raise ValueError(f"{option} {description}: {error or type(error).__name__}") from error
+
+    def bind(self) -> None:
+        """
+        Begin; where a dead server's unix socket is in its place, the socket goes.
+
+        @raise StartError: it cannot be bound
+        """
+        try:
+            try:
+                self.port.privilegedStartService()
+            except CannotListenError as error:
+                if not _remove_dead_socket(error.port):
+                    raise
+                self.port.privilegedStartService()
+        except (CannotListenError, OSError) as error:
+            raise StartError(_cannot_listen(self.option, self.description, error)) from error
+
+
+def _with_backlog(description: str) -> str:
+    """
+    The description with room for a burst of connections: scripts connect for each request.
+
+    Twisted's default of 50 lets the 51st of a burst wait for its second try, a second later.
+    """
+    kind = description.partition(":")[0]
+    if kind in ("tcp", "tcp6", "ssl", "unix") and ":backlog=" not in description:
+        return f"{description}:backlog={_BACKLOG}"
+    return description
+
+
+def _remove_dead_socket(path: bytes | int) -> bool:
+    """
+    Remove a unix socket that nobody listens on any more, with its lock; whether it was one.
+
+    Twisted does so only if no process has the number that the lock names. In a container a server has the same one at each start.
+    """
+    if isinstance(path, int):
+        return False  # It is a port.
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX) as client:
+            client.setblocking(False)
+            client.connect(path)
+    except ConnectionRefusedError:
+        with suppress(FileNotFoundError):
+            os.unlink(path + b".lock")
+        os.unlink(path)
+        return True
+    except OSError:
+        pass  # Not there, not ours, or so busy that a connection has to wait.
+    return False
+
+
+def _cannot_listen(option: str, description: str, error: Exception) -> str:
+    reason = getattr(error, "socketError", error)
+    hint = ""
+    if description.startswith("tcp:9100"):
+        hint = " (9100 is also the port of Prometheus' node_exporter)"
+    other = f"name another with {option}"
+    if option in ("--console", "--http"):
+        other += f", or none ({option} none)"
+    return f"phpmq: cannot listen on {description}: {reason}{hint}; stop what uses it or {other}."

@@ -1,0 +1,237 @@
+"""Operators' work that may take long is done in turns, and stays true while others go on in between."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from phpmq.admin import messages, queues, status, turns
+from phpmq.admin.console.protocol import ConsoleProtocol
+from phpmq.errors import Draining
+from tests.test_admin import AdminTestCase
+from tests.test_console import ConsoleTestCase
+from tests.web import WebTestCase
+
+
+class TurnTests(AdminTestCase):
+    """Each slice of work is as short as can be."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(turns, "SLICE", 0.0)
+        self.patch(turns, "QUICK", 1)
+        self.patch(queues, "QUICK", 1)
+
+    def begin(self, work: Coroutine[Deferred[Any], Any, Any]) -> Deferred[Any]:
+        """Start work that has to wait for others' turns."""
+        begun = Deferred.fromCoroutine(work)
+        self.assertNoResult(begun)
+        return begun
+
+    def end(self, begun: Deferred[Any]) -> Any:
+        """What comes of it."""
+        self.server.clock.advance(0)
+        return self.successResultOf(begun)
+
+    def test_queues(self) -> None:
+        """A queue that goes while many are sorted is left out, in whatever order."""
+        for sort in "name", "-name", "messages", "-age":
+            for number in range(4):
+                self.server.send(f"q{number}", b"x")
+            listing = self.begin(self.admin.queues(sort=sort, limit=3))
+            self.admin.flush("q1")
+            self.server.broker.dispatch()
+            self.assertNotIn("q1", self.server.broker.queues)
+            names = {queue["name"] for queue in self.end(listing).items}
+            self.assertNotIn("q1", names)
+            self.assertGreaterEqual(len(names), 2)
+
+    def test_filter(self) -> None:
+        """What matches is looked for in turns."""
+        for number in range(4):
+            self.server.send(f"q{number}", b"x")
+        listing = self.begin(self.admin.queues("*[12]"))
+        self.assertEqual([queue["name"] for queue in self.end(listing).items], ["q1", "q2"])
+
+    def test_flush_all(self) -> None:
+        """What it answers is what happened, also to what was sent meanwhile; a queue that is new is not flushed."""
+        for number in range(3):
+            self.server.send(f"q{number}", b"x")
+        flushing = self.begin(self.admin.flush_all())
+        self.server.send("q2", b"late")
+        self.server.send("new", b"stays")
+        self.assertEqual(self.end(flushing), {"queues": 3, "removed": 4, "in_flight": 0})
+        self.assertEqual(list(self.server.broker.queues), ["new"])
+
+    def test_flush_one_of_all(self) -> None:
+        """A queue that is flushed by somebody else meanwhile counts there."""
+        for number in range(3):
+            self.server.send(f"q{number}", b"x")
+        flushing = self.begin(self.admin.flush_all())
+        self.assertEqual(self.admin.flush("q2")["removed"], 1)
+        self.assertEqual(self.end(flushing)["removed"], 2)
+
+    def test_in_flight(self) -> None:
+        """What is settled while the first of many are looked for is not in the list; the others are, in order."""
+        self.patch(messages, "_LOOK", 2)
+        self.send("q", *(b"%d" % number for number in range(9)))
+        held = self.hold("q", 9)
+        listing = self.begin(self.admin.messages("q", "in_flight", limit=5))
+        held[1].ack()
+        self.server.broker.dispatch()
+        page = self.end(listing)
+        found = self.bodies(page)
+        self.assertEqual(found, sorted(found))
+        self.assertLessEqual({"0", "2", "3", "4"}, set(found))
+        rest = self.result(self.admin.messages("q", "in_flight", after=page.next or ""))
+        self.assertEqual(found + self.bodies(rest), [str(number) for number in range(9) if number != 1])
+
+    def test_in_flight_again(self) -> None:
+        """What comes back meanwhile and is delivered to somebody else is in the list once."""
+        self.patch(messages, "_LOOK", 1)
+        for _ in range(2):
+            self.server.client().subscribe("q", lambda delivery: None, window=8)
+        self.server.settle()
+        self.send("q", *[b"x"] * 8)
+        first, second = (channel for channel in self.server.broker.channels if "q" in channel.consumers)
+        self.assertEqual((len(first.unacked), len(second.unacked)), (4, 4))
+        breaths: list[Deferred[None]] = []
+
+        def breathe() -> Deferred[None]:
+            breaths.append(Deferred())
+            return breaths[-1]
+
+        self.patch(self.admin, "breathe", breathe)
+        listing = Deferred.fromCoroutine(self.admin.messages("q", "in_flight"))
+        for _ in range(2):
+            breaths.pop().callback(None)
+        first.give_back()
+        self.server.broker.dispatch()
+        self.assertEqual(len(second.unacked), 8)
+        while breaths:
+            breaths.pop().callback(None)
+        ids = [item["id"] for item in self.successResultOf(listing).items]
+        self.assertEqual(ids, sorted(id.decode() for id in second.unacked))
+
+    def test_whole_body(self) -> None:
+        """A long body is told as it is, however it falls into parts."""
+        self.patch(status, "_PART", 3)
+        for body in "naïve 日本語 \U0001f600".encode(), b"\xff\x00" * 5, b"ends within \xf0\x9f\x98", b"", b"abc":
+            (id,) = self.send("q", body)
+            once = status.content_of(body, len(body), None)
+            found = self.end(Deferred.fromCoroutine(self.admin.message("q", id)))
+            self.assertEqual({name: found[name] for name in once}, once)
+            self.assertEqual(found.keys() & {"body", "body_base64"}, once.keys() & {"body", "body_base64"})
+
+    def test_clients(self) -> None:
+        """A client that goes meanwhile is told as it is then."""
+        for _ in range(3):
+            self.server.client()
+        listing = self.begin(self.admin.clients("*"))
+        self.server.disconnect()
+        self.assertGreaterEqual(len(self.end(listing).items), 3)
+
+    def test_rates(self) -> None:
+        """Rates are those of each queue's own time, and a sample is finished before the next one begins."""
+        self.patch(queues, "_SAMPLED", 1)
+        for number in range(4):
+            self.server.send(f"q{number}", b"x")
+        self.admin.sample()
+        self.server.clock.advance(0)
+        for _ in range(3):
+            for number in range(4):
+                self.server.send(f"q{number}", b"x")
+            self.server.clock.rightNow += 2
+            self.admin.sample()
+            self.admin.sample()
+            self.server.clock.advance(0)
+        for number in range(4):
+            self.assertEqual(self.admin.numbers(f"q{number}")["rates"]["received"]["1s"], 0.5)
+
+    def test_draining(self) -> None:
+        """When the server stops, what is not finished says so; sampling just ends."""
+        for number in range(4):
+            self.server.send(f"q{number}", b"x")
+        works = [self.begin(work) for work in (self.admin.queues(), self.admin.flush_all(), self.admin.queues(sort="age"))]
+        self.patch(queues, "_SAMPLED", 1)
+        self.admin.sample()
+        self.server.service.running = 0
+        self.server.clock.advance(0)
+        for work in works:
+            self.failureResultOf(work, Draining)
+        self.assertEqual(self.flushLoggedErrors(), [])
+        self.server.service.running = 1
+
+
+class WebTurnTests(WebTestCase):
+    """Answers."""
+
+    def test_page(self) -> None:
+        """A page is made in turns, and has its length before it begins."""
+        self.patch(turns, "SLICE", 0.0)
+        for number in range(20):
+            self.server.send(f"q{number:02}", b"x")
+        connection = self.connect()
+        connection.wire.protocol.dataReceived(self.request("GET", "/api/v1/queues"))
+        self.assertEqual(connection.wire.output.getvalue(), b"")
+        self.server.send("q00", b"y")
+        self.clock.advance(0)
+        response = connection.hears()
+        self.assertEqual(response.headers["content-length"], str(len(response.body)))
+        self.assertEqual([queue["name"] for queue in response.json["items"]], [f"q{number:02}" for number in range(20)])
+
+    def test_gone(self) -> None:
+        """A client that goes while its answer is made leaves nothing behind."""
+        self.patch(turns, "SLICE", 0.0)
+        for number in range(20):
+            self.server.send(f"q{number:02}", b"x")
+        connection = self.connect()
+        connection.wire.protocol.dataReceived(self.request("GET", "/api/v1/queues?sort=-age"))
+        connection.wire.lose()
+        self.clock.advance(0)
+        self.assertEqual((self.site.channels, self.flushLoggedErrors()), (set(), []))
+
+
+class MonitorTurnTests(ConsoleTestCase):
+    """Monitors."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(turns, "SLICE", 0.0)
+        for number in range(20):
+            self.server.send(f"q{number:02}", b"x")
+
+    def test_left(self) -> None:
+        """A monitor that is left while its screen is made shows no more."""
+        self.operator.types("monitor")
+        self.assertIn("q00", self.operator.reads())
+        self.server.clock.rightNow += 0.5
+        console: ConsoleProtocol = self.operator.console
+        self.consoles._draw()
+        console.dataReceived(b"q")
+        left = self.operator.reads()
+        self.server.clock.advance(0)
+        self.assertIn("phpmq > ", left)
+        self.assertNotIn("q00", self.operator.reads())
+
+    def test_again(self) -> None:
+        """A refresh that is still under way is finished before the next one begins."""
+        asked: list[None] = []
+        whole = self.admin.status
+
+        def status_of_server() -> dict[str, Any]:
+            asked.append(None)
+            return whole()
+
+        self.operator.types("monitor")
+        self.operator.reads()
+        self.patch(self.admin, "status", status_of_server)
+        for _ in range(3):
+            self.consoles._draw()
+        self.assertEqual(asked, [])
+        for _ in range(3):
+            self.server.clock.advance(0)
+        self.assertEqual(len(asked), 1)
+        self.assertIn("q00", self.operator.reads())
