@@ -301,6 +301,18 @@ class MessageTests(AdminTestCase):
         rest = self.result(self.admin.messages("q", "active", first.next or ""))
         self.assertEqual([(item["body"], item["state"]) for item in rest.items], [(body, "ready") for body in "34567"])
 
+    def test_active_while_others_work(self) -> None:
+        """Those that come back while those in flight are looked at are found too."""
+        self.patch(turns, "SLICE", 0.0)
+        self.patch(messages, "_LOOK", 1)
+        self.send("q", *[b"%d" % number for number in range(8)])
+        self.hold("q", 4)
+        listing = Deferred.fromCoroutine(self.admin.messages("q", "active"))
+        self.assertNoResult(listing)
+        self.server.reachable = False
+        self.server.disconnect()
+        self.assertEqual(self.bodies(self.successResultOf(listing)), [*"01234567"])
+
     def test_delayed_again(self) -> None:
         """Those delayed come in pages also where they were queued again, and so have later places than numbers."""
         self.send("q", b"0", b"1", b"2")
