@@ -188,10 +188,11 @@ class IStore(Interface):
         Forget up to C{count} messages that the queue's C{flushed} position covers, fewer if they are large; true when none is left.
         """
 
-    def peek(queue: QueueRecord, after: int, count: int, preview: int, delayed: bool = False) -> list[Message]:
+    def peek(queue: QueueRecord, after: int, count: int, preview: int, delayed: bool = False, size: int = 2**62) -> list[Message]:
         """
-        As C{read}, to look at: the messages have the first C{preview} bytes of their bodies, and the size of the whole ones. Or likewise
-        the queue's delayed messages, in order of acceptance, those behind the place C{after} in it.
+        As C{read}, to look at: the messages have the first C{preview} bytes of their bodies, and the size of the whole ones; there are no
+        more once those beginnings reach C{size} bytes. Or likewise the queue's delayed messages, in order of acceptance, those behind the
+        place C{after} in it.
         """
 
     def get(queue: QueueRecord, number: int) -> Message | None:

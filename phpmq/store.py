@@ -496,7 +496,7 @@ class SQLiteStore:
         self._note_gone(number for (number,) in numbers if number <= self._extracted)
         return len(numbers) == len(rows) < count
 
-    def peek(self, queue: QueueRecord, after: int, count: int, preview: int, delayed: bool = False) -> list[Message]:
+    def peek(self, queue: QueueRecord, after: int, count: int, preview: int, delayed: bool = False, size: int = 2**62) -> list[Message]:
         """Messages with the beginning of their bodies; see L{IStore}."""
         self.write()
         columns, tables = _WITH_EXTRA
@@ -512,6 +512,10 @@ class SQLiteStore:
             message.size += length
             message.body = self._beginning("message", message.number, preview)
             found.append(message)
+            size -= len(message.body)
+            if size <= 0:
+                break
+        rows.close()
         return found
 
     def _beginning(self, table: str, number: int, preview: int) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
+from itertools import accumulate
 
 from twisted.internet.protocol import Protocol
 from twisted.internet.testing import StringTransport
@@ -259,7 +260,7 @@ class DictStore:
             self.remove(number)
         return len(flushed) <= count
 
-    def peek(self, queue: QueueRecord, after: int, count: int, preview: int, delayed: bool = False) -> list[Message]:
+    def peek(self, queue: QueueRecord, after: int, count: int, preview: int, delayed: bool = False, size: int = 2**62) -> list[Message]:
         """Messages with the beginning of their bodies; see L{IStore}."""
         if delayed:
             found = [copy(message) for message in reversed(self._of(queue)) if message.position < -after][:count]
@@ -267,7 +268,8 @@ class DictStore:
             found = self.read(queue, after, count, 2**62)
         for message in found:
             message.body = message.body[:preview]
-        return found
+        ends = list(accumulate(len(message.body) for message in found))
+        return found[: sum(end < size for end in ends) + 1]
 
     def get(self, queue: QueueRecord, number: int) -> Message | None:
         """One message; see L{IStore}."""

@@ -272,12 +272,57 @@ class MessageTests(AdminTestCase):
             self.assertEqual(found, expected, state)
 
     def test_large_pages(self) -> None:
-        """A page has no more of all bodies than may be, so that looking at large messages stops nobody."""
+        """A page ends early where it has enough of all bodies, so that looking at large messages stops nobody; the next one goes on."""
         self.patch(messages, "PAGE_BYTES", 100)
-        self.send("q", *[b"x" * 100] * 3)
-        for limit, length in (2, 50), (10, 10), (1, 100):
-            for item in self.result(self.admin.messages("q", limit=limit, preview=1000)).items:
-                self.assertEqual((len(item["body"]), item["size"], item["truncated"]), (length, 100, length < 100))
+        self.send("q", *[b"%d" % number * 40 for number in range(9)])
+        self.send("q", *[b"%d" % number * 40 for number in range(9)], delay=99)
+        for delivery in self.hold("q", 4)[:2]:
+            delivery.dead_letter()
+        self.server.settle()
+        for state, expected in ("ready", "678"), ("delayed", "012345678"), ("in_flight", "2345"), ("dead", "01"), ("active", "2345678"):
+            for limit, preview, size in (100, 1000, 3), (100, 25, 4), (2, 40, 2), (100, 0, 100):
+                found: list[dict[str, Any]] = []
+                after: str | None = ""
+                while after is not None:
+                    page = self.result(self.admin.messages("q", state, after, limit, preview))
+                    self.assertLessEqual(len(page.items), size)
+                    found += page.items
+                    after = page.next
+                self.assertEqual([item["body"] for item in found], [number * min(preview, 40) for number in expected], state)
+
+    def test_active(self) -> None:
+        """Those ready and in flight are in one order, which they keep when they are delivered or come back between two pages."""
+        self.send("q", *[b"%d" % number for number in range(8)])
+        self.hold("q", 4)
+        first = self.result(self.admin.messages("q", "active", limit=3))
+        self.assertEqual([(item["body"], item["state"]) for item in first.items], [(body, "in_flight") for body in "012"])
+        self.server.reachable = False
+        self.server.disconnect()
+        rest = self.result(self.admin.messages("q", "active", first.next or ""))
+        self.assertEqual([(item["body"], item["state"]) for item in rest.items], [(body, "ready") for body in "34567"])
+
+    def test_active_while_others_work(self) -> None:
+        """Those that come back while those in flight are looked at are found too."""
+        self.patch(turns, "SLICE", 0.0)
+        self.patch(messages, "_LOOK", 1)
+        self.send("q", *[b"%d" % number for number in range(8)])
+        self.hold("q", 4)
+        listing = Deferred.fromCoroutine(self.admin.messages("q", "active"))
+        self.assertNoResult(listing)
+        self.server.reachable = False
+        self.server.disconnect()
+        self.assertEqual(self.bodies(self.successResultOf(listing)), [*"01234567"])
+
+    def test_delayed_again(self) -> None:
+        """Those delayed come in pages also where they were queued again, and so have later places than numbers."""
+        self.send("q", b"0", b"1", b"2")
+        for delivery in self.hold("q", 3):
+            delivery.requeue(delay=50)
+        self.server.settle()
+        page = self.result(self.admin.messages("q", "delayed", limit=2))
+        self.assertEqual(
+            self.bodies(page) + self.bodies(self.result(self.admin.messages("q", "delayed", page.next or ""))), ["0", "1", "2"]
+        )
 
     def test_preview(self) -> None:
         """Bodies are cut where asked, never inside a character, and are base64 if they are no text."""

@@ -12,6 +12,8 @@ from phpmq.cli.bench.figures import Figures
 from phpmq.cli.command import VERBS, command
 from phpmq.cli.consume.formats import format_of
 from phpmq.cli.exits import Exit
+from phpmq.cli.lines import message_of
+from phpmq.cli.output import json_line
 from phpmq.client import Delivery
 from phpmq.conversation import Conversation
 from tests.test_docs import ROOT, text
@@ -85,7 +87,7 @@ class CommandTests(SynchronousTestCase):
     def test_examples(self) -> None:
         """Every command line in the documents is one: there are such verbs and such options."""
         count = 0
-        for path in self.reference, "README.md", "docs/tutorials/first-queue.md":
+        for path in self.reference, "README.md", "docs/tutorials/first-queue.md", "docs/how-to/dead-letters.md":
             for line in re.findall(rf"^(?:    |.*\| )?phpmq ((?:{'|'.join(VERBS)})\b[^|<>#\n]*)", text(path), re.MULTILINE):
                 verb = next(verb for verb in self.verbs() if f"{line} ".startswith(f"{verb} "))
                 known = {name for option in self.options(verb) for name in option.opts + option.secondary_opts}
@@ -100,5 +102,7 @@ class CommandTests(SynchronousTestCase):
         delivery = Delivery(Conversation(lambda: 0.0), "jobs", b"hello", b"d7e7f68761d34838494b233148b5486c", 1, None, None)
         self.assertIn(json.loads(format_of(None, True)(delivery)), examples)
         self.assertIn(set(Figures("send", 0).as_json()), [set(example) for example in examples])
+        exported = next(example for example in examples if "accepted_at" in example)
+        self.assertEqual(message_of(json_line(exported)), (b"hello", {"ttl": 0.0, "delay": 0.0, "headers": {}}))
         latency = next(example["latency_ms"] for example in examples if "latency_ms" in example)
         self.assertEqual(set(latency), set(Figures("send", 0).as_json()["latency_ms"]))

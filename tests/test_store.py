@@ -282,6 +282,8 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
             self.assertEqual([message.size for message in found], [0, 5, 100_000, extra.size])
         self.assertEqual(found[3].extra.key, "key")
         self.assertEqual([message.body for message in self.store.peek(self.queue, found[0].position, 1, 3)], [b"123"])
+        for size, count in (1, 2), (3, 2), (4, 3), (7, 4):
+            self.assertEqual(len(self.store.peek(self.queue, 0, MANY, 3, size=size)), count)
 
     def test_peek_at_the_dead(self) -> None:
         """Likewise for the dead, whose sizes are with their bodies' lengths beside."""

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import chain, islice
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 
@@ -18,10 +18,13 @@ from phpmq.admin.sender import Sender
 from phpmq.admin.turns import Slices, Turns
 from phpmq.broker import Queue
 from phpmq.errors import BadSetting, NoSuchMessage
-from phpmq.message import Message
+from phpmq.message import DeadMessage, Message
 
-#: States in which messages can be listed.
+#: States in which messages can be.
 STATES = "ready", "delayed", "in_flight", "dead"
+
+#: States by which messages can be listed; C{active} are those ready and in flight, in one order.
+LISTED = *STATES, "active"
 
 #: The most bytes of bodies that a page of messages has: more would keep everybody else waiting.
 PAGE_BYTES = 4 * 1024 * 1024
@@ -34,6 +37,8 @@ _NO_POSITION = 2**63
 
 _position = attrgetter("position")
 
+_M = TypeVar("_M", Message, DeadMessage)
+
 
 class Messages(Turns):
     """What can be seen of messages, and done with them."""
@@ -42,19 +47,20 @@ class Messages(Turns):
         """
         Look at a queue's messages, in their order, by pages; nothing changes by it.
 
-        To find the first of those in flight, all of them are looked at. Of very many, those that come or go meanwhile may be left out.
+        A page ends early once it has L{PAGE_BYTES} of bodies. To find the first of those in flight, all of them are looked at. Of very
+        many, those that come or go meanwhile may be left out. Among those that are C{active} a message keeps its place when it is
+        delivered or comes back: so each is found once, whatever happens between two pages.
 
-        @param state: C{ready}, C{delayed}, C{in_flight} or C{dead}
+        @param state: one of L{LISTED}
         @param after: the C{next} of the page before
-        @param preview: how many bytes of each body; fewer if those of all C{limit} messages would be more than L{PAGE_BYTES}
+        @param preview: how many bytes of each body
         @raise NoSuchQueue: there is none of that name, and no dead letter of it
         @raise BadSetting: there is no such state
         """
         self.broker.enter()
         limit = check_limit(limit)
-        preview = min(preview, PAGE_BYTES // limit)
-        if state not in STATES:
-            raise BadSetting(f"a state is {', '.join(STATES)}, not {state!r}")
+        if state not in LISTED:
+            raise BadSetting(f"a state is {', '.join(LISTED)}, not {state!r}")
         start, slices = start_of(after), self.slices()
         if state == "dead":
             return await self._dead_page(name, start, limit, preview, slices)
@@ -62,24 +68,26 @@ class Messages(Turns):
         place = None
         if state == "in_flight":
             found, place = await self._in_flight(queue, start, limit + 1, slices)
+        elif state == "active":
+            found, place = await self._active(queue, start, limit + 1, preview, slices)
         else:
             found = (self._ready if state == "ready" else self._delayed)(queue, start, limit + 1, preview)
-        if len(found) > limit:
-            last = found[limit - 1]
-            place = str(last.number if state == "delayed" else last.position)
+        found, more = _some(found, limit, preview)
+        if more:
+            place = str(abs(found[-1].position))
         await slices.rest()
-        items = await slices.each(lambda message: status.message_status(message, state, self.broker, preview), found[:limit])
+        items = await slices.each(lambda one: status.message_status(one, _state(one, state), self.broker, preview), found)
         return Page(items, place)
 
     def _ready(self, queue: Queue, start: int, count: int, preview: int) -> list[Message]:
         place = bisect_right(queue.ahead, start, key=_position)
         ahead = list(islice(queue.ahead, place, place + count))
         if len(ahead) < count and queue.behind:
-            ahead += self._store.peek(queue, max(start, queue.cursor), count - len(ahead), preview)
+            ahead += self._store.peek(queue, max(start, queue.cursor), count - len(ahead), preview, size=PAGE_BYTES)
         return ahead
 
     def _delayed(self, queue: Queue, start: int, count: int, preview: int) -> list[Message]:
-        return self._store.peek(queue, max(start, queue.flushed), count, preview, delayed=True)
+        return self._store.peek(queue, max(start, queue.flushed), count, preview, True, PAGE_BYTES)
 
     async def _in_flight(self, queue: Queue, start: int, count: int, slices: Slices) -> tuple[list[Message], str | None]:
         """The first messages in flight, and how far was looked if there may be more."""
@@ -101,12 +109,25 @@ class Messages(Turns):
         # One that came back and was delivered again was perhaps seen twice.
         return list(dict.fromkeys(filter(is_meant, first))), None if last == _NO_POSITION else str(last)
 
+    async def _active(self, queue: Queue, start: int, count: int, preview: int, slices: Slices) -> tuple[list[Message], str | None]:
+        """The first messages ready or in flight, and likewise."""
+        ready = self._ready(queue, start, count, preview)
+        if not queue.in_flight:
+            return ready, None
+        held, place = await self._in_flight(queue, start, count, slices)
+        # Once more, for those that came back before they were looked at.
+        ready += self._ready(queue, start, count, preview)
+        last = _NO_POSITION if place is None else int(place)
+        found = {message.number: message for message in chain(ready, held) if message.position <= last}
+        return sorted(found.values(), key=_position)[:count], place
+
     async def _dead_page(self, name: str, start: int, limit: int, preview: int, slices: Slices) -> Page:
         self._check_known(name)
-        found = self.broker.dead.some(name, start, limit + 1, preview=preview)
+        found, more = _some(self.broker.dead.some(name, start, limit + 1, preview=preview, size=PAGE_BYTES), limit, preview)
+        place = str(found[-1].number) if more else None
         await slices.rest()
-        items = await slices.each(lambda dead: status.dead_status(dead, self.broker, preview), found[:limit])
-        return Page(items, str(found[limit - 1].number) if len(found) > limit else None)
+        items = await slices.each(lambda dead: status.dead_status(dead, self.broker, preview), found)
+        return Page(items, place)
 
     async def message(self, name: str, id: str, preview: int | None = None) -> dict[str, Any]:
         """
@@ -188,6 +209,22 @@ class Messages(Turns):
             await self.breathe()
         self.broker.forget_if_unused(self.broker.queue(target))
         return {"source": source, "target": target, "moved": moved}
+
+
+def _some(found: list[_M], limit: int, preview: int) -> tuple[list[_M], bool]:
+    """As many messages as a page has, by number and by bytes; and whether there may be more."""
+    size = 0
+    for count, message in enumerate(found[:limit], 1):
+        size += min(len(message.body), preview)
+        if size >= PAGE_BYTES:
+            return found[:count], True
+    return found[:limit], len(found) > limit
+
+
+def _state(message: Message, listed: str) -> str:
+    if listed != "active":
+        return listed
+    return "ready" if message.consumer is None else "in_flight"
 
 
 async def _whole(body: bytes, slices: Slices) -> dict[str, Any]:

@@ -74,12 +74,12 @@ class DeadLetters:
         The dead letters of a queue in order of acceptance, those with a number above C{after}, a part at a time.
 
         @param preview: how many bytes of each body; None for all
-        @param size: there are no more once they reach so many bytes
+        @param size: there are no more once what is read of them reaches so many bytes
         """
         found: list[DeadMessage] = []
         for dead in self._store.dead(queue, after, min(count, STEP), reason, preview):
             found.append(dead)
-            size -= dead.size
+            size -= len(dead.body) + len(dead.headers)
             if size <= 0:
                 break
         return found

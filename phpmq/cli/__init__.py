@@ -10,6 +10,8 @@ and nothing that is slow to import: the work is in modules that a verb imports w
     progress    how far it is
     running     a coroutine on the reactor, and signals
     pipes       stdin and stdout, without blocking the reactor
+    lines       messages as lines of JSON
+    files       files that are written whole or not at all
     connection  the client that sends and consumes
     admin       the verbs that speak to the HTTP API, and what those share
 """

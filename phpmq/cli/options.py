@@ -94,7 +94,8 @@ class Size(ParamType):
         match = re.fullmatch(r"(\d+)([km]?)", str(value).lower(), re.ASCII)
         size = int(match[1]) * _UNITS[match[2]] if match else -1
         if not 0 <= size <= self._most:
-            self.fail(f"{value!r} is not a number of bytes such as 100, 4k or 1M, up to {self._most >> 20}M", param, ctx)
+            most = f"{self._most >> 20}M" if self._most >> 20 else f"{self._most >> 10}k"
+            self.fail(f"{value!r} is not a number of bytes such as 100, 4k or 1M, up to {most}", param, ctx)
         return size
 
 
@@ -155,6 +156,13 @@ def server_option(function: _F) -> _F:
 def timeout_option(help: str, default: float | None = None) -> Callable[[_F], _F]:
     """C{--timeout}."""
     return click.option("--timeout", type=Seconds(zero=False), default=default, show_default=default is not None, metavar="S", help=help)
+
+
+def progress_option(function: _F) -> _F:
+    """C{--progress}."""
+    return click.option("--progress/--no-progress", default=None, help="Show how far it is on standard error.  [default: on a terminal]")(
+        function
+    )
 
 
 def level_option(function: _F) -> _F:

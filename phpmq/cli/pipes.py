@@ -91,8 +91,12 @@ class Input:
     @ivar line: how many lines were handed out
     """
 
-    def __init__(self, reactor: Any, descriptor: int = 0) -> None:
-        self._number = descriptor
+    def __init__(self, reactor: Any, descriptor: int = 0, name: str = "standard input", longest: int = MAX_BODY) -> None:
+        """
+        @param name: what the user calls it
+        @param longest: how many bytes there may be, or a line may have
+        """
+        self._number, self._name, self._longest = descriptor, name, longest
         self._descriptor = _Descriptor(reactor, descriptor)
         # The beginning of a line whose end is still to come.
         self._rest: list[bytes] = []
@@ -108,7 +112,7 @@ class Input:
             except BlockingIOError:
                 pass  # Others made it non-blocking, and were first.
             except OSError as error:
-                raise Failed(f"cannot read standard input: {error.strerror}") from error
+                raise Failed(f"cannot read {self._name}: {error.strerror}") from error
 
     async def all(self) -> bytes:
         """
@@ -121,13 +125,12 @@ class Input:
         while block := await self._read():
             blocks.append(block)
             size += len(block)
-            self._check(size, "standard input")
+            self._check(size, self._name)
         return b"".join(blocks)
 
-    @staticmethod
-    def _check(size: int, what: str) -> None:
-        if size > MAX_BODY:
-            raise Failed(f"{what} is longer than {MAX_BODY >> 20} MiB, which no message can have")
+    def _check(self, size: int, what: str) -> None:
+        if size > self._longest:
+            raise Failed(f"{what} is longer than {self._longest >> 20} MiB, which no message can have")
 
     async def lines(self) -> list[bytes] | None:
         """
@@ -150,7 +153,7 @@ class Input:
             else:
                 self._rest.append(block)
                 self._rest_size += len(block)
-                self._check(self._rest_size, f"line {self.line + 1:,} of standard input")
+                self._check(self._rest_size, f"line {self.line + 1:,} of {self._name}")
         return None
 
 
@@ -161,13 +164,14 @@ class Output:
     @ivar waiting: how many bytes are not written yet
     """
 
-    def __init__(self, reactor: Any, descriptor: int = 1) -> None:
+    def __init__(self, reactor: Any, descriptor: int = 1, name: str = "standard output") -> None:
         """
+        @param name: what the user calls it
         @raise Failed: there is no standard output
         """
         if descriptor == 1 and sys.stdout is None:
             raise Failed("standard output is closed")
-        self._number = descriptor
+        self._number, self._name = descriptor, name
         self._descriptor = _Descriptor(reactor, descriptor)
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
@@ -228,7 +232,7 @@ class Output:
         except BrokenPipeError as error:
             self._error = error
         except OSError as error:
-            self._error = Failed(f"cannot write to standard output: {error.strerror}")
+            self._error = Failed(f"cannot write to {self._name}: {error.strerror}")
         self._writing = False
         self._tell()
 

@@ -26,8 +26,8 @@ def common_server() -> Server:
     return Server(process, "--http", "none", "--http", f"unix:{cwd}/http", "--http", TCP, cwd=cwd)
 
 
-class AdminTests(SynchronousTestCase):
-    """Against one server, with queues of their own in each test."""
+class AdminTestCase(SynchronousTestCase):
+    """Tests against one server, with queues of their own in each."""
 
     def setUp(self) -> None:
         """Use the common one."""
@@ -60,6 +60,10 @@ class AdminTests(SynchronousTestCase):
         self.assertEqual(result.code, code, result)
         expected = rf"\Aphpmq: .*{complaint}.*\n\Z" if complaint else r"\A\Z"
         self.assertRegex(result.err, expected)
+
+
+class AdminTests(AdminTestCase):
+    """Verbs that see and steer."""
 
     def test_look(self) -> None:
         """What is there is shown, over a socket and over a port; a pipe gets no escape sequences."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from phpmq.admin.http.flat import MAX_ITEMS
 from phpmq.admin.http.problems import CODES
-from phpmq.admin.messages import STATES
+from phpmq.admin.messages import LISTED, STATES
 from phpmq.admin.pages import MAX_PAGE
 from phpmq.admin.queues import PAUSES, SORTS
 from phpmq.admin.rates import WINDOWS
@@ -204,7 +204,7 @@ SORT: Schema = {"enum": [*SORTS, *(f"-{sort}" for sort in SORTS)]}
 LIMIT: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}
 PREVIEW: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_PREVIEW}
 PATTERN: Schema = {"type": "string", "maxLength": 255}
-STATE: Schema = {"enum": list(STATES)}
+STATE: Schema = {"enum": list(LISTED)}
 WHAT: Schema = {"enum": list(PAUSES)}
 IDS: Schema = {"type": "array", "items": TEXT, "maxItems": MAX_ITEMS}
 SOME: Schema = {"type": "integer", "minimum": 1, "maximum": 2**53 - 1}

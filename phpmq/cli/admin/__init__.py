@@ -13,6 +13,7 @@ L{phpmq.cli.admin.api.Api} and the standard output. What they share:
     question  whether the user is sure
     names     names of queues, for a shell that completes them
     words     numbers and facts as text
+    letters   messages, and their times
 
 Nothing but C{api} imports treq, which takes its time, and only C{reaching} imports that.
 """

@@ -8,12 +8,18 @@ from typing import Any, TypeVar
 import click
 
 from phpmq.cli.admin.address import Address, address
-from phpmq.cli.options import ParamType, timeout_option, unicode
+from phpmq.cli.options import ParamType, Size, timeout_option, unicode
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 #: What queues can be sorted by.
 SORTS = "name", "ready", "in_flight", "messages", "dead", "bytes", "age", "rate"
+
+#: States of messages, as the user names them; the API has C{_} for C{-}.
+STATES = "ready", "delayed", "in-flight", "dead"
+
+#: The most bytes of each body that the API shows in a list of messages.
+MAX_PREVIEW = 65536
 
 #: Seconds that an answer may take.
 TIMEOUT = 30.0
@@ -79,6 +85,20 @@ def yes_option(function: _F) -> _F:
     return click.option("-y", "--yes", is_flag=True, help="Do not ask. Without a terminal, where nobody can be asked, it has to be there.")(
         function
     )
+
+
+def limit_option(function: _F) -> _F:
+    """C{--limit}, of messages."""
+    return click.option(
+        "--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="Show at most N messages, the first ones."
+    )(function)
+
+
+def preview_option(function: _F) -> _F:
+    """C{--preview}."""
+    return click.option(
+        "--preview", type=Size(MAX_PREVIEW), default="80", show_default=True, metavar="B", help="Show the first B bytes of each body."
+    )(function)
 
 
 def order(sort: str, reverse: bool) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Callable
-from typing import Any
 
 import click
 
+from phpmq.cli.lines import content
 from phpmq.cli.output import is_terminal, json_line, visible
 from phpmq.client import Delivery
 
@@ -38,18 +37,8 @@ def _shown(data: bytes) -> bytes:
 
 
 def _json(delivery: Delivery) -> bytes:
-    value: dict[str, Any] = {
-        "queue": delivery.queue,
-        "id": delivery.id,
-        "attempts": delivery.attempts,
-        "ttl": delivery.ttl,
-        "headers": delivery.headers,
-    }
-    try:
-        value["body"] = delivery.body.decode("utf-8")
-    except UnicodeDecodeError:
-        value["body_base64"] = base64.b64encode(delivery.body).decode("ascii")
-    return json_line(value)
+    facts = {"queue": delivery.queue, "id": delivery.id, "attempts": delivery.attempts, "ttl": delivery.ttl, "headers": delivery.headers}
+    return json_line({**facts, **content(delivery.body)})
 
 
 class _Template:

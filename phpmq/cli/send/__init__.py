@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from phpmq.cli.options import Header, QueueName, Rate, Seconds, Text, level_option, server_option, timeout_option
+from phpmq.cli.options import Header, QueueName, Rate, Seconds, Text, level_option, progress_option, server_option, timeout_option
 from phpmq.cli.output import is_terminal
 from phpmq.errors import PHPMQError
 from phpmq.requests import encode_send
@@ -25,7 +25,7 @@ from phpmq.requests import encode_send
 @click.option("--header", "headers", type=Header(), multiple=True, metavar="NAME=VALUE", help="Put a header beside the body; repeatable.")
 @level_option
 @click.option("--rate", type=Rate(), metavar="N/s", help="Send no faster than that; N/min and N/h are understood too.")
-@click.option("--progress/--no-progress", default=None, help="Show how far it is on standard error.  [default: on a terminal]")
+@progress_option
 @click.option("--ids", is_flag=True, help="Print the id of each message also with --lines and --count.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each message.")
 @server_option

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import repeat
@@ -39,6 +39,7 @@ class Order:
     @ivar body: None for what standard input has
     @ivar lines: whether each line is a message
     @ivar count: how many times; None if it was not said
+    @ivar done: what is said of messages that the server has
     """
 
     queue: str
@@ -52,6 +53,7 @@ class Order:
     as_json: bool
     server: str
     timeout: float
+    done: str = "sent"
 
     @property
     def many(self) -> bool:
@@ -81,17 +83,27 @@ class Sender:
         self.taken = self.stored = self.duplicates = self.failed = self.unknown = 0
         self.first: Exception | None = None
 
-    async def send(self, body: bytes) -> None:
-        """Send one, when there is room for it."""
+    def note(self, sentence: str) -> None:
+        """A line for the user."""
+        self._progress.note(sentence)
+
+    async def send(self, body: bytes, **more: Any) -> None:
+        """
+        Send one, when there is room for it.
+
+        @param more: parameters of C{QueueClient.send}, beside those of all messages
+        @raise TooLarge: no server takes it
+        @raise ValueError: it is none
+        """
         client = self._client
         if not client.conversation.outbox.has_room:
             await client.room()
         self._out.check()
         if self._out.waiting > _MAX_UNREAD:
             await self._out.written()
+        sending = client.send(self._order.queue, body, **self._order.fields, **more)
         self.taken += 1
         number = self.taken
-        sending = client.send(self._order.queue, body, **self._order.fields)
         sending.addCallbacks(self._confirmed, self._refused, (number,), {}, (number,))
 
     def _confirmed(self, message_id: MessageId, number: int) -> None:
@@ -125,7 +137,7 @@ class Sender:
     def summary(self, duration: float) -> str:
         """One line about all that went well."""
         before = f", {self.duplicates:,} of them stored before" if self.duplicates else ""
-        return f"sent {counted(self.taken)} in {seconds(duration)}, {rate(self.taken, duration)}{before}"
+        return f"{self._order.done} {counted(self.taken)} in {seconds(duration)}, {rate(self.taken, duration)}{before}"
 
     def complaint(self, interrupted: bool, gave_up: bool, online: bool) -> Failed | None:
         """
@@ -140,12 +152,21 @@ class Sender:
             parts.append(f"gave up after {self._order.timeout:g} s without an answer of {self._order.server}")
         if self.failed or self.unknown or parts:
             parts.append(self._account())
-        if self.first is not None:
-            parts.append(f"{'the first refusal' if self.failed > 1 else 'refused'}: {self.first}")
+        parts += self._refusal()
         return Failed(": ".join(parts), self._code(interrupted, gave_up, online)) if parts else None
 
+    def ended(self, error: Failed) -> Failed:
+        """What went wrong with that which was to be sent, and how far it got."""
+        if not self.taken:
+            return error
+        parts = [error.sentence, self._account(), *self._refusal()]
+        return Failed("; ".join(parts), Exit.PARTLY if self.stored else error.code)
+
+    def _refusal(self) -> list[str]:
+        return [] if self.first is None else [f"{'the first refusal' if self.failed > 1 else 'refused'}: {self.first}"]
+
     def _account(self) -> str:
-        text = f"{self.stored:,} of {counted(self.taken)} sent"
+        text = f"{self.stored:,} of {counted(self.taken)} {self._order.done}"
         if self.unknown:
             text += f", {self.unknown:,} may have been stored or not"
         return text
@@ -160,14 +181,19 @@ class Sender:
         return code_of(self.first)
 
 
-async def send_messages(reactor: Any, signals: Signals, order: Order) -> int:
-    """Do what is ordered: the exit code."""
+async def send_messages(reactor: Any, signals: Signals, order: Order, feed: Callable[[Sender], Awaitable[None]] | None = None) -> int:
+    """
+    Do what is ordered: the exit code.
+
+    @param feed: has the sender send what is to be sent; None for what the order says
+    """
     out = Output(reactor)
     client = await connect(reactor, order.server, order.timeout, _FOR_EVER)
     started = reactor.seconds()
     shown = False if order.progress is None and order.printing and is_terminal(1) else order.progress
     progress = Progress(reactor, f"sending to {order.queue}", None if order.lines else order.count, shown)
     feeding: Deferred[None] | None = None
+    ended: Failed | None = None
 
     def stop() -> None:
         if feeding is not None:
@@ -176,44 +202,68 @@ async def send_messages(reactor: Any, signals: Signals, order: Order) -> int:
     watch = Watch(reactor, client, order.server, order.timeout, lambda: client.conversation.outbox.sends, stop, progress.note)
     sender = Sender(client, order, out, watch, progress)
     signals.gracefully(stop)
-    feeding = Deferred.fromCoroutine(_feed(reactor, sender, order, client, out))
+    feeding = Deferred.fromCoroutine(_feed(_Ordered(reactor, order).feed if feed is None else feed, sender, client, out))
     try:
         await feeding
     except CancelledError:
         if not watch.gave_up:
             await _grace(reactor, client, out)
+    except Failed as error:
+        ended = error
     finally:
         online = client.conversation.online
         progress.close()
         watch.close()
         await disconnect(reactor, client)
     complaint = sender.complaint(bool(signals.count), watch.gave_up, online)
+    if ended is not None:
+        raise sender.ended(ended)
     if complaint is not None:
         raise complaint
-    if order.many:
-        note(sender.summary(reactor.seconds() - started))
-    elif sender.duplicates:
-        note("nothing was stored: the queue knows a message with that key already")
+    _tell(order, sender, reactor.seconds() - started)
     return Exit.OK
 
 
-async def _feed(reactor: Any, sender: Sender, order: Order, client: QueueClient, out: Output) -> None:
-    pace = Pace(reactor, order.rate)
-    source = Input(reactor)
-    if order.lines:
-        while (lines := await source.lines()) is not None:
-            await _send_all(sender, lines, pace)
-    else:
-        body = await source.all() if order.body is None else order.body
-        await _send_all(sender, repeat(body, order.count or 1), pace)
+def _tell(order: Order, sender: Sender, duration: float) -> None:
+    if order.many:
+        note(sender.summary(duration))
+    elif sender.duplicates:
+        note("nothing was stored: the queue knows a message with that key already")
+
+
+async def _feed(feed: Callable[[Sender], Awaitable[None]], sender: Sender, client: QueueClient, out: Output) -> None:
+    try:
+        await feed(sender)
+    except Failed:
+        # What was sent before it went wrong may be stored or not: the user is to know.
+        await client.confirmed()
+        raise
     await client.confirmed()
     await out.written()
 
 
-async def _send_all(sender: Sender, bodies: Iterable[bytes], pace: Pace) -> None:
-    for body in bodies:
-        await pace.wait()
-        await sender.send(body)
+class _Ordered:
+    """Has sent what the order says."""
+
+    def __init__(self, reactor: Any, order: Order) -> None:
+        self._order = order
+        self._source = Input(reactor)
+        self._pace = Pace(reactor, order.rate)
+
+    async def feed(self, sender: Sender) -> None:
+        """Do."""
+        order, source = self._order, self._source
+        if order.lines:
+            while (lines := await source.lines()) is not None:
+                await self._send(sender, lines)
+        else:
+            body = await source.all() if order.body is None else order.body
+            await self._send(sender, repeat(body, order.count or 1))
+
+    async def _send(self, sender: Sender, bodies: Iterable[bytes]) -> None:
+        for body in bodies:
+            await self._pace.wait()
+            await sender.send(body)
 
 
 async def _grace(reactor: Any, client: QueueClient, out: Output) -> None:
