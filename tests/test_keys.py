@@ -228,6 +228,17 @@ class LimitTests(KeyTestCase):
         self.peer.session.receive(consume(9))
         self.assertEqual(self.peer.gets(), [b"x", b"x", b"y", b"waited"])
 
+    def test_refused_leaves_no_trace(self) -> None:
+        """A send that is refused for its key neither leaves a queue behind nor has a message dropped for it."""
+        self.broker.keys.limit = 1
+        self.broker.configure("q", QueueSettings(max_messages=2, when_full="drop-oldest"))
+        self.sends(b"1")
+        self.peer.says(send(b"y"))
+        used = self.broker.used
+        for queue in b"q", b"new":
+            self.assertEqual(self.peer.says(send(b"x", (KEY, b"2"), (TAG, b"t"), queue=queue))[0][0], "refused")
+        self.assertEqual((self.broker.dropped, list(self.broker.queues), self.broker.used), (0, ["q"], used))
+
     def test_parts(self) -> None:
         """However many are due at once, they are forgotten a part at a time, each with another call."""
         self.patch(keys, "STEP", 20)
