@@ -165,6 +165,14 @@ class WindowTests(KeyTestCase):
         self.broker.sweep()
         self.assertEqual((self.broker.keys.count, self.broker.queues["q"].keys), (0, 0))
 
+    def test_turned_on(self) -> None:
+        """A message that was accepted without a window has none afterwards either, however short ago that was."""
+        self.broker.configure("q", QueueSettings(dedup=0))
+        self.sends()
+        self.peer.says(frame(4, (ID, self.holds())))
+        self.broker.configure("q", QueueSettings(dedup=60))
+        self.assertFalse(self.sends()[1])
+
     def test_shorter_and_longer(self) -> None:
         """Another window holds for keys that are known, from now on."""
         first, _ = self.sends()
