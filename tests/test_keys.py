@@ -144,6 +144,10 @@ class WindowTests(KeyTestCase):
         self.assertEqual(self.sends(b"in flight"), (second, True))
         self.peer.says(frame(4, (ID, first)), frame(4, (ID, second)))
         self.assertEqual([self.sends(key)[1] for key in (b"k", b"in flight")], [False, False])
+        self.sends()
+        self.broker.flush("q")
+        self.broker.forget_keys("q")
+        self.assertFalse(self.sends()[1])
         self.broker.forget_keys("nowhere")
         self.assertNotIn("nowhere", self.broker.queues)
 
