@@ -10,6 +10,7 @@ from phpmq.frames import DELAY, ID, KEY, LEVEL, TAG, TTL
 from phpmq.message import DEFAULT_SETTINGS, KEY_OVERHEAD, QueueSettings
 from phpmq.mirror import StoreFile
 from phpmq.store import SQLiteStore
+from tests import wire
 from tests.version02 import ConversationTestCase, Peer, consume, frame, send
 
 #: Milliseconds of the default window.
@@ -215,6 +216,23 @@ class LimitTests(KeyTestCase):
         self.broker.sweep()
         self.assertEqual(held - self.broker.used, 2 + KEY_OVERHEAD)
         self.assertLess(self.broker.used, used)
+
+    def test_memory_full_of_keys(self) -> None:
+        """Who waits for room that keys take, whether with a key or not, goes on when windows are over."""
+        self.sends()
+        self.peer.says(frame(4, (ID, self.holds())), consume(0))
+        self.broker.memory_limit = self.broker.used
+        waiting = [Peer(self.broker) for _ in range(3)]
+        sends = wire.send("other", b"x"), send(b"x", queue=b"other"), send(b"x", (KEY, b"2"), queue=b"other")
+        for peer, one in zip(waiting, sends, strict=True):
+            peer.says(one)
+        self.assertEqual([peer.connection.reading for peer in waiting], [False] * 3)
+        self.now += WINDOW
+        self.broker.memory_limit += 1000
+        self.broker.sweep()
+        self.broker.dispatch()
+        self.assertEqual([peer.connection.reading for peer in waiting], [True] * 3)
+        self.assertEqual(self.broker.queues["other"].ready, 3)
 
     def test_limit(self) -> None:
         """At the limit a send with a new key is refused, or waits; a duplicate, one without a key or without a window does not."""
