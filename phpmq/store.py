@@ -424,15 +424,15 @@ class SQLiteStore:
         """The message with that key; see L{IStore}."""
         if not self._keys.ever:
             return 0
-        since = queue.remembers_from(now)
         added = self._keys.latest.get((queue.number, key))
         if added is not None:
             number = added.number
-            waits = number in self._added and abs(added.position) > queue.flushed and not 0 < added.expires <= now
-            if waits or (added.accepted > since and number > queue.forgotten):
+            if number in self._added and abs(added.position) > queue.flushed and not 0 < added.expires <= now:
                 return number
-        if self._removed or self._put:
+        # Of one that does not wait, only its row tells whether it is remembered: the window may have been another one when it came.
+        if added is not None or self._removed or self._put:
             self.write()
+        since = queue.remembers_from(now)
         row = self._database.execute(_FIND, (queue.number, key, since, queue.forgotten, queue.number, key, queue.flushed, now)).fetchone()
         return row[0] if row else 0
 

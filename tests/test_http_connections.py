@@ -106,6 +106,14 @@ class BodyTests(ConnectionTestCase):
         self.assertEqual(third.hears().status, 201)
         self.assertEqual(self.site.held, 0)
 
+    def test_too_large_alone(self) -> None:
+        """A body for which there never is room is refused as too large, and not as one that may be sent again later."""
+        self.site.max_held = 1024**2
+        for lines in ["Content-Length: 1048577"], ["Transfer-Encoding: chunked"]:
+            connection = self.connect()
+            connection.says(self.post(*lines) + b"100001\r\n" + bytes(1024**2 + 1))
+            self.check_closed(connection, 413, "too-large")
+
     def test_expect(self) -> None:
         """Who asks whether to send a body is told, and sends none in vain."""
         body = b'{"body": "x"}'

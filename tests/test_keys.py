@@ -10,6 +10,7 @@ from phpmq.frames import DELAY, ID, KEY, LEVEL, TAG, TTL
 from phpmq.message import DEFAULT_SETTINGS, KEY_OVERHEAD, QueueSettings
 from phpmq.mirror import StoreFile
 from phpmq.store import SQLiteStore
+from tests import wire
 from tests.version02 import ConversationTestCase, Peer, consume, frame, send
 
 #: Milliseconds of the default window.
@@ -144,6 +145,10 @@ class WindowTests(KeyTestCase):
         self.assertEqual(self.sends(b"in flight"), (second, True))
         self.peer.says(frame(4, (ID, first)), frame(4, (ID, second)))
         self.assertEqual([self.sends(key)[1] for key in (b"k", b"in flight")], [False, False])
+        self.sends()
+        self.broker.flush("q")
+        self.broker.forget_keys("q")
+        self.assertFalse(self.sends()[1])
         self.broker.forget_keys("nowhere")
         self.assertNotIn("nowhere", self.broker.queues)
 
@@ -164,6 +169,14 @@ class WindowTests(KeyTestCase):
         self.assertEqual([self.sends(key)[1] for key in (b"k", b"before")], [False, False])
         self.broker.sweep()
         self.assertEqual((self.broker.keys.count, self.broker.queues["q"].keys), (0, 0))
+
+    def test_turned_on(self) -> None:
+        """A message that was accepted without a window has none afterwards either, however short ago that was."""
+        self.broker.configure("q", QueueSettings(dedup=0))
+        self.sends()
+        self.peer.says(frame(4, (ID, self.holds())))
+        self.broker.configure("q", QueueSettings(dedup=60))
+        self.assertFalse(self.sends()[1])
 
     def test_shorter_and_longer(self) -> None:
         """Another window holds for keys that are known, from now on."""
@@ -204,6 +217,23 @@ class LimitTests(KeyTestCase):
         self.assertEqual(held - self.broker.used, 2 + KEY_OVERHEAD)
         self.assertLess(self.broker.used, used)
 
+    def test_memory_full_of_keys(self) -> None:
+        """Who waits for room that keys take, whether with a key or not, goes on when windows are over."""
+        self.sends()
+        self.peer.says(frame(4, (ID, self.holds())), consume(0))
+        self.broker.memory_limit = self.broker.used
+        waiting = [Peer(self.broker) for _ in range(3)]
+        sends = wire.send("other", b"x"), send(b"x", queue=b"other"), send(b"x", (KEY, b"2"), queue=b"other")
+        for peer, one in zip(waiting, sends, strict=True):
+            peer.says(one)
+        self.assertEqual([peer.connection.reading for peer in waiting], [False] * 3)
+        self.now += WINDOW
+        self.broker.memory_limit += 1000
+        self.broker.sweep()
+        self.broker.dispatch()
+        self.assertEqual([peer.connection.reading for peer in waiting], [True] * 3)
+        self.assertEqual(self.broker.queues["other"].ready, 3)
+
     def test_limit(self) -> None:
         """At the limit a send with a new key is refused, or waits; a duplicate, one without a key or without a window does not."""
         self.broker.keys.limit = 2
@@ -227,6 +257,17 @@ class LimitTests(KeyTestCase):
         self.assertEqual((waits.connection.reading, self.broker.keys.alarm, self.broker.keys.count), (True, "", 1))
         self.peer.session.receive(consume(9))
         self.assertEqual(self.peer.gets(), [b"x", b"x", b"y", b"waited"])
+
+    def test_refused_leaves_no_trace(self) -> None:
+        """A send that is refused for its key neither leaves a queue behind nor has a message dropped for it."""
+        self.broker.keys.limit = 1
+        self.broker.configure("q", QueueSettings(max_messages=2, when_full="drop-oldest"))
+        self.sends(b"1")
+        self.peer.says(send(b"y"))
+        used = self.broker.used
+        for queue in b"q", b"new":
+            self.assertEqual(self.peer.says(send(b"x", (KEY, b"2"), (TAG, b"t"), queue=queue))[0][0], "refused")
+        self.assertEqual((self.broker.dropped, list(self.broker.queues), self.broker.used), (0, ["q"], used))
 
     def test_parts(self) -> None:
         """However many are due at once, they are forgotten a part at a time, each with another call."""

@@ -407,6 +407,17 @@ class DamagedRowTests(FileTestCase):
             file.close()
             self.assertEqual(self.sql("SELECT body FROM damaged"), [(b"\xff",)])
 
+    def test_key(self) -> None:
+        """Its key is not known any more, or a second send of it would be lost as well; other keys are."""
+        self.make(b"1", b"2")
+        self.sql("INSERT INTO key SELECT number, queue, accepted, CAST(body AS TEXT) FROM message")
+        self.sql("UPDATE message SET body = x'ff' WHERE body = x'32'")
+        for _ in range(2):
+            file, store = self.open()
+            ((queue, *_),) = store.queues()
+            self.assertEqual([bool(store.find(queue, key, 1000)) for key in "12"], [True, False])
+            file.close()
+
     def test_without_its_queue(self) -> None:
         """A message whose queue is not there is one of them."""
         self.make(b"1")

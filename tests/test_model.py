@@ -22,6 +22,7 @@ from zope.interface import implementer
 
 import phpmq.broker.broker
 import phpmq.broker.dispatch
+import phpmq.broker.keys
 import phpmq.broker.lifetime
 import phpmq.broker.queue
 import phpmq.store
@@ -29,12 +30,13 @@ from phpmq.broker import DELIVERIES, SENDS, Broker, Channel
 from phpmq.broker.broker import QUEUE_OVERHEAD
 from phpmq.errors import MemoryFull, QueueFull, UnknownId
 from phpmq.interfaces import IPeer
-from phpmq.message import MESSAGE_OVERHEAD, Message
+from phpmq.message import DEFAULT_SETTINGS, EXTRA_OVERHEAD, MESSAGE_OVERHEAD, Extra, Message, QueueSettings, key_size
 from phpmq.mirror import StoreFile
 from phpmq.store import Delta, SQLiteStore
 
 MANY = 2**31
 MEMORY_LIMIT = 9000
+MAX_KEYS = 6
 
 LONG = os.environ.get("PHPMQ_TEST_PROFILE") == "long"
 
@@ -45,6 +47,9 @@ SLOTS = st.integers(0, 1)
 QUEUES = st.sampled_from("ab")
 TTLS = st.sampled_from([0, 0, 5, 50])
 COUNTS = st.sampled_from([1, 3, MANY])
+KEYS = st.sampled_from(["k", "é", "long key"])
+#: Settings with another window than by default: none, and one that ends soon.
+WINDOWS = DEFAULT_SETTINGS, QueueSettings(dedup=0), QueueSettings(dedup=0.02)
 
 
 @dataclass(eq=False)
@@ -61,6 +66,14 @@ class Item:
     returned: int = 0
     holder: Client | None = None
     flushed: bool = False
+    key: str = ""
+    #: Whether it has, or had, a key.
+    extra: bool = False
+
+    @property
+    def size(self) -> int:
+        """What it counts against the memory limit."""
+        return len(self.body) + len(self.key.encode()) + EXTRA_OVERHEAD * self.extra
 
     @property
     def state(self) -> State:
@@ -70,6 +83,16 @@ class Item:
     def expired(self, now: int) -> bool:
         """Whether its time is over."""
         return 0 < self.expires <= now
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key that a queue remembers, as the model knows it."""
+
+    number: int
+    queue: str
+    accepted: int
+    key: str
 
 
 @implementer(IPeer)
@@ -83,6 +106,7 @@ class Client:
     choked: bool = False
     unwritten: int = 0
     refusals: list[Exception] = field(default_factory=list)
+    receipts: list[tuple[bytes, bool]] = field(default_factory=list)
     waits_for: str = ""
 
     def __post_init__(self) -> None:
@@ -107,8 +131,8 @@ class Client:
             self.channel.pause()
 
     def receipt(self, tag: bytes, id: bytes = b"", duplicate: bool = False) -> None:
-        """Nothing that it does has a tag; see L{IPeer}."""
-        raise AssertionError("a receipt")
+        """Note a receipt; see L{IPeer}."""
+        self.receipts.append((id, duplicate))
 
     def superseded(self) -> None:
         """It is no producer; see L{IPeer}."""
@@ -142,11 +166,20 @@ class BrokerMachine(RuleBasedStateMachine):
         self.sent = 0
         self.live: dict[int, Item] = {}
         self.dead: dict[int, tuple[object, ...]] = {}
+        self.dead_extras: dict[int, bool] = {}
+        self.replayed: set[int] = set()
         self.paused: dict[str, int] = {}
         # What the file may say since it was last brought up to date, and the fewest attempts.
         self.states: dict[int, list[State]] = {}
         self.pauses: dict[str, set[int]] = {}
         self.attempts: dict[int, int] = {}
+        # Windows, remembered keys, and up to which number they were forgotten; and what the file may say of each.
+        self.settings: dict[str, QueueSettings] = {}
+        self.keys: dict[int, Key] = {}
+        self.forgotten: dict[str, int] = {}
+        self.possible_settings: dict[str, list[QueueSettings]] = {}
+        self.possible_keys: dict[int, Key] = {}
+        self.certain_keys: set[int] = set()
         self.start()
 
     def start(self) -> None:
@@ -163,30 +196,41 @@ class BrokerMachine(RuleBasedStateMachine):
         self.clients: list[Client | None] = [None] * 2
         self.in_turn = self.woken = False
         self.adopt()
-        self.broker = Broker(self.store, lambda: self.time, MEMORY_LIMIT, wake=self.wake)
+        self.broker = Broker(self.store, lambda: self.time, MEMORY_LIMIT, wake=self.wake, max_keys=MAX_KEYS)
         with self.turn():
             self.broker.dispatch()
         # Its range of numbers is in the file before it is used.
         self.sync()
 
-    def adopt(self) -> None:
+    def adopt(self) -> None:  # noqa: C901  # what is compared is much, and simple
         """What was in the last commit is back, nothing is invented, nothing that was acknowledged and mirrored is back."""
         before, self.live = self.live, {}
         found: dict[int, State] = {}
         paused = {}
+        names, forgotten, windows = {}, self.forgotten, self.settings
+        self.forgotten, self.settings = {}, {}
         for record, _, _, _ in self.store.queues():
             paused[record.name] = record.paused
+            names[record.number] = record.name
+            self.forgotten[record.name] = record.forgotten
+            if record.settings != DEFAULT_SETTINGS:
+                self.settings[record.name] = record.settings
             for message in self.store.read(record, record.flushed, MANY, MANY):
                 number = message.number
                 item = Item(number, message.body, record.name, message.position, message.expires, message.attempts, message.attempts)
+                item.extra = message.extra is not None
+                item.key = message.extra.key if message.extra is not None else ""
                 found[number] = item.state
                 self.live[number] = item
                 if number in before:
+                    assert not item.key or not before[number].key or item.key == before[number].key
+                if number in before and number not in self.replayed:
                     assert self.attempts.get(number, 0) <= message.attempts <= before[number].attempts
-        self.dead = {}
+        self.dead, self.dead_extras = {}, {}
         for dead in self.store.dead():
             assert dead.number not in found, "both dead and alive"
             found[dead.number] = self.dead[dead.number] = ("dead", dead.queue, dead.text, dead.attempts, dead.body)
+            self.dead_extras[dead.number] = dead.size > len(dead.body)
         for number, states in self.states.items():
             may_have_expired = number in before and before[number].expired(self.time)
             assert found.get(number) in states or (may_have_expired and number not in found), (number, found.get(number), states)
@@ -194,6 +238,27 @@ class BrokerMachine(RuleBasedStateMachine):
         for name, values in self.pauses.items():
             assert paused.get(name, 0) in values
         self.paused = {name: bits for name, bits in paused.items() if bits}
+        for name, values_of in self.possible_settings.items():
+            assert self.settings.get(name, DEFAULT_SETTINGS) in values_of
+        self.adopt_keys(names, set(found), before, forgotten, windows)
+
+    def adopt_keys(
+        self, names: dict[int, str], found: set[int], before: dict[int, Item], forgotten: dict[str, int], windows: dict[str, QueueSettings]
+    ) -> None:
+        """A key is there if and only if its message was accepted before the last commit, and its window is not over."""
+        rows = self.store._database.execute("SELECT number, queue, accepted, key FROM key")
+        keys = {number: Key(number, names[queue], accepted, key) for number, queue, accepted, key in rows}
+        for number, key in keys.items():
+            assert self.possible_keys[number] == key
+            # A message that never went must have come to the file with its key.
+            gone = None in self.states.get(number, [])[1:] or (number in before and before[number].expired(self.time))
+            assert number in found or number in self.certain_keys or gone, "the message is lost"
+        for number, key in self.possible_keys.items():
+            window = windows.get(key.queue, DEFAULT_SETTINGS)
+            known = number in self.keys and key.accepted > self.time - window.dedup * 1000 and number > forgotten.get(key.queue, 0)
+            if known and (number in self.certain_keys or number in found):
+                assert number in keys, "the key is lost"
+        self.keys = keys
 
     def wake(self) -> None:
         """The broker wants a dispatch soon."""
@@ -306,6 +371,54 @@ class BrokerMachine(RuleBasedStateMachine):
             self.note(self.next)
             self.next += 1
 
+    @rule(slot=SLOTS, queue=QUEUES, key=KEYS, ttl=TTLS, tag=st.sampled_from([b"t", None]))
+    def send_with_key(self, slot: int, queue: str, key: str, ttl: int, tag: bytes | None) -> None:
+        """Send a message with a key: it is stored, or refused, or there was one with that key."""
+        client = self.client(slot)
+        self.sent += 1
+        body = b"%d" % self.sent
+        client.refusals.clear()
+        client.receipts.clear()
+        earlier = self.known(queue, key)
+        window = self.settings.get(queue, DEFAULT_SETTINGS).dedup
+        number = self.next
+        full = self.broker.used >= MEMORY_LIMIT
+        many = bool(window) and self.broker.keys.count >= MAX_KEYS
+        with self.turn():
+            client.channel.send(tag, queue, body, ttl, False, Extra(0, key))
+            if earlier:
+                assert client.refusals == []
+                assert tag is None or client.receipts[0] in [(self.store.id_prefix + b"%016x" % one, True) for one in earlier]
+            elif full or many or self.paused.get(queue, 0) & SENDS:
+                (error,) = client.refusals
+                wanted = MemoryFull if full or not self.paused.get(queue, 0) & SENDS else QueueFull
+                assert type(error) is wanted
+                if tag is None:
+                    client.waits_for = "memory" if full else queue if wanted is QueueFull else "keys"
+            else:
+                assert client.refusals == []
+                assert tag is None or client.receipts == [(self.store.id_prefix + b"%016x" % number, False)]
+                self.next += 1
+                item = Item(number, body, queue, number, self.time + ttl if ttl else 0, key=key, extra=True)
+                self.live[number] = item
+                self.note(number)
+                if window:
+                    self.keys[number] = self.possible_keys[number] = Key(number, queue, self.time, key)
+
+    def known(self, queue: str, key: str) -> set[int]:
+        """Of which messages a send would be a duplicate."""
+        waiting = {
+            item.number
+            for item in self.live.values()
+            if (item.queue, item.key) == (queue, key) and not item.flushed and not item.expired(self.time)
+        }
+        return waiting | {one.number for one in self.keys.values() if (one.queue, one.key) == (queue, key) and self.remembers(one)}
+
+    def remembers(self, key: Key) -> bool:
+        """Whether a key's window is not over."""
+        window = self.settings.get(key.queue, DEFAULT_SETTINGS).dedup
+        return key.accepted > self.time - window * 1000 and key.number > self.forgotten.get(key.queue, 0)
+
     @rule(slot=SLOTS, which=st.integers(0, 3), all_held=st.booleans())
     def ack(self, slot: int, which: int, all_held: bool) -> None:
         """Acknowledge one or all."""
@@ -338,6 +451,7 @@ class BrokerMachine(RuleBasedStateMachine):
         with self.turn():
             for item in client.held[which : which + 1]:
                 del self.live[item.number]
+                self.dead_extras[item.number] = item.extra
                 self.dead[item.number] = ("dead", item.queue, "text", item.attempts, item.body)
                 self.note(item.number)
                 client.channel.dead_letter(None, self.id_of(item), "text", item.queue)
@@ -398,6 +512,52 @@ class BrokerMachine(RuleBasedStateMachine):
                 item.flushed = True
                 self.note(item.number)
 
+    @rule(queue=QUEUES)
+    def forget_keys(self, queue: str) -> None:
+        """Have a queue forget its keys."""
+        with self.turn():
+            self.broker.forget_keys(queue)
+            if any(key.queue == queue for key in self.keys.values()):
+                self.forgotten[queue] = self.next - 1
+
+    @rule(queue=QUEUES, settings=st.sampled_from(WINDOWS))
+    def configure(self, queue: str, settings: QueueSettings) -> None:
+        """Set a queue's window."""
+        with self.turn():
+            self.settings[queue] = settings
+            self.possible_settings.setdefault(queue, [DEFAULT_SETTINGS]).append(settings)
+            self.broker.configure(queue, settings)
+
+    @rule(source=QUEUES, other=QUEUES, count=st.sampled_from([1, 3]))
+    def move(self, source: str, other: str, count: int) -> None:
+        """Move messages to another queue."""
+        self.sweep()
+        with self.turn():
+            if source == other or source not in self.broker.queues:
+                return
+            items = self.ready(source)[:count]
+            first = self.next
+            self.next += len(items)
+            for place, item in enumerate(items):
+                item.queue, item.position = other, first + place
+                self.note(item.number)
+            assert self.broker.move(self.broker.queues[source], self.broker.queue(other), count) == len(items)
+
+    @rule(queue=QUEUES, other=QUEUES)
+    def replay(self, queue: str, other: str) -> None:
+        """Replay a queue's dead letters; they have no key any more."""
+        with self.turn():
+            letters = self.broker.dead.some(queue)
+            assert [dead.number for dead in letters] == sorted(n for n, state in self.dead.items() if state[1] == queue)[: len(letters)]
+            for dead in letters:
+                number = dead.number
+                del self.dead[number]
+                self.live[number] = Item(number, dead.body, other, self.next, 0, extra=self.dead_extras.pop(number))
+                self.replayed.add(number)
+                self.next += 1
+                self.note(number)
+            self.broker.dead.replay(letters, other)
+
     @rule(queue=QUEUES, what=st.sampled_from([DELIVERIES, SENDS, DELIVERIES | SENDS]), stop=st.booleans())
     def pause(self, queue: str, what: int, stop: bool) -> None:
         """Pause or resume a queue."""
@@ -423,7 +583,7 @@ class BrokerMachine(RuleBasedStateMachine):
                 self.broker.end()
 
     @precondition(lambda self: not self.in_turn)
-    @rule(step=st.sampled_from([1, 5, 60]))
+    @rule(step=st.sampled_from([1, 5, 60, 120_000]))
     def pass_time(self, step: int) -> None:
         """Time passes."""
         self.time += step
@@ -437,6 +597,8 @@ class BrokerMachine(RuleBasedStateMachine):
             for item in list(self.live.values()):
                 if item.holder is None and item.expired(self.time):
                     self.forget(item)
+            self.keys = {number: key for number, key in self.keys.items() if self.remembers(key)}
+            assert self.broker.keys.count == len(self.keys)
 
     # The file
 
@@ -472,6 +634,10 @@ class BrokerMachine(RuleBasedStateMachine):
         self.states.update({number: [item.state] for number, item in self.live.items()})
         self.attempts = {item.number: item.returned for item in self.live.values()}
         self.pauses = {name: {bits} for name, bits in self.paused.items()}
+        self.replayed = set()
+        self.possible_settings = {name: [settings] for name, settings in self.settings.items()}
+        self.possible_keys = self.keys.copy()
+        self.certain_keys = set(self.keys)
 
     @rule(written=st.booleans())
     def crash(self, written: bool) -> None:
@@ -491,7 +657,7 @@ class BrokerMachine(RuleBasedStateMachine):
     # What always holds
 
     @invariant()
-    def nobody_waits_in_vain(self) -> None:
+    def nobody_waits_in_vain(self) -> None:  # noqa: C901  # likewise
         """Whoever can get a message has got it, and who waits for room knows if there is some."""
         if self.in_turn:
             return
@@ -503,6 +669,8 @@ class BrokerMachine(RuleBasedStateMachine):
                     assert all(item.expired(self.time) for item in self.ready(queue))
             if client.waits_for == "memory":
                 assert self.broker.used >= MEMORY_LIMIT * 0.95
+            elif client.waits_for == "keys":
+                assert self.broker.keys.count >= MAX_KEYS * 0.95
             elif client.waits_for:
                 assert self.paused[client.waits_for] & SENDS
 
@@ -512,10 +680,12 @@ class BrokerMachine(RuleBasedStateMachine):
         if self.in_turn:
             return
         expected = {name for name, bits in self.paused.items() if bits}
+        expected.update(name for name, settings in self.settings.items() if settings != DEFAULT_SETTINGS)
+        expected.update(key.queue for key in self.keys.values() if self.remembers(key))
         expected.update(name for client in self.clients if client is not None for name in client.windows)
         expected.update(item.queue for item in self.live.values() if item.holder is not None)
         certain = expected.union(item.queue for item in self.live.values() if not item.expired(self.time))
-        possible = certain.union(item.queue for item in self.live.values())
+        possible = certain.union(item.queue for item in self.live.values()).union(key.queue for key in self.keys.values())
         assert certain <= set(self.broker.queues) <= possible
         exact = True
         for name, queue in self.broker.queues.items():
@@ -523,13 +693,18 @@ class BrokerMachine(RuleBasedStateMachine):
             assert queue.in_flight == sum(item.queue == name and item.holder is not None for item in self.live.values())
             assert sum(not item.expired(self.time) for item in items) <= queue.ready <= len(items)
             if queue.ready == len(items):
-                assert queue.ready_size == sum(len(item.body) for item in items)
+                assert queue.ready_size == sum(item.size for item in items)
             else:
                 exact = False
-            assert queue.ahead_size == sum(len(message.body) for message in queue.ahead)
-        if exact and set(self.broker.queues) == possible:
-            sizes = [len(item.body) for item in self.live.values()] + [len(state[-1]) for state in self.dead.values()]  # type: ignore[arg-type]
-            assert self.broker.used == sum(sizes) + len(sizes) * MESSAGE_OVERHEAD + len(possible) * QUEUE_OVERHEAD
+            assert queue.ahead_size == sum(message.size for message in queue.ahead)
+        remembered = [key.key for key in self.keys.values() if self.remembers(key)]
+        assert len(remembered) <= self.broker.keys.count <= len(self.keys)
+        assert self.broker.keys.count == sum(queue.keys for queue in self.broker.queues.values())
+        if exact and set(self.broker.queues) == possible and self.broker.keys.count == len(self.keys):
+            sizes = [item.size for item in self.live.values()]
+            sizes += [len(state[-1]) + EXTRA_OVERHEAD * self.dead_extras[number] for number, state in self.dead.items()]  # type: ignore[arg-type]
+            keys = sum(key_size(len(key.key.encode())) for key in self.keys.values())
+            assert self.broker.used == sum(sizes) + len(sizes) * MESSAGE_OVERHEAD + len(possible) * QUEUE_OVERHEAD + keys
 
 
 def walk(seed: int, steps: int) -> None:
@@ -546,6 +721,10 @@ def walk(seed: int, steps: int) -> None:
 
     actions: list[tuple[int, Callable[[], None]]] = [
         (10, lambda: machine.send(some(0, 1), some(*"ab"), some(0, 0, 5, 50), some(0, 10, 300), random.randint(1, 8))),
+        (
+            10,
+            lambda: machine.send_with_key(some(0, 1), some(*"ab"), some(*"ké123456"), some(0, 0, 5, 50), some(b"t", None)),
+        ),
         (10, lambda: machine.ack(some(0, 1), random.randint(0, 3), some(True, False))),
         (6, lambda: machine.consume(some(0, 1), some(*"ab"), random.randint(0, 6))),
         (5, lambda: machine.requeue(some(0, 1), random.randint(0, 3), some(0, 0, 5, 50))),
@@ -561,6 +740,11 @@ def walk(seed: int, steps: int) -> None:
         (2, lambda: machine.choke(some(0, 1))),
         (2, lambda: machine.dead_letter(some(0, 1), random.randint(0, 3))),
         (2, lambda: machine.pass_time(some(1, 5, 60)) if not machine.in_turn else None),
+        (1, lambda: machine.pass_time(120_000) if not machine.in_turn else None),
+        (1, lambda: machine.configure(some(*"ab"), some(*WINDOWS))),
+        (1, lambda: machine.forget_keys(some(*"ab"))),
+        (2, lambda: machine.move(some(*"ab"), some(*"ab"), some(1, 3))),
+        (1, lambda: machine.replay(some(*"ab"), some(*"ab"))),
         (2, lambda: machine.flush(some(*"ab"), False)),
         (2, lambda: machine.pause(some(*"ab"), some(1, 2, 3), random.random() < 0.3)),
         (1, lambda: machine.sweep()),
@@ -586,6 +770,7 @@ class ModelTests(SynchronousTestCase):
         self.patch(phpmq.broker.queue, "_AHEAD_BYTES", 400)
         for module in phpmq.broker.broker, phpmq.broker.dispatch, phpmq.broker.lifetime:
             self.patch(module, "STEP", 4)
+        self.patch(phpmq.broker.keys, "STEP", 3)
         self.patch(phpmq.store, "_GATHERED", 5)
         self.patch(phpmq.store, "_BATCHES", 3)
 

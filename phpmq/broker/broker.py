@@ -158,6 +158,9 @@ class Broker(Dispatch):
         queue = self.queues.get(name) or self.queue(name)
         if queue.paused & SENDS:
             raise QueueFull("the queue is paused for sends")
+        remembered = extra is not None and extra.key and queue.settings.dedup
+        if remembered:
+            self.keys.check(queue)
         if queue.bounded:
             self._make_room(queue, len(body))
         if revision and queue.revision != revision:
@@ -168,7 +171,7 @@ class Broker(Dispatch):
         now = self.now
         message = Message(number, queue, number, now, now + int(min(ttl, MAX_TTL)) if ttl else 0, 0, body, extra)
         if extra is not None:
-            if extra.key and queue.settings.dedup:
+            if remembered:
                 self.keys.remember(queue, extra.key)
             if extra.due:
                 extra.due = now + min(extra.due, MAX_TTL)

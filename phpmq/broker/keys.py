@@ -54,15 +54,19 @@ class Keys:
             self._broker.used += key_size(size, queue.keys)
             self._due[queue] = 0
 
-    def remember(self, queue: Queue, key: str) -> None:
+    def check(self, queue: Queue) -> None:
         """
-        A message with a key is about to be accepted by a queue that has a dedup window.
+        A message with a new key comes to a queue that has a dedup window.
 
         @raise MemoryFull: there are as many keys as there may be
         """
         if self.count >= self.limit:
             self.full = True
+            self._broker.forget_if_unused(queue)  # it may have been made for this message
             raise MemoryFull(f"the server remembers {self.count} keys, as many as it may")
+
+    def remember(self, queue: Queue, key: str) -> None:
+        """That message is accepted."""
         self.count += 1
         self._broker.used += key_size(len(key.encode("utf-8")))
         if not queue.keys:

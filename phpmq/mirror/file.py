@@ -147,7 +147,10 @@ class StoreFile:
                 upgrade(database, version)
 
     def _set_damaged_aside(self, memory: sqlite3.Connection) -> int:
-        """Messages whose checksum is wrong go to the table C{damaged}, in memory and in the file."""
+        """
+        Messages whose checksum is wrong go to the table C{damaged}, in memory and in the file. Their keys are forgotten: whoever has no
+        receipt can send again.
+        """
         queues = {number for (number,) in memory.execute("SELECT number FROM queue")}
         damaged = []
         for number, queue, position, accepted, expires, attempts, crc, body in memory.execute("SELECT * FROM message"):
@@ -162,6 +165,7 @@ class StoreFile:
                 database.execute("BEGIN IMMEDIATE")
                 for statement in "INSERT INTO damaged SELECT *", "DELETE":
                     database.executemany(f"{statement} FROM message WHERE number = ?", damaged)
+                database.executemany("DELETE FROM key WHERE number = ?", damaged)
                 database.execute("COMMIT")
         (count,) = memory.execute("SELECT count(*) FROM damaged").fetchone()
         return int(count)

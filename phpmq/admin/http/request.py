@@ -99,7 +99,8 @@ class Request(http.Request):
         if self.channel.length != 0:
             if operation.body is None:
                 raise Problem("bad-request", "this takes no body")
-            self.limit = operation.body_limit(site.admin.service.max_message_size)
+            # What is too much also when there is no other body is not refused as if it were worth to try again.
+            self.limit = min(operation.body_limit(site.admin.service.max_message_size), site.max_held)
             if not is_json(self.header("Content-Type"), self.header("Content-Encoding")):
                 raise Problem("unsupported-media-type", "a body is application/json, in UTF-8, not compressed")
         self._arguments = {**names, **self._parameters(query)}
