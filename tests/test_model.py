@@ -25,7 +25,7 @@ import phpmq.broker.dispatch
 import phpmq.broker.keys
 import phpmq.broker.lifetime
 import phpmq.broker.queue
-import phpmq.store
+import phpmq.store.gathered
 from phpmq.broker import DELIVERIES, SENDS, Broker, Channel
 from phpmq.broker.broker import QUEUE_OVERHEAD
 from phpmq.errors import MemoryFull, QueueFull, UnknownId
@@ -771,8 +771,8 @@ class ModelTests(SynchronousTestCase):
         for module in phpmq.broker.broker, phpmq.broker.dispatch, phpmq.broker.lifetime:
             self.patch(module, "STEP", 4)
         self.patch(phpmq.broker.keys, "STEP", 3)
-        self.patch(phpmq.store, "_GATHERED", 5)
-        self.patch(phpmq.store, "_BATCHES", 3)
+        self.patch(phpmq.store.gathered, "_GATHERED", 5)
+        self.patch(phpmq.store.gathered, "_BATCHES", 3)
 
     def test_short_histories(self) -> None:
         """Whatever happens in whatever order, they do what the model does, and a crash loses nothing that was mirrored."""

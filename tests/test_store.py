@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from phpmq import store
+import phpmq.store.store
 from phpmq.interfaces import IStore
 from phpmq.message import DEFAULT_SETTINGS, Extra, Message, QueueRecord, QueueSettings
 from phpmq.store import SCHEMA_VERSION, Delta, SQLiteStore, checksum, schema, upgrade
@@ -627,7 +627,7 @@ class SQLiteStoreTests(SynchronousTestCase):
 
     def test_purge_of_large_ones(self) -> None:
         """Of large messages a purge forgets fewer at a time, but always one."""
-        self.patch(store, "_PURGED_BYTES", 1000)
+        self.patch(phpmq.store.store, "_PURGED_BYTES", 1000)
         for _ in range(4):
             self.add(b"x" * 600)
         self.add(b"x" * 2000)
