@@ -481,6 +481,19 @@ class ActionTests(AdminTestCase):
         self.assertEqual(self.successResultOf(moving)["moved"], 5000)
         self.assertEqual((len(self.server.bodies("to")), self.server.bodies("from")), (5000, [b"new"]))
 
+    def test_move_to_and_fro(self) -> None:
+        """Two who move in opposite directions come to an end, however many they want: what comes meanwhile stays."""
+        for _ in range(2000):
+            self.server.broker.publish("from", b"x")
+        there = Deferred.fromCoroutine(self.admin.move("from", "to", 2**53 - 1))
+        back = Deferred.fromCoroutine(self.admin.move("to", "from", 2**53 - 1))
+        self.server.broker.publish("from", b"new")
+        for _ in range(10):
+            self.server.clock.advance(0)
+        moved = self.successResultOf(there)["moved"], self.successResultOf(back)["moved"]
+        self.assertEqual(moved, (2000, 500))
+        self.assertEqual((len(self.server.bodies("to")), len(self.server.bodies("from"))), (1500, 501))
+
     def test_moved_key(self) -> None:
         """A key is known in the queue where its message is, and in the one to which it was sent until the window is over."""
         self.admin.configure("from", {"dedup": 5})

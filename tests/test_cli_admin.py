@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from typing import Any
 
 from treq.testing import RequestTraversalAgent
@@ -17,9 +18,11 @@ from twisted.web.server import NOT_DONE_YET, Request
 from phpmq.cli.admin.address import Address, address
 from phpmq.cli.admin.api import Api
 from phpmq.cli.admin.flush import Flushing
+from phpmq.cli.admin.reaching import carry_out
 from phpmq.cli.admin.refusals import Refused, lost
 from phpmq.cli.admin.status import show_status
 from phpmq.cli.exits import Exit, Failed
+from phpmq.cli.pipes import Output
 from tests.verbs import VerbTestCase
 from tests.web import ODD
 
@@ -156,12 +159,15 @@ class Page(Resource):
 class ForeignTests(SynchronousTestCase):
     """What is at an address, and is no phpmq."""
 
+    def api(self, status: int, media: str, content: bytes | None, clock: Clock | None = None) -> Api:
+        """What asks such a site."""
+        self.agent = RequestTraversalAgent(Page(status, media, content))
+        return Api(clock or Clock(), address("http://mq.example"), 5, self.agent)
+
     def ask(self, status: int, media: str, content: bytes | None, clock: Clock | None = None, most: int = 1000) -> Deferred[Any]:
-        """Ask such a site."""
-        agent = RequestTraversalAgent(Page(status, media, content))
-        api = Api(clock or Clock(), address("http://mq.example"), 5, agent)
-        result = Deferred.fromCoroutine(api.get("ask", "status", most=most))
-        agent.flush()
+        """Ask it."""
+        result = Deferred.fromCoroutine(self.api(status, media, content, clock).get("ask", "status", most=most))
+        self.agent.flush()
         return result
 
     def refused(self, status: int, media: str, content: bytes) -> Failed:
@@ -183,12 +189,41 @@ class ForeignTests(SynchronousTestCase):
             (401, "text/html", b"", 77, "wants a login"),
             (403, "text/html", b"", 77, "forbids it"),
             (502, "text/html", b"", 69, "does not reach the server"),
+            (404, "application/problem+json", b'{"code": "mq.example", "detail": null}', 1, "cannot ask: mq.example"),
             (503, "application/problem+json", b'{"code": "draining", "detail": "the server is about to stop"}', 1, "try again"),
         ):
             error = self.refused(status, media, content)
             self.assertEqual(error.code, code, error)
             self.assertIn(text, error.sentence)
             self.assertIn("mq.example" if text != "try again" else "about to stop", error.sentence)
+
+    def test_strange(self) -> None:
+        """An answer whose members are missing, or of another type, is no error of the command."""
+        for content in b'{"messages": null, "connections": {}, "alarms": []}', b'{"messages": 1, "connections": "", "alarms": 0}':
+            api = self.api(200, "application/json", content)
+            with tempfile.TemporaryFile() as file:
+                output = Output(Clock(), file.fileno())
+                result = Deferred.fromCoroutine(carry_out(api, output, lambda api, output: show_status(api, output, False)))
+                self.agent.flush()
+                error = self.failureResultOf(result, Failed).value
+            assert isinstance(error, Failed)
+            self.assertEqual(error.code, Exit.UNREACHABLE)
+            self.assertRegex(error.sentence, r"^http://mq.example does not answer as phpmq's API does \(\w+: .+\); see that --api")
+
+    def test_endless(self) -> None:
+        """Pages that lead to themselves are no list."""
+        api = self.api(200, "application/json", b'{"items": [], "next": "q"}')
+
+        async def take() -> None:
+            async for _ in api.pages("list", "queues"):
+                pass
+
+        result = Deferred.fromCoroutine(take())
+        for _ in range(3):
+            self.agent.flush()
+        error = self.failureResultOf(result, Failed).value
+        assert isinstance(error, Failed)
+        self.assertEqual(error.code, Exit.UNREACHABLE)
 
     def test_too_long(self) -> None:
         """An answer that is longer than it may be is not read to its end."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+from unittest import mock
 
 import click
 from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
 from twisted.trial.unittest import SynchronousTestCase
 
+from phpmq.cli import output
 from phpmq.cli.bench.figures import HEADINGS, Figures
 from phpmq.cli.consume.formats import format_of
 from phpmq.cli.exits import Exit, Failed, code_of, not_reached
@@ -49,6 +52,27 @@ class VisibleTests(SynchronousTestCase):
     def test_table(self) -> None:
         """In a pipe a table is aligned, and has no lines."""
         self.assertEqual(table(("", "n"), [("a", "1"), ("bc", "1,000")]), "        n\na       1\nbc  1,000\n")
+
+
+class ListingTests(SynchronousTestCase):
+    """Tables on a terminal."""
+
+    def shown(self, columns: int, *rows: tuple[str, ...]) -> list[str]:
+        """The lines of a table, below its headings."""
+        self.patch(output, "is_terminal", lambda descriptor: True)
+        with mock.patch.dict(os.environ, {"COLUMNS": str(columns), "TERM": "dumb"}):
+            text = output.Listing(">READY", ">IN FLIGHT", ">DEAD", "QUEUE").add(rows)
+        return text.partition("─\n")[2].splitlines()
+
+    def test_wide(self) -> None:
+        """A name is in one piece where there is room."""
+        self.assertEqual(self.shown(80, ("26,000", "0", "12", "a" * 40)), ["26,000       0    12  " + "a" * 40])
+
+    def test_narrow(self) -> None:
+        """Where there is none the name is folded, and the numbers are whole, however narrow it is."""
+        for columns in 1, 20, 30:
+            lines = self.shown(columns, ("1,234,567", "8,901,234", "5,678", "a" * 20))
+            self.assertEqual([line.split() for line in lines], [["1,234,567", "8,901,234", "5,678", "a" * 12], ["a" * 8]])
 
 
 class ExitTests(SynchronousTestCase):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from phpmq.admin import messages, queues, status, turns
 from phpmq.admin.console.protocol import ConsoleProtocol
@@ -165,6 +165,79 @@ class TurnTests(AdminTestCase):
         self.server.service.running = 1
 
 
+class LineTests(AdminTestCase):
+    """Of much work at once only one slice is done in each turn of the reactor, so that clients wait for that and not for all."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(turns, "SLICE", 0.0)
+        self.calls: list[Callable[[], object]] = []
+        self.patch(self.server.clock, "callLater", lambda delay, call: self.calls.append(call))
+        self.seen: list[str] = []
+
+    def turn(self) -> None:
+        """What the reactor does next."""
+        (call,) = self.calls
+        self.calls.clear()
+        call()
+
+    def work(self, name: str) -> Deferred[None]:
+        """Begin work that takes three slices."""
+
+        async def work() -> None:
+            for number in range(3):
+                if number:
+                    await self.admin.breathe()
+                self.seen.append(name)
+
+        return Deferred.fromCoroutine(work())
+
+    def test_one_at_a_time(self) -> None:
+        """They go on in the order in which they rested."""
+        works = [self.work(name) for name in "abc"]
+        seen = ["a", "b", "c"]
+        for name in "abcabc":
+            self.assertEqual(self.seen, seen)
+            self.turn()
+            seen.append(name)
+        self.assertEqual((self.seen, self.calls), (seen, []))
+        for work in works:
+            self.successResultOf(work)
+
+    def test_quick(self) -> None:
+        """What takes less than a slice leaves the rest of it to others."""
+        self.patch(turns, "SLICE", 1.0)
+        for name in "abc":
+            self.work(name)
+        self.turn()
+        self.assertEqual(self.seen, [*"abcabc"])
+
+    def test_given_up(self) -> None:
+        """What is given up takes no turn."""
+        works = [self.work(name) for name in "abc"]
+        works[0].cancel()
+        self.failureResultOf(works[0], CancelledError)
+        self.turn()
+        self.assertEqual(self.seen, ["a", "b", "c", "b"])
+
+    def test_new(self) -> None:
+        """What begins while others wait gets in line before it has taken long."""
+        self.patch(turns, "SLICE", 1.0)
+        self.assertFalse(self.admin.slices().over)
+        self.work("a")
+        self.assertTrue(self.admin.slices().over)
+
+    def test_draining(self) -> None:
+        """When the server stops, all end at once."""
+        works = [self.work(name) for name in "abc"]
+        self.server.service.running = 0
+        self.turn()
+        for work in works:
+            self.failureResultOf(work, Draining)
+        self.assertEqual(self.calls, [])
+        self.server.service.running = 1
+
+
 class WebTurnTests(WebTestCase):
     """Answers."""
 
@@ -183,15 +256,17 @@ class WebTurnTests(WebTestCase):
         self.assertEqual([queue["name"] for queue in response.json["items"]], [f"q{number:02}" for number in range(20)])
 
     def test_gone(self) -> None:
-        """A client that goes while its answer is made leaves nothing behind."""
+        """A client that goes while its answer is made leaves nothing behind, and the answer is not made."""
         self.patch(turns, "SLICE", 0.0)
         for number in range(20):
             self.server.send(f"q{number:02}", b"x")
         connection = self.connect()
         connection.wire.protocol.dataReceived(self.request("GET", "/api/v1/queues?sort=-age"))
         connection.wire.lose()
+        looked: list[object] = []
+        self.patch(self.server.service.admin, "_queue_status", looked.append)
         self.clock.advance(0)
-        self.assertEqual((self.site.channels, self.flushLoggedErrors()), (set(), []))
+        self.assertEqual((self.site.channels, self.flushLoggedErrors(), looked), (set(), [], []))
 
 
 class MonitorTurnTests(ConsoleTestCase):

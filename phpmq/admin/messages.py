@@ -186,7 +186,7 @@ class Messages(Turns):
 
     async def move(self, source: str, target: str, count: int | None = None) -> dict[str, Any]:
         """
-        Have messages that are ready in a queue go to the tail of another one.
+        Have messages that are ready in a queue go to the tail of another one; those that come meanwhile stay.
 
         @param count: at most so many, the first ones; None for as many as there are now
         @raise NoSuchQueue: there is no queue of the source's name
@@ -197,11 +197,13 @@ class Messages(Turns):
             raise BadSetting("a queue's messages cannot be moved to the same queue")
         ready = self._queue(source).ready
         left = ready if count is None else count
+        # What comes meanwhile is not meant: two who move to and fro would never end.
+        last = self.broker.tail
         self.broker.queue(target)
         moved = 0
         while left > moved and (queue := self.broker.queues.get(source)) is not None:
             self.broker.begin()
-            step = self.broker.move(queue, self.broker.queue(target), left - moved)
+            step = self.broker.move(queue, self.broker.queue(target), left - moved, last)
             self.broker.end()
             if not step:
                 break

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -61,6 +63,8 @@ class Turns:
     def __init__(self, service: Server, reactor: Any) -> None:
         self.service = service
         self._reactor = reactor
+        self._breaths: deque[Deferred[None]] = deque()
+        self._waking = False
 
     @property
     def broker(self) -> Broker:
@@ -89,15 +93,40 @@ class Turns:
 
     async def breathe(self) -> None:
         """
-        Let the reactor do other work.
+        Let the reactor do other work, and others who wait here go on first.
 
         @raise Draining: the server is about to stop: what is left to do is not done
         """
         breath: Deferred[None] = Deferred()
-        self._reactor.callLater(0, breath.callback, None)
+        self._breaths.append(breath)
+        self._wake_soon()
         await breath
         if not self.service.running:
             raise Draining("the server is about to stop: this is not finished")
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is work that waits for its turn."""
+        return bool(self._breaths)
+
+    def _wake_soon(self) -> None:
+        if not self._waking:
+            self._waking = True
+            self._reactor.callLater(0, self._wake)
+
+    def _wake(self) -> None:
+        """Have those who wait go on, for one slice all together: of a hundred slices in one turn everybody else would notice."""
+        self._waking = False
+        begun = self.service.clock.seconds()
+        for _ in range(len(self._breaths)):
+            breath = self._breaths.popleft()
+            # It is called already if its client is gone.
+            if not breath.called:
+                breath.callback(None)
+                if self.service.running and self.service.clock.seconds() - begun >= SLICE:
+                    break
+        if self._breaths:
+            self._wake_soon()
 
     def slices(self) -> Slices:
         """For work that begins now."""
@@ -110,7 +139,8 @@ class Slices:
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
         self._seconds = turns.service.clock.seconds
-        self._begun = self._seconds()
+        # While others wait for their turn, it waits as well before it goes on for long.
+        self._begun = -inf if turns.busy else self._seconds()
 
     @property
     def over(self) -> bool:

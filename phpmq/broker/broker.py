@@ -215,6 +215,11 @@ class Broker(Dispatch):
         return position
 
     @property
+    def tail(self) -> int:
+        """The last place that was given at the tail of any queue."""
+        return self._next - 1
+
+    @property
     def latest(self) -> int:
         """The number of the message that was accepted last."""
         return self._store.latest  # type: ignore[no-any-return]
@@ -332,16 +337,17 @@ class Broker(Dispatch):
                 self.forget_if_unused(queue)
         return bool(self._purging)
 
-    def move(self, source: Queue, target: Queue, count: int) -> int:
+    def move(self, source: Queue, target: Queue, count: int, last: int = 2**63) -> int:
         """
         Have messages that are ready go to the tail of another queue, with their ids and attempts. In the file each is in one of both,
         whenever a crash comes. The target's limits do not count here.
 
         @param count: how many, at most L{MOVED} at a time, and none more once they have L{MOVED_BYTES}
+        @param last: only those with places up to this one; see L{tail}
         @return: how many did
         """
         moved = size = 0
-        while moved < min(count, MOVED) and size < MOVED_BYTES and (message := source.take(self._store)) is not None:
+        while moved < min(count, MOVED) and size < MOVED_BYTES and (message := source.take(self._store, last)) is not None:
             size += message.size
             message.queue = target
             message.position = self.next_position()

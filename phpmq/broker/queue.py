@@ -129,9 +129,9 @@ class Queue(QueueRecord):
         self.ahead_size = sum(message.size for message in messages)
         return True
 
-    def take(self, store: IStore) -> Message | None:
-        """The next message, for somebody who is no consumer; None when there is none."""
-        if not self.ahead and not self.read_ahead(store):
+    def take(self, store: IStore, last: int = 2**63) -> Message | None:
+        """The next message, for somebody who is no consumer; None when there is none, or none up to that place."""
+        if (not self.ahead and not self.read_ahead(store)) or self.ahead[0].position > last:
             return None
         message = self.ahead.popleft()
         self.ahead_size -= message.size

@@ -32,8 +32,11 @@ def message_of(line: bytes) -> tuple[bytes, dict[str, Any]]:
         raise ValueError("it is no JSON object")
     if value.get("truncated") or (value.get("expires_at") and "ttl" not in value):
         raise ValueError("it is not what phpmq export writes: a part of the message is missing")
-    fields = {name: read(name, value[name]) for name, read in _FIELDS.items() if value.get(name) is not None}
-    return _body(value), fields
+    try:
+        fields = {name: read(name, value[name]) for name, read in _FIELDS.items() if value.get(name) is not None}
+        return _body(value), fields
+    except UnicodeEncodeError:
+        raise ValueError("it has half of a character") from None
 
 
 def _body(value: Mapping[str, Any]) -> bytes:
@@ -43,7 +46,7 @@ def _body(value: Mapping[str, Any]) -> bytes:
     try:
         return text.encode() if encoded is None else base64.b64decode(encoded, validate=True)  # type: ignore[union-attr]
     except UnicodeEncodeError:
-        raise ValueError("its body has half of a character") from None
+        raise
     except (Error, ValueError):
         raise ValueError("its body_base64 is no base64") from None
 
@@ -57,12 +60,14 @@ def _seconds(name: str, value: Any) -> float:
 def _headers(name: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise ValueError(f"its {name} are not texts by name")
+    "".join([*value, *value.values()]).encode()
     return value
 
 
 def _key(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"its {name} is no text, or empty")
+    value.encode()
     return value
 
 

@@ -13,6 +13,9 @@ from typing import Any
 # Control characters, line separators, what turns the direction of text, and halves of characters.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+# A column that is folded has so many characters at least.
+_FOLDED = 12
+
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\x1b": "\\e"}
 
 
@@ -108,15 +111,17 @@ class Listing:
         """
         self._right = [heading.startswith(">") for heading in headings]
         self._headings: Sequence[str] = [heading.removeprefix(">") for heading in headings]
-        self._widths = [len(heading) for heading in self._headings]
-        self._begun = False
+        self._shown = is_terminal(1)
+        # On a terminal each word of a heading has a line.
+        self._widths = [max(map(len, heading.split() if self._shown else [heading]), default=0) for heading in self._headings]
+        self._begun = self._tight = False
 
     def add(self, rows: Sequence[Sequence[str]]) -> str:
         """The text of these rows; at first that of the headings, too."""
         cells = [[visible(cell) for cell in row] for row in rows]
         self._widths = [max(width, *map(len, column), 0) for width, *column in zip(self._widths, *cells, strict=True)]
         begun, self._begun = self._begun, True
-        if is_terminal(1):
+        if self._shown:
             return self._rich(cells, begun)
         return "".join(map(self._line, cells if begun else [self._headings, *cells]))
 
@@ -132,15 +137,20 @@ class Listing:
         from rich.table import Table
         from rich.text import Text
 
-        grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=not begun, padding=(0, 1, 0, 0))
-        last = len(self._widths) - 1
-        for place, (heading, right, width) in enumerate(zip(self._headings, self._right, self._widths, strict=True)):
-            # Of what is last, such as a name, nothing is cut off.
-            least = width if begun and place < last else None
-            grid.add_column(heading, justify="right" if right else "left", no_wrap=place < last, min_width=least, overflow="fold")
+        *widths, last = self._widths
+        # What is last, such as a name, is folded if it is long. Nothing is cut off, numbers least of all: rather the terminal breaks lines.
+        last = min(last, _FOLDED)
+        console = Console(file=sys.stdout)
+        if not begun:
+            self._tight = sum(widths) + 2 * len(widths) + last > console.width
+        gap = 1 if self._tight else 2
+        console.width = max(console.width, sum(widths) + gap * len(widths) + last)
+        grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=not begun, padding=(0, gap - 1, 0, 0))
+        for heading, right, width in zip(self._headings, self._right, [*widths, last], strict=True):
+            lines = heading.replace(" ", "\n")
+            grid.add_column(lines, justify="right" if right else "left", min_width=width, overflow="fold")
         for row in rows:
             grid.add_row(*map(Text, row))
-        console = Console(file=sys.stdout)
         with console.capture() as captured:
             console.print(grid)
-        return captured.get()
+        return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())

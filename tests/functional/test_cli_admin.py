@@ -139,6 +139,9 @@ class AdminTests(AdminTestCase):
         terminal.resize(60, 100)
         terminal.command.signal(signal.SIGWINCH)
         terminal.wait_for(b"top-29")
+        terminal.resize(24, 20)
+        terminal.command.signal(signal.SIGWINCH)
+        terminal.wait_for(b"   40 top-00")
         terminal.command.signal(signal.SIGINT)
         result = terminal.end()
         self.assertEqual(result.code, 130)
@@ -195,3 +198,9 @@ class AdminTests(AdminTestCase):
             result = command.end()
             self.check(result, code)
             self.assertRegex(result.out.decode(), out)
+
+    def test_check_unheard(self) -> None:
+        """A line that cannot be written is UNKNOWN, and not the 1 of other verbs, which is WARNING."""
+        with open("/dev/full", "wb") as full:
+            result = self.start("check", stdout=full).end()
+        self.assertEqual(result, Result(3, b"", "phpmq: cannot write to standard output: No space left on device\n"))

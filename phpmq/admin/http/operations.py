@@ -50,7 +50,7 @@ class Operation:
     @ivar one_of: fields of which exactly one has to be there
     @ivar media: the type of its answers
     @ivar free: whether parameters and types are the business of what the site serves
-    @ivar abandoned: whether it ends when its client goes; what is begun otherwise is finished
+    @ivar abandoned: whether it ends when its client goes, as what only looks does; what is begun otherwise is finished
     """
 
     id: str

@@ -269,5 +269,5 @@ class Request(http.Request):
     def connectionLost(self, reason: Failure) -> None:
         """The client is gone: what only it waited for is not worth to go on with."""
         super().connectionLost(reason)
-        if self._work is not None and self._operation.abandoned:
+        if self._work is not None and (self._operation.abandoned or not self._operation.writes):
             self._work.cancel()

@@ -107,7 +107,9 @@ class Api:
         while True:
             limit = page if most is None else min(page, most)
             answer = await self.get(what, *parts, wants=("items", "next"), limit=limit, after=after, **query)
-            items, after = answer["items"], answer["next"]
+            items, before, after = answer["items"], after, answer["next"]
+            if after is not None and after == before:
+                raise strange(self.address)  # It would have no end.
             yield items[:limit]
             if most is not None:
                 most -= len(items)

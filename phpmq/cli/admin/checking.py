@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from phpmq.cli.admin.several import there
 from phpmq.cli.exits import Exit, Failed
-from phpmq.cli.output import counted, span, visible
+from phpmq.cli.output import counted, note, span, visible
 
 if TYPE_CHECKING:
     from phpmq.cli.admin.api import Api
@@ -108,10 +108,13 @@ def check_server(reach: Callable[[Callable[[Api, Output], Coroutine[Any, Any, in
 
 
 def say(state: State, text: str) -> int:
-    """Print the line: the exit code."""
-    if sys.stdout is not None:
-        sys.stdout.buffer.write(line(state, text.replace("|", "/")))
-        sys.stdout.buffer.flush()
+    """Print the line, if that can be: the exit code."""
+    try:
+        os.write(1, line(state, text.replace("|", "/")))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        note(f"cannot write to standard output: {error.strerror}")
     return state
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from phpmq.cli.admin.api import Api
     from phpmq.cli.pipes import Output
     from phpmq.cli.running import Signals
+
+# What comes of a member that is missing, or of another type.
+_STRANGE = LookupError, TypeError, ValueError, AttributeError, OverflowError
 
 
 def reach(address: Address, timeout: float, work: Callable[[Api, Output], Coroutine[Any, Any, int]]) -> int:
@@ -28,13 +32,32 @@ def reach(address: Address, timeout: float, work: Callable[[Api, Output], Corout
     async def reached(reactor: Any, signals: Signals) -> int:
         output, api = Output(reactor), Api(reactor, address, timeout)
         try:
-            code = await work(api, output)
-            await output.written()
-        except Failed:
-            await output.written()
-            raise
+            return await carry_out(api, output, work)
         finally:
             await api.close()
-        return code
 
     return run(reached)
+
+
+async def carry_out(api: Api, output: Output, work: Callable[[Api, Output], Coroutine[Any, Any, int]]) -> int:
+    """
+    Run a coroutine, and write what it has put into the output: its exit code.
+
+    @raise Failed: it failed, or an answer of the API is not what it should be
+    """
+    from phpmq.cli.admin.refusals import strange
+    from phpmq.cli.running import DEBUG
+
+    try:
+        code = await work(api, output)
+    except Failed:
+        await output.written()
+        raise
+    except _STRANGE as error:
+        # Answers are taken for what the API says that they are. Those of a server of another version, or of another program, need not be.
+        if os.environ.get(DEBUG):
+            raise
+        await output.written()
+        raise strange(api.address, error) from error
+    await output.written()
+    return code

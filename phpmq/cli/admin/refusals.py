@@ -64,7 +64,7 @@ def document_of(address: Address, what: str, status: int, media: str, body: byte
     if document is not None and 200 <= status < 300:
         return document
     if document is not None and isinstance(error := document.get("code"), str) and media == "application/problem+json":
-        reason = str(document.get("detail", error))
+        reason = str(document.get("detail") or error)
         hint = f"; {_HINTS[error]}" if error in _HINTS else ""
         raise Refused(f"cannot {what}: {reason}{hint}", _EXITS.get(error, Exit.FAILED), error, reason)
     raise _foreign(address, what, status, media)
@@ -88,9 +88,15 @@ def _foreign(address: Address, what: str, status: int, media: str) -> Failed:
     return Failed(f"{address.name} is no phpmq API, it answers with {answer}; name another --api", Exit.UNREACHABLE)
 
 
-def strange(address: Address) -> Failed:
-    """An answer is JSON, but not what the API would say."""
-    return Failed(f"{address.name} does not answer as phpmq's API does; see that --api leads to one of this version", Exit.UNREACHABLE)
+def strange(address: Address, error: Exception | None = None) -> Failed:
+    """
+    An answer is JSON, but not what the API would say.
+
+    @param error: what came of it
+    """
+    what = "" if error is None else f" ({type(error).__name__}: {error})"
+    hint = "see that --api leads to one of this version"
+    return Failed(f"{address.name} does not answer as phpmq's API does{what}; {hint}", Exit.UNREACHABLE)
 
 
 def too_long(address: Address, limit: int) -> Failed:

@@ -20,6 +20,10 @@ from phpmq.cli.running import sleep
 # Queues that are asked for where frames are printed, and for a screen, which may become larger.
 _USUAL, _LARGEST = 20, 200
 
+# The column of names, how much of them is shown at least, and the columns that a narrow screen can spare, the first one first.
+_NAME, _SHORTEST = len(HEADINGS) - 1, 10
+_SPARED = [HEADINGS.index(heading) for heading in (">SIZE", ">CONSUMERS", ">DELAYED", ">AGE", ">OUT", ">IN", ">DEAD", ">IN FLIGHT")]
+
 # Failures that may pass: the server is started again, or has much to do.
 _PASSING = Exit.UNREACHABLE, Exit.TIMED_OUT
 
@@ -55,6 +59,22 @@ class Frame:
     def hint(self, shown: int) -> str:
         """What is to be said below it."""
         return "no queues" if not self.queues else "and more queues" if self.more or shown < len(self.queues) else ""
+
+
+def _fitting(widths: list[int], room: int) -> tuple[list[int], int]:
+    """Columns that a screen has room for, and what there is between them: less where it is narrow, and rather fewer than parts of some."""
+
+    def need(columns: list[int], gap: int, name: int) -> int:
+        return sum(widths[column] for column in columns if column != _NAME) + gap * len(columns) + name
+
+    columns = list(range(len(widths)))
+    if need(columns, 2, widths[_NAME]) <= room:
+        return columns, 2
+    for spared in _SPARED:
+        if need(columns, 1, min(widths[_NAME], _SHORTEST)) <= room:
+            break
+        columns.remove(spared)
+    return columns, 1
 
 
 class Lines:
@@ -126,12 +146,18 @@ class Screen:
         below = frame.hint(room)
         hint = Text(self._trouble or (f"{below}; Ctrl-C ends" if below else "Ctrl-C ends"), no_wrap=True, overflow="ellipsis")
         hint.stylize("bold red" if self._trouble else "dim")
-        grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=False)
-        for place, heading in enumerate(HEADINGS):
-            last = place == len(HEADINGS) - 1
-            grid.add_column(heading.removeprefix(">"), justify="left" if last else "right", no_wrap=True, overflow="ellipsis")
-        for queue in frame.queues[:room]:
-            grid.add_row(*(Text(visible(cell)) for cell in row(queue)))
+        rows = [[visible(cell) for cell in row(queue)] for queue in frame.queues[:room]]
+        headings = [heading.removeprefix(">") for heading in HEADINGS]
+        widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+        columns, gap = _fitting(widths, self._console.size.width)
+        grid = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold", expand=False)
+        for column in columns:
+            # Names are cut off before numbers are.
+            number = column != _NAME
+            least = widths[column] if number else None
+            grid.add_column(headings[column], justify="right" if number else "left", min_width=least, no_wrap=True, overflow="ellipsis")
+        for cells in rows:
+            grid.add_row(*(Text(cells[column]) for column in columns))
         self._live.update(Group(*head, Text(""), grid, hint), refresh=True)
 
     def close(self) -> None:
