@@ -51,6 +51,7 @@ class AddressTests(SynchronousTestCase):
             "localhost",
             "tcp:localhost:9180",
             "unix:",
+            "unix:/" + "a" * 107,
             "http://",
             "http://a:99999",
             "http://a/?b",
@@ -75,6 +76,15 @@ class ApiTests(VerbTestCase):
             self.assertIn(name, [queue["name"] for queue in page["items"]])
             self.assertEqual(self.done(self.api().delete("delete", "queues", name))["queue"], name)
         self.assertEqual(self.server.broker.queues, {})
+
+    def test_literal(self) -> None:
+        """An IPv6 address is one, with a path and a login as well."""
+        self.send("//localhost", b"x")
+        for where in "[::1]:9180", "http://[::1]", "http://a:b@[::1]:9180/":
+            found = self.done(self.api(where=where).get("look", "queues", "//localhost"))
+            self.assertEqual(found["name"], "//localhost")
+        error = self.failed(self.api(where="http://[2001:db8::1]:9180").get("look", "status"))
+        self.assertIn("this server is not called '[2001:db8::1]:9180'", error.sentence)
 
     def test_pages(self) -> None:
         """Pages are asked for as they are wanted, to the end or so many items."""
@@ -252,6 +262,7 @@ class ForeignTests(SynchronousTestCase):
         untrusted = ResponseNeverReceived([Failure(Exception("[('SSL routines', '', 'certificate verify failed')]"))])
         plain = ResponseNeverReceived([Failure(Exception("[('SSL routines', '', 'wrong version number')]"))])
         for error, code, text in (
+            (UnicodeError("Empty Label"), 69, "no host can have that name"),
             (DNSLookupError("no results for hostname lookup: mq.example"), 69, "DNS lookup failed"),
             (ConnectError(2, "?"), 69, "no such file or directory"),
             (ConnectError(13, "?"), 77, "permission denied"),

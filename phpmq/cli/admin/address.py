@@ -10,6 +10,9 @@ _URL = re.compile(r"https?://", re.IGNORECASE)
 
 _HOST_AND_PORT = re.compile(r"([\w.-]+|\[[\da-fA-F:.]+\]):\d{1,5}", re.ASCII)
 
+# What the system has room for.
+_MAX_PATH = 107
+
 
 class Address(NamedTuple):
     """
@@ -36,9 +39,7 @@ def address(text: str) -> Address:
     if any(character.isspace() or not character.isprintable() for character in text):
         raise ValueError("it has spaces, or what is not printable")
     if text.startswith("unix:"):
-        if not (path := text.removeprefix("unix:")):
-            raise ValueError("the path of the socket is missing")
-        return Address("http://localhost", text, path)
+        return Address("http://localhost", text, _path(text.removeprefix("unix:")))
     if _URL.match(text) is None:
         if _HOST_AND_PORT.fullmatch(text) is None:
             raise ValueError("it is none of http://HOST:PORT, https://HOST:PORT, HOST:PORT and unix:PATH")
@@ -52,3 +53,11 @@ def address(text: str) -> Address:
     url = f"{parts.scheme}://{authority}{parts.path.rstrip('/').removesuffix('/api/v1')}"
     user, _, password = login.partition(":")
     return Address(url, url, login=(unquote(user), unquote(password)) if login else None)
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise ValueError("the path of the socket is missing")
+    if len(text.encode()) > _MAX_PATH:
+        raise ValueError(f"a socket's path has at most {_MAX_PATH} bytes")
+    return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from phpmq import __version__
@@ -31,6 +32,8 @@ LIMIT = 64 * 1024 * 1024
 
 #: Items that are asked for at a time.
 PAGE = 500
+
+_LITERAL = re.compile(r"(?<=://)\[[^]]*\]")
 
 # Seconds to make a connection, to keep one that nothing is asked of, and to close all.
 _CONNECT, _KEEP, _CLOSE = 5.0, 30, 1.0
@@ -53,7 +56,12 @@ class Api:
         self._timeout = timeout
         self._pool = HTTPConnectionPool(reactor)
         self._pool.cachedConnectionTimeout = _KEEP
-        self._client = HTTPClient(self._agent() if agent is None else agent)
+        agent = self._agent() if agent is None else agent
+        self._url = address.url
+        if (literal := _LITERAL.search(address.url)) is not None:
+            self._url = address.url.replace(literal[0], "localhost", 1)
+            agent = Literal(agent, literal[0])
+        self._client = HTTPClient(agent)
 
     def _agent(self) -> IAgent:
         limit = min(_CONNECT, self._timeout)
@@ -127,7 +135,7 @@ class Api:
     ) -> dict[str, Any]:
         path = "".join(f"/{quote(part, safe='')}" for part in parts)
         given = {name: value for name, value in query.items() if value is not None}
-        url = f"{self.address.url}/api/v1{path}" + (f"?{urlencode(given, quote_via=quote)}" if given else "")
+        url = f"{self._url}/api/v1{path}" + (f"?{urlencode(given, quote_via=quote)}" if given else "")
         content = None if fields is None else json.dumps(fields).encode()
         changes = method != "GET"
         try:
@@ -179,6 +187,28 @@ class OneEndpoint:
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:  # noqa: N802  # the interface's name
         """See L{IAgentEndpointFactory}."""
         return self._endpoint
+
+
+@implementer(IAgent)
+class Literal:
+    """Asks an IPv6 address: treq takes every host for a name, and that is none."""
+
+    def __init__(self, agent: IAgent, literal: str) -> None:
+        """
+        @param literal: the address in brackets; in URLs C{localhost} stands for it
+        """
+        self._agent = agent
+        self._literal = b"//" + literal.encode("ascii")
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,  # noqa: N803
+    ) -> Deferred[IResponse]:
+        """See L{IAgent}."""
+        return self._agent.request(method, uri.replace(b"//localhost", self._literal, 1), headers, bodyProducer)
 
 
 @implementer(IBodyProducer)

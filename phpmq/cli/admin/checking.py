@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -109,12 +110,17 @@ def check_server(reach: Callable[[Callable[[Api, Output], Coroutine[Any, Any, in
 
 def say(state: State, text: str) -> int:
     """Print the line, if that can be: the exit code."""
+    if sys.stdout is None:
+        return state
     try:
-        os.write(1, line(state, text.replace("|", "/")))
+        sys.stdout.buffer.write(line(state, text.replace("|", "/")))
+        sys.stdout.buffer.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
         note(f"cannot write to standard output: {error.strerror}")
+        # It is still in the buffer, and would be tried again at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return state
 
 

@@ -127,6 +127,8 @@ def lost(address: Address, what: str, error: Exception, changes: bool) -> Except
     if isinstance(error, ConnectError | DNSLookupError | UserError | OSError):
         said, code = why(error)
         return Failed(f"cannot reach {address.name}: {said}; {hint}", code)
+    if isinstance(error, UnicodeError):
+        return Failed(f"cannot reach {address.name}: no host can have that name; name another --api", Exit.UNREACHABLE)
     text = " ".join(str(reason) for reason in reasons)
     if "certificate" in text or "VerificationError" in repr(reasons):
         return Failed(f"cannot {what}: the certificate of {address.name} is not trusted here, or is another host's", Exit.UNREACHABLE)
