@@ -232,11 +232,15 @@ class Channel:
 
     def ack(self, tag: bytes | None, id: bytes, queue: str | None = None) -> None:
         """Settle a message: it is done; see L{IChannel}."""
-        message = self._take(tag, id, queue)
-        if message is not None:
-            self._lifecycle.acknowledge(message)
-            if tag is not None:
-                self.answer(tag)
+        # As L{_take} does: on the hot path a call costs more than it does.
+        message = self.unacked.get(id)
+        if message is None or (queue is not None and message.queue.name != queue):
+            self._unknown(tag)
+            return
+        del self.unacked[id]
+        self._lifecycle.acknowledge(message)
+        if tag is not None:
+            self.answer(tag)
 
     def requeue(self, tag: bytes | None, id: bytes, ttl: int, queue: str | None = None, delay: int = 0) -> None:
         """Settle a message by sending it to the tail; see L{IChannel}."""

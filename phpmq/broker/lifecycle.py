@@ -299,9 +299,17 @@ class Lifecycle:
     def acknowledge(self, message: Message) -> None:
         """Remove a message that its consumer is done with."""
         self._settle(message)
+        queue: Queue = message.queue  # type: ignore[assignment]
         self.acknowledged += 1
-        message.queue.acknowledged += 1  # type: ignore[attr-defined]
-        self._forget(message)
+        queue.acknowledged += 1
+        # As L{_forget} does: on the hot path a call costs more than it does.
+        self._store.remove(message.number)
+        memory = self.memory
+        memory.used -= message.size + MESSAGE_OVERHEAD
+        if memory.full:
+            memory.free(0)
+        if not queue.consumers:
+            self.queues.forget_if_unused(queue)
 
     def requeue(self, message: Message, ttl: int, delay: int = 0) -> None:
         """

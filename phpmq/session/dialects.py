@@ -6,7 +6,7 @@ Source: docs/reference/protocol.md. Version 01 has no answers, and two revisions
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,12 +32,14 @@ class Speaker(Protocol):
 
     channel: IChannel
     out: list[bytes]
-
-    def publish(self, queue: str, body: bytes, ttl: int, revision: int) -> None:
-        """Send a message of version 01."""
+    revision: int
+    revisions: Mapping[str, int]
 
     def decide(self, revision: int) -> None:
-        """The client gave evidence of its revision of version 01."""
+        """Take evidence of the client's revision of version 01."""
+
+    def remember_revision(self, queue: str) -> None:
+        """Remember that the latest sender of a queue speaks this revision."""
 
     def flush(self) -> None:
         """Write C{out}."""
@@ -78,12 +80,22 @@ class Dialect:
 
 def _send_01(session: Speaker, contents: list[bytes]) -> None:
     queue, content, ttl = contents
-    session.publish(queue_name(queue), content, 0 if ttl == b"0" else number(ttl) * 1000, DOCUMENTED)
+    name = queue_name(queue)
+    if session.revision != DOCUMENTED:
+        session.decide(DOCUMENTED)
+    session.channel.publish(name, content, 0 if ttl == b"0" else number(ttl) * 1000)
+    if session.revisions.get(name) != DOCUMENTED:
+        session.remember_revision(name)
 
 
 def _send_original(session: Speaker, contents: list[bytes]) -> None:
     queue, content = contents
-    session.publish(queue_name(queue), content, 0, ORIGINAL)
+    name = queue_name(queue)
+    if session.revision != ORIGINAL:
+        session.decide(ORIGINAL)
+    session.channel.publish(name, content, 0)
+    if session.revisions.get(name) != ORIGINAL:
+        session.remember_revision(name)
 
 
 def _consume_01(session: Speaker, contents: list[bytes]) -> None:

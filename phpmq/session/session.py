@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from zope.interface import implementer
 
@@ -33,6 +33,7 @@ class Session:
     @ivar channel: the client's channel
     @ivar default: the revision of version 01 that is taken where nothing tells
     @ivar revision: the revision of version 01 that the client speaks; 0 until there is evidence
+    @ivar revisions: those that the latest senders of queues speak; see L{IBroker}
     @ivar waiting: whether what the client sends is kept until it is unblocked; forever once the connection is over
     @ivar out: what is to be written at the end of the turn
     @ivar capacity: about how many bytes of deliveries more fit in there
@@ -52,6 +53,7 @@ class Session:
         "default",
         "out",
         "revision",
+        "revisions",
         "waiting",
     )
 
@@ -70,6 +72,7 @@ class Session:
         self._encode: Callable[[str, bytes, bytes, int, int, bytes], tuple[bytes, ...]] | None = None
         self.channel = broker.channel(self, user)
         self.revision = 0
+        self.revisions: Mapping[str, int] = broker.revisions
         self.waiting = False
         self.out: list[bytes] = []
         self.capacity = _OUTPUT_LIMIT
@@ -131,14 +134,6 @@ class Session:
             self._decoder.shapes = self._versions.version01.shapes[0]
         return dialect.handlers
 
-    def publish(self, queue: str, body: bytes, ttl: int, revision: int) -> None:
-        """Send a message of version 01, and remember the revision that its queue's latest sender speaks."""
-        if self.revision != revision:
-            self.decide(revision)
-        self.channel.publish(queue, body, ttl)
-        if self._broker.revisions.get(queue) != revision and not self.waiting:
-            self._broker.save_revision(queue, revision)
-
     def decide(self, revision: int) -> None:
         """Take the first evidence of the client's revision; from then on frames of the other one are errors."""
         if not self.revision:
@@ -146,16 +141,24 @@ class Session:
             self._encode = ENCODERS_01[revision]
             self._decoder.shapes = self._versions.version01.shapes[revision]
 
+    def remember_revision(self, queue: str) -> None:
+        """Remember that the latest sender of a queue speaks this revision of version 01, unless its send is blocked."""
+        if not self.waiting:
+            self._broker.save_revision(queue, self.revision)
+
     # From the broker
 
     def deliver(self, message: Message, now: int) -> None:
         """Encode a delivery; see L{IPeer}."""
-        queue, body, properties, encode = message.queue.name, message.body, message.properties, self._encode
+        queue = message.queue.name
+        properties = message.properties
+        encode = self._encode
         if encode is None:
-            self.decide(self.default if self.default == ORIGINAL else self._broker.revisions.get(queue) or self.default)
+            self.decide(self.default if self.default == ORIGINAL else self.revisions.get(queue) or self.default)
             encode = ENCODERS_01[self.revision]
         left = message.expires - now if message.expires else 0
-        self.out += encode(queue, body, message.id, message.attempts, left, b"" if properties is None else properties.headers)
+        kept = b"" if properties is None else properties.headers
+        self.out += encode(queue, message.body, message.id, message.attempts, left, kept)
         self.capacity -= message.size + _DELIVERY_OVERHEAD
         if self.capacity < 0:
             self.channel.pause()
