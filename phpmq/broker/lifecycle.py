@@ -35,8 +35,11 @@ class State(Enum):
 
 _READY, _DELAYED, _IN_FLIGHT, _DEAD, _GONE = State
 
-#: State -> what may happen to a message in it -> the states in which it may be afterwards. A message begins with C{accept}, in the state
-#: ready or delayed. Each event is a method of L{Lifecycle}, apart from C{flush}, which L{Queues} does to a whole queue at once.
+#: The states in which a message may begin, with C{accept}.
+BEGIN = frozenset({_READY, _DELAYED})
+
+#: State -> what may happen to a message in it -> the states in which it may be afterwards. Each event is a method of L{Lifecycle}, apart
+#: from C{flush}, which L{Queues} does to a whole queue at once.
 TRANSITIONS: Mapping[State, Mapping[str, frozenset[State]]] = {
     _READY: {
         "deliver": frozenset({_IN_FLIGHT}),
