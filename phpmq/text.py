@@ -3,14 +3,19 @@ Text for people, and from people: sizes, durations, counts, and text that is saf
 
 Every front end (twistd's options, the configuration file, the console, the command) reads and writes values with these functions:
 
-    parse_size       '64k', '2G', '1.5 MiB', '100'     -> bytes          short_size       16777216 -> '16M', which parse_size reads
-    parse_duration   '30', '30s', '250ms', '2h', '1d'  -> seconds        short_duration   86400    -> '1d', which parse_duration reads
-    format_size      1572864 -> '1.5 MiB'                                format_duration  65       -> '1m 05s'; None -> '-'
-    format_seconds   0.0123  -> '0.012 s'                                format_number    1234.5   -> '1,234'; 1.2345 -> '1.23'
-    format_count     1234567 -> '1.2346M', seven columns at most         format_rate      1, 3     -> '0.33/s'
-    plural           2, 'queue' -> '2 queues'
+    parse_size       '64k', '2G', '1.5 MiB', '100'     -> bytes
+    parse_duration   '30', '30s', '250ms', '2h', '1d'  -> seconds
+    parse_count      '16'                              -> number
+    short_size       16777216    -> '16M', which parse_size reads
+    format_size      1572864     -> '1.5 MiB'
+    format_duration  65          -> '1m 05s'; None -> '-'
+    format_seconds   0.0123      -> '0.012 s'
+    format_number    1234.5      -> '1,234'; 1.2345 -> '1.23'
+    format_count     1234567     -> '1.2346M', seven columns at most
+    format_rate      1, 3        -> '0.33/s'
+    plural           2, 'queue'  -> '2 queues'
     terminal_safe    escapes every character that a terminal obeys or does not show; json_safe does the same within a JSON text
-    width, cut       columns that a text takes, and a text that is cut to so many columns
+    width, cut       columns that a text takes; a text that is cut to so many columns
 """
 
 from __future__ import annotations
@@ -66,6 +71,18 @@ def parse_duration(text: str) -> float:
     return number / 1000 if unit == "ms" else number * _DURATIONS[unit]
 
 
+def parse_count(text: str) -> int:
+    """
+    Return the whole number that a text gives.
+
+    @raise ValueError: it is none
+    """
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("expected a whole number") from None
+
+
 # Format
 
 
@@ -74,12 +91,6 @@ def short_size(number: int) -> str:
     exact = (unit for unit in reversed(_SIZES) if number % _SIZES[unit] == 0)
     unit = next(exact) if number else ""
     return f"{number // _SIZES[unit]}{unit if unit == 'k' else unit.upper()}"
-
-
-def short_duration(seconds: float) -> str:
-    """Return a number of seconds as an option takes it: C{1d}, C{5m}, C{30s}, C{0.1s}."""
-    unit = next((unit for unit in ("d", "h", "m") if seconds and seconds % _DURATIONS[unit] == 0), "s")
-    return f"{seconds / _DURATIONS[unit]:.12g}{unit}"
 
 
 def format_size(number: float) -> str:
