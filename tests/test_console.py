@@ -21,7 +21,7 @@ from phpmq.admin.console.factory import REFRESH
 from phpmq.admin.console.keyboard import MAX_LINE
 from phpmq.admin.console.monitor import LARGEST, SMALLEST, Screens
 from phpmq.admin.console.protocol import CLOSE_TIMEOUT, IDLE_TIMEOUT, WRITE_TIMEOUT, ConsoleProtocol
-from phpmq.admin.console.text import width
+from phpmq.text import width
 from tests.doubles import FarEnd
 from tests.test_admin import ODD, AdminTestCase
 

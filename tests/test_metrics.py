@@ -36,7 +36,8 @@ from phpmq.durations import Durations
 from phpmq.errors import Draining, StoreError
 from phpmq.interfaces import IMirror
 from phpmq.message import QueueSettings
-from phpmq.service import QueueService, Settings
+from phpmq.service import QueueService
+from phpmq.settings import Settings
 from phpmq.testing import MemoryServer
 from tests import wire
 from tests.promtool import promtool
