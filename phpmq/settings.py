@@ -175,7 +175,9 @@ class Settings:
     """How a server is to be. In Python, sizes are bytes and times are seconds; see L{Option} for the rest of each line."""
 
     listen: Sequence[str] = _option(LISTENERS, "tcp:9100", "Where to listen, as a Twisted strports string, or 'none'", short="l")
-    listen_original: Sequence[str] = _option(LISTENERS, "none", "Where to listen for clients such as the published PHP client")
+    listen_original: Sequence[str] = _option(
+        LISTENERS, "none", "The same for clients of the protocol's original revision, such as the published PHP client"
+    )
     console: str = _option(
         LISTENER, "tcp:9101:interface=127.0.0.1", "Where the console for telnet, nc or socat listens, or 'none'", embedded=""
     )
