@@ -166,8 +166,8 @@ class QueueService(MultiService):
         self.broker.dispatch()
         self.connections.broker = self.broker
         if self.mirror is not None:
-            self.mirror.synced = self.broker.receipts.synced
-            self.broker.receipts.mirror = self.mirror
+            self.mirror.synced = self.broker.synced
+            self.broker.confirms.mirror = self.mirror
             self.mirror.startService()
         self.admin = Admin(self, self._reactor)
         if self.site is not None:

@@ -70,7 +70,7 @@ def _block(lines: list[str]) -> list[str]:
 
 
 def _now(admin: Admin) -> float:
-    return admin.broker.now / 1000
+    return admin.broker.turn.now / 1000
 
 
 async def _search(terminal: Terminal, call: Call) -> Answer:

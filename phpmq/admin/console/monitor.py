@@ -126,6 +126,6 @@ async def _queue(admin: Admin, name: str, view: View) -> list[str]:
     for state, limit in limits.items():
         if queue[state] and len(found) < limit:
             found += (await admin.messages(name, state, limit=limit - len(found), preview=0)).items
-    lines += table(answers.PLACES, answers.places(found, admin.broker.now / 1000), _QUEUE)
+    lines += table(answers.PLACES, answers.places(found, admin.broker.turn.now / 1000), _QUEUE)
     hidden = queue["in_flight"] + queue["ready"] + queue["delayed"] - len(found)
     return [*lines, f"{plural(hidden, 'more message')}. {_HINT}" if hidden > 0 else _HINT]
