@@ -23,7 +23,7 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, units: int, count: int = 1) -> None:
-        """Count a duration of at least so many whole units, and less than one more, a number of times."""
+        """Count a duration, in whole units and rounded down, a number of times."""
         if units > 0:  # what is counted never falls, whatever the clock does
             self.counts[min(units.bit_length(), len(self.counts) - 1)] += count
             self.total += units * count

@@ -226,6 +226,6 @@ def settings_of(values: Mapping[str, Any], directory: str) -> Settings:
     @raise StartError: one of the values is wrong
     """
     defaults = {"store": os.path.join(directory, Settings.store), **{name: OPTIONS[name].default for name in ("console", "http")}}
-    # Who wants only original listeners gets no other.
+    # With original listeners only there is no default for the others.
     original = {"listen": _NONE} if "listen-original" in values else {}
     return Settings(**{OPTIONS[name].attribute: OPTIONS[name].parse(value) for name, value in {**defaults, **original, **values}.items()})
