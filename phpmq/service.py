@@ -266,7 +266,7 @@ class QueueService(MultiService):
         if len(reading) == 2:
             self.clock.resume(reading["steady"], reading["wall"])
         store = SQLiteStore(memory)
-        self.mirror = MirrorService(store, file, settings.mirror_interval, self.clock, self._reactor)
+        self.mirror = MirrorService(store.changelog, file, settings.mirror_interval, self.clock, self._reactor)
         return store
 
     def _check_descriptors(self) -> None:

@@ -61,9 +61,9 @@ class FileServer:
     def write(self) -> None:
         """The file gets all that is new, and those who wait for that hear of it."""
         self.hurried = False
-        while (delta := self.store.extract(_MANY, _MANY, {})) is not None:
+        while (delta := self.store.changelog.extract(_MANY, _MANY, {})) is not None:
             self._file.apply(delta)
-            self.store.confirm(delta)
+            self.store.changelog.confirm(delta)
         self.broker.receipts.synced()
 
     def close(self) -> None:

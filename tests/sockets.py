@@ -133,8 +133,8 @@ class SocketServer:
         """Nothing to do: it is written all the time."""
 
     def _write(self) -> None:
-        while (delta := self._store.extract(10_000, 1 << 24, {})) is not None:
-            self._store.confirm(delta)
+        while (delta := self._store.changelog.extract(10_000, 1 << 24, {})) is not None:
+            self._store.changelog.confirm(delta)
         self.broker.receipts.synced()
 
     # The thread

@@ -60,9 +60,9 @@ class FileMirror:
 
     def write(self) -> None:
         """All is in the file."""
-        delta = self._store.extract(10_000, 1 << 20, {})
+        delta = self._store.changelog.extract(10_000, 1 << 20, {})
         if delta is not None:
-            self._store.confirm(delta)
+            self._store.changelog.confirm(delta)
         self.synced()
 
 

@@ -208,7 +208,7 @@ class StoreFile:
             run("DELETE FROM message WHERE number IN (SELECT number FROM delta.dead)")
             for keys in "gone", "changed":  # what was dead may wait again
                 run(f"DELETE FROM dead WHERE number IN delta.{keys}")
-            if delta.extras:
+            if delta.properties:
                 for keys in "gone", "changed":
                     run(f"DELETE FROM extra WHERE number IN delta.{keys}")
                 run("INSERT OR REPLACE INTO main.extra SELECT * FROM delta.extra")

@@ -19,7 +19,7 @@ from phpmq.durations import Durations
 from phpmq.errors import StartError, StoreError
 from phpmq.interfaces import IMirror
 from phpmq.mirror.file import StoreFile
-from phpmq.store import Delta, SQLiteStore
+from phpmq.store import ChangeLog, Delta
 
 _T = TypeVar("_T")
 
@@ -60,7 +60,7 @@ class MirrorService(Service):
 
     def __init__(
         self,
-        store: SQLiteStore,
+        changelog: ChangeLog,
         file: StoreFile,
         interval: float,
         clock: SteadyClock,
@@ -70,7 +70,7 @@ class MirrorService(Service):
         """
         @param interval: seconds between two writes
         """
-        self._store = store
+        self._changelog = changelog
         self._file = file
         self._interval = interval
         self._clock = clock
@@ -110,7 +110,7 @@ class MirrorService(Service):
         except StoreError as error:
             self._file.close()
             raise StartError(f"phpmq: the store cannot be written ({error}).") from error
-        self._store.confirm(delta)
+        self._changelog.confirm(delta)
         self._pool.start()
         self._loop.start(self._interval, now=False)
 
@@ -125,6 +125,11 @@ class MirrorService(Service):
         return self._interval
 
     @property
+    def pending(self) -> int:
+        """About how many changes the file lacks."""
+        return self._changelog.pending
+
+    @property
     def lag(self) -> float:
         """Seconds since the file was last up to date."""
         return max(0.0, self._clock.seconds() - self.last_success)
@@ -135,8 +140,8 @@ class MirrorService(Service):
         if abs(ahead - self._ahead) > _STEP:
             # The system's time was set. The file has to know, or the next start would take it for time that has passed.
             self._ahead = ahead
-            self._store.note_meta()
-        return self._store.extract(_DELTA_MESSAGES, _DELTA_BYTES, {**reading})
+            self._changelog.note_meta()
+        return self._changelog.extract(_DELTA_MESSAGES, _DELTA_BYTES, {**reading})
 
     def hurry(self) -> None:
         """Write as soon as this turn is over and no other write is running; see L{IMirror}."""
@@ -182,9 +187,9 @@ class MirrorService(Service):
         try:
             await self._in_thread(self._file.apply, delta)
         except BaseException:
-            self._store.restore(delta)
+            self._changelog.restore(delta)
             raise
-        self._store.confirm(delta)
+        self._changelog.confirm(delta)
         self.writes += 1
         self.durations.took(self._clock.seconds() - begun)
         self.synced()
@@ -217,7 +222,7 @@ class MirrorService(Service):
             self._log.critical(
                 "the store's file cannot be written ({error}); {pending} changes are in memory only",
                 error=error,
-                pending=self._store.pending,
+                pending=self._changelog.pending,
             )
 
     def stopService(self) -> Deferred[None]:
@@ -234,10 +239,10 @@ class MirrorService(Service):
             await self._writing
         deadline = self._clock.seconds() + _STOP_TIMEOUT
         await self._write_all()
-        while (self.failing or self._store.pending) and self._clock.seconds() < deadline:
+        while (self.failing or self._changelog.pending) and self._clock.seconds() < deadline:
             await _sleep(self._reactor, min(self._interval, 0.1))
             await self._write_all()
-        self.unsaved = self._store.pending if self.failing else 0
+        self.unsaved = self._changelog.pending if self.failing else 0
         if self.unsaved:
             self._log.critical(
                 "stopped with {pending} changes that could not be written to the file",
