@@ -53,7 +53,7 @@ class Admin(Queues, Letters, Clients):
         return float(self._reactor.seconds() - self._started)
 
     def _counts(self) -> tuple[int, ...]:
-        return self.broker.received, self.broker.delivered, self.broker.acknowledged_total
+        return self.broker.lifecycle.received, self.broker.lifecycle.delivered, self.broker.lifecycle.acknowledged
 
     def sample(self) -> None:
         """Take note of all counters; to be called about once a second."""
@@ -63,17 +63,17 @@ class Admin(Queues, Letters, Clients):
     def status(self) -> dict[str, Any]:
         """The whole server."""
         service, broker = self.service, self.broker
-        broker.enter()
+        broker.turn.enter()
         messages, consumers = status.sums_of(broker)
         connections = service.connections
         return {
             "version": __version__,
             "state": "running" if service.running else "draining",
-            "now": status.moment(broker.now),
+            "now": status.moment(broker.turn.now),
             "uptime_seconds": round(self.uptime, 3),
             "messages": messages,
             "totals": status.totals_of(broker),
-            "dead_lettered": dict(broker.dead.buried),
+            "dead_lettered": dict(broker.dead_letters.by_reason),
             "rates": status.rates_of(self._totals),
             "queues": len(broker.queues),
             "consumers": consumers,
@@ -86,7 +86,7 @@ class Admin(Queues, Letters, Clients):
                 "protocol_errors": dict(connections.errors),
             },
             "keys": {"remembered": broker.keys.count, "limit": broker.keys.limit},
-            "memory": {"used": broker.used, "limit": broker.memory_limit, **status.memory_of_process()},
+            "memory": {"used": broker.memory.used, "limit": broker.memory.limit, **status.memory_of_process()},
             "mirror": self.mirror(),
             "alarms": self.alarms(),
         }
@@ -116,7 +116,7 @@ class Admin(Queues, Letters, Clients):
         broker, mirror = self.broker, self.service.mirror
         checks = {
             "running": "" if self.service.running else "the server is about to stop",
-            "memory": "the memory limit is reached" if broker.used >= broker.memory_limit else "",
+            "memory": "the memory limit is reached" if broker.memory.used >= broker.memory.limit else "",
         }
         if mirror is not None:
             late = mirror.lag > MIRROR_PATIENCE + mirror.interval
@@ -136,10 +136,10 @@ class Admin(Queues, Letters, Clients):
         @raise NoSuchQueue: there is none of that name, and no dead letter of it
         """
         dead = (await self.delete_dead(name))["deleted"]
-        removed, in_flight = self.broker.flush(name)
-        self.broker.forget_keys(name)
+        removed, in_flight = self.broker.queues.flush(name)
+        self.broker.keys.forget(name)
         if name in self.broker.queues:
-            self.broker.resume(name)
+            self.broker.queues.resume(name)
         if name in self.broker.queues:
             self.broker.configure(name, DEFAULT_SETTINGS)
         return {"queue": name, "removed": removed, "in_flight": in_flight, "dead": dead}

@@ -27,7 +27,7 @@ class Clients(Turns):
         start, matches = start_of(after), matcher(filter)
 
         def is_meant(client: QueueProtocol) -> bool:
-            language = "" if client.session is None else client.session.language
+            language = "" if client.session is None else client.session.protocol_version
             return any(matches(text) for text in (client.peer, client.listener, language))
 
         slices, connections = self.slices(), self.service.connections

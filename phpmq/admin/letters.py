@@ -28,7 +28,7 @@ class Letters(Messages):
         @param after: the C{next} of the page before
         """
         limit = check_limit(limit)
-        totals, matches = self.broker.dead.totals, matcher(filter)
+        totals, matches = self.broker.dead_letters.totals, matcher(filter)
         names = heapq.nsmallest(limit + 1, (name for name in totals if name > after and matches(name)))
         items = [{"queue": name, "dead": totals[name][0], "bytes": totals[name][1]} for name in names[:limit]]
         return Page(items, names[limit - 1] if len(names) > limit else None)
@@ -55,7 +55,7 @@ class Letters(Messages):
         into = check_name(name if target is None else target)
 
         def replay(letters: list[DeadMessage]) -> None:
-            self.broker.dead.replay(letters, into)
+            self.broker.lifecycle.replay(letters, into)
 
         return {"queue": name, "target": into, "replayed": await self._each_dead(replay, None, name, ids, reason, count)}
 
@@ -64,7 +64,7 @@ class Letters(Messages):
     ) -> dict[str, Any]:
         """Forget a queue's dead letters; parameters and errors are those of L{replay}."""
         self._check_known(name)
-        return {"queue": name, "deleted": await self._each_dead(self.broker.dead.delete, 0, name, ids, reason, count)}
+        return {"queue": name, "deleted": await self._each_dead(self.broker.lifecycle.delete, 0, name, ids, reason, count)}
 
     async def _each_dead(
         self, work: _Work, preview: int | None, name: str, ids: Iterable[str] | None, reason: str | None, count: int | None
@@ -79,10 +79,10 @@ class Letters(Messages):
             return await self._named_dead(work, preview, name, list(dict.fromkeys(ids)))
         done = after = 0
         # Those that die meanwhile are not meant.
-        latest = broker.latest
+        latest = broker.lifecycle.latest
         while count is None or done < count:
             most = _LETTERS if count is None else min(_LETTERS, count - done)
-            letters = broker.dead.some(name, after, most, reason, preview, _LETTERS_BYTES)
+            letters = broker.dead_letters.page(name, after, most, reason, preview, _LETTERS_BYTES)
             letters = [dead for dead in letters if dead.number <= latest]
             if not letters:
                 break
@@ -96,12 +96,12 @@ class Letters(Messages):
         """Likewise to those of these ids, if they are all there; one at a time in memory."""
         broker, slices = self.broker, self.slices()
         for id in ids:
-            if broker.dead.find(name, self._number(id), 0) is None:
+            if broker.dead_letters.find(name, self._number(id), 0) is None:
                 raise NoSuchMessage(f"there is no dead letter {id!r} of the queue {name!r}")
         done = 0
         for id in ids:
             # It may have been dealt with meanwhile.
-            if (dead := broker.dead.find(name, self._number(id), preview)) is not None:
+            if (dead := broker.dead_letters.find(name, self._number(id), preview)) is not None:
                 self._turn(work, [dead])
                 done += 1
             await slices.rest()

@@ -57,7 +57,7 @@ class Messages(Turns):
         @raise NoSuchQueue: there is none of that name, and no dead letter of it
         @raise BadSetting: there is no such state
         """
-        self.broker.enter()
+        self.broker.turn.enter()
         limit = check_limit(limit)
         if state not in LISTED:
             raise BadSetting(f"a state is {', '.join(LISTED)}, not {state!r}")
@@ -80,9 +80,9 @@ class Messages(Turns):
         return Page(items, place)
 
     def _ready(self, queue: Queue, start: int, count: int, preview: int) -> list[Message]:
-        place = bisect_right(queue.ahead, start, key=_position)
-        ahead = list(islice(queue.ahead, place, place + count))
-        if len(ahead) < count and queue.behind:
+        place = bisect_right(queue.prefetched, start, key=_position)
+        ahead = list(islice(queue.prefetched, place, place + count))
+        if len(ahead) < count and queue.unread:
             ahead += self._store.peek(queue, max(start, queue.cursor), count - len(ahead), preview, size=PAGE_BYTES)
         return ahead
 
@@ -97,7 +97,7 @@ class Messages(Turns):
         def is_meant(message: Message) -> bool:
             return message.queue is queue and message.consumer is not None and start < message.position <= last
 
-        for channel in [channel for channel in self.broker.channels if queue.name in channel.consumers]:
+        for channel in [channel for channel in self.broker.lifecycle.channels if queue.name in channel.consumers]:
             held = list(channel.unacked.values())
             for place in range(0, len(held), _LOOK):
                 found = filter(is_meant, chain(first, held[place : place + _LOOK]))
@@ -123,7 +123,7 @@ class Messages(Turns):
 
     async def _dead_page(self, name: str, start: int, limit: int, preview: int, slices: Slices) -> Page:
         self._check_known(name)
-        found, more = _some(self.broker.dead.some(name, start, limit + 1, preview=preview, size=PAGE_BYTES), limit, preview)
+        found, more = _some(self.broker.dead_letters.page(name, start, limit + 1, preview=preview, size=PAGE_BYTES), limit, preview)
         place = str(found[-1].number) if more else None
         await slices.rest()
         items = await slices.each(lambda dead: status.dead_status(dead, self.broker, preview), found)
@@ -137,9 +137,9 @@ class Messages(Turns):
         @raise NoSuchMessage: there is none of that id in the queue
         """
         broker, slices = self.broker, self.slices()
-        broker.enter()
+        broker.turn.enter()
         number = self._number(id)
-        if (dead := broker.dead.find(name, number)) is not None:
+        if (dead := broker.dead_letters.find(name, number)) is not None:
             found, body = status.dead_status(dead, broker, preview or 0), dead.body
         else:
             message, state = self._find(name, number, id)
@@ -158,11 +158,11 @@ class Messages(Turns):
         if queue is None or message is None or abs(message.position) <= queue.flushed_to:
             raise NoSuchMessage(f"there is no message {id!r} in the queue {name!r}")
         key = id.encode("ascii")
-        held = next((channel.unacked[key] for channel in broker.channels if key in channel.unacked), None)
+        held = next((channel.unacked[key] for channel in broker.lifecycle.channels if key in channel.unacked), None)
         return held or message, "in_flight" if held is not None else "delayed" if message.position < 0 else "ready"
 
     def _number(self, id: str) -> int:
-        prefix = self.broker.message_id(0)[:16].decode("ascii")
+        prefix = self.broker.lifecycle.message_id(0)[:16].decode("ascii")
         if not re.fullmatch(r"[0-9a-f]{32}", id) or not id.startswith(prefix):
             raise NoSuchMessage(f"there is no message {id!r}")
         return int(id[16:], 16)
@@ -198,18 +198,18 @@ class Messages(Turns):
         ready = self._queue(source).ready
         left = ready if count is None else count
         # What comes meanwhile is not meant: two who move to and fro would never end.
-        last = self.broker.tail
-        self.broker.queue(target)
+        last = self.broker.queues.tail
+        self.broker.queues.get_or_create(target)
         moved = 0
         while left > moved and (queue := self.broker.queues.get(source)) is not None:
             self.broker.begin()
-            step = self.broker.move(queue, self.broker.queue(target), left - moved, last)
+            step = self.broker.lifecycle.move(queue, self.broker.queues.get_or_create(target), left - moved, last)
             self.broker.end()
             if not step:
                 break
             moved += step
             await self.breathe()
-        self.broker.forget_if_unused(self.broker.queue(target))
+        self.broker.queues.forget_if_unused(self.broker.queues.get_or_create(target))
         return {"source": source, "target": target, "moved": moved}
 
 

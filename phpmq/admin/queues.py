@@ -24,7 +24,7 @@ _SORTS: dict[str, Callable[[Queues, Queue], float]] = {
     "ready": lambda admin, queue: queue.ready,
     "in_flight": lambda admin, queue: queue.in_flight,
     "messages": lambda admin, queue: queue.ready + queue.delayed + queue.in_flight,
-    "dead": lambda admin, queue: admin.broker.dead.count(queue.name),
+    "dead": lambda admin, queue: admin.broker.dead_letters.count_of(queue.name),
     "bytes": lambda admin, queue: queue.ready_size,
     "age": lambda admin, queue: admin._age(queue),
     "rate": lambda admin, queue: admin._rate(queue),
@@ -128,7 +128,7 @@ class Queues(Turns):
     def _ranking(self, key: Callable[[Queues, Queue], float], sign: int) -> Callable[[str], tuple[float, str]]:
         """What orders names as a key does their queues."""
         queues = self.broker.queues
-        self.broker.enter()
+        self.broker.turn.enter()
 
         def rank(name: str) -> tuple[float, str]:
             # What is gone meanwhile is left out in the end.
@@ -139,7 +139,7 @@ class Queues(Turns):
 
     def _status_of(self, name: str) -> dict[str, Any] | None:
         queue = self.broker.queues.get(name)
-        self.broker.enter()
+        self.broker.turn.enter()
         return None if queue is None else self._queue_status(queue)
 
     def _queue_status(self, queue: Queue) -> dict[str, Any]:
@@ -151,16 +151,16 @@ class Queues(Turns):
 
         It is not always the one that waits longest: re-queued ones are at the tail.
         """
-        if queue.ahead:
-            return queue.ahead[0].accepted
-        if not queue.behind:
+        if queue.prefetched:
+            return queue.prefetched[0].accepted
+        if not queue.unread:
             return None
         (oldest,) = self._store.peek(queue, queue.cursor, 1, 0)
         return oldest.accepted
 
     def _age(self, queue: Queue) -> float:
         oldest = self.oldest(queue)
-        return 0.0 if oldest is None else max(0, self.broker.now - oldest) / 1000
+        return 0.0 if oldest is None else max(0, self.broker.turn.now - oldest) / 1000
 
     def numbers(self, name: str) -> dict[str, Any]:
         """
@@ -168,7 +168,7 @@ class Queues(Turns):
 
         @raise NoSuchQueue: there is none of that name
         """
-        self.broker.enter()
+        self.broker.turn.enter()
         return self._queue_status(self._queue(name))
 
     async def queue(self, name: str) -> dict[str, Any]:
@@ -177,10 +177,12 @@ class Queues(Turns):
 
         @raise NoSuchQueue: there is none of that name
         """
-        self.broker.enter()
+        self.broker.turn.enter()
         slices, queue = self.slices(), self._queue(name)
         numbers = self._queue_status(queue)
-        clients = {client.session.channel: client.number for client in self.service.connections.open if client.session is not None}
+        clients: dict[object, int] = {
+            client.session.channel: client.number for client in self.service.connections.open if client.session is not None
+        }
 
         def client(consumer: Consumer) -> int | None:
             return clients.get(consumer.channel)
@@ -218,7 +220,7 @@ class Queues(Turns):
         @raise NoSuchQueue: there is none of that name
         """
         self._queue(name)
-        removed, in_flight = self.broker.flush(name)
+        removed, in_flight = self.broker.queues.flush(name)
         return {"queue": name, "removed": removed, "in_flight": in_flight}
 
     async def flush_all(self) -> dict[str, Any]:
@@ -227,7 +229,7 @@ class Queues(Turns):
         slices = self.slices()
         for name in list(self.broker.queues):
             if name in self.broker.queues:
-                waiting, held = self.broker.flush(name)
+                waiting, held = self.broker.queues.flush(name)
                 queues, removed, in_flight = queues + 1, removed + waiting, in_flight + held
                 await slices.rest()
         return {"queues": queues, "removed": removed, "in_flight": in_flight}
@@ -239,7 +241,7 @@ class Queues(Turns):
         @raise BadName: no queue can have that name
         @raise BadSetting: that cannot be paused
         """
-        self.broker.pause(name, _pause(what))
+        self.broker.queues.pause(name, _pause(what))
         return self._queue_status(self._queue(name))
 
     def resume(self, name: str, what: str = "all") -> dict[str, Any]:
@@ -250,7 +252,7 @@ class Queues(Turns):
         @raise BadSetting: that cannot be paused
         """
         queue = self._queue(name)
-        self.broker.resume(name, _pause(what))
+        self.broker.queues.resume(name, _pause(what))
         return self._queue_status(queue)
 
 

@@ -69,7 +69,10 @@ class Sender:
     def superseded(self) -> None:
         """It is no producer; see L{IPeer}."""
 
-    def room(self) -> None:
+    def blocked(self) -> None:
+        """It has a tag, so that its send is refused instead; see L{IPeer}."""
+
+    def unblocked(self) -> None:
         """It does not wait; see L{IPeer}."""
 
     def flush(self) -> None:

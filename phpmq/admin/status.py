@@ -38,17 +38,17 @@ def counts_of(queue: Queue) -> tuple[int, ...]:
 def totals_of(broker: Broker) -> dict[str, int]:
     """Everything that is counted since the server started; none of it ever falls."""
     return {
-        "received": broker.received,
-        "delivered": broker.delivered,
-        "redelivered": broker.redelivered,
-        "acknowledged": broker.acknowledged_total,
-        "requeued": broker.requeued,
-        "expired": broker.expired,
-        "dropped": broker.dropped,
-        "flushed": broker.flushed,
-        "dead_lettered": sum(broker.dead.buried.values()),
-        "duplicates": broker.duplicates,
-        "unknown_ids": broker.unknown_ids,
+        "received": broker.lifecycle.received,
+        "delivered": broker.lifecycle.delivered,
+        "redelivered": broker.lifecycle.redelivered,
+        "acknowledged": broker.lifecycle.acknowledged,
+        "requeued": broker.lifecycle.requeued,
+        "expired": broker.lifecycle.expired,
+        "dropped": broker.lifecycle.dropped,
+        "flushed": broker.queues.flushed,
+        "dead_lettered": sum(broker.dead_letters.by_reason.values()),
+        "duplicates": broker.outcomes.duplicates,
+        "unknown_ids": broker.outcomes.unknown_ids,
     }
 
 
@@ -56,12 +56,12 @@ def sums_of(broker: Broker) -> tuple[dict[str, int], int]:
     """How many messages there are in each state, with the bytes of those that wait, and how many consumers."""
     ready = delayed = in_flight = size = consumers = 0
     for queue in broker.queues.values():
-        ready += queue.behind + len(queue.ahead)
+        ready += queue.unread + len(queue.prefetched)
         delayed += queue.delayed
         in_flight += queue.in_flight
         size += queue.ready_size
         consumers += len(queue.consumers)
-    return {"ready": ready, "delayed": delayed, "in_flight": in_flight, "dead": broker.dead.all, "bytes": size}, consumers
+    return {"ready": ready, "delayed": delayed, "in_flight": in_flight, "dead": broker.dead_letters.count, "bytes": size}, consumers
 
 
 def rates_of(rates: Rates | None) -> dict[str, dict[str, float]]:
@@ -90,11 +90,11 @@ def queue_status(queue: Queue, broker: Broker, oldest: int | None, rates: Rates 
         "ready": queue.ready,
         "delayed": queue.delayed,
         "in_flight": queue.in_flight,
-        "dead": broker.dead.count(queue.name),
+        "dead": broker.dead_letters.count_of(queue.name),
         "bytes": queue.ready_size,
         "keys": queue.keys,
         "consumers": len(queue.consumers),
-        "oldest_message_age_seconds": None if oldest is None else max(0, broker.now - oldest) / 1000,
+        "oldest_message_age_seconds": None if oldest is None else max(0, broker.turn.now - oldest) / 1000,
         "paused": {"deliveries": bool(queue.paused & DELIVERIES), "sends": bool(queue.paused & SENDS)},
         "totals": dict(zip(COUNTERS, counts_of(queue), strict=True)),
         "rates": rates_of(rates),
@@ -149,7 +149,7 @@ def message_status(message: Message, state: str, broker: Broker, limit: int | No
     properties = message.properties
     length = message.size if properties is None else message.size - properties.size
     return {
-        "id": broker.message_id(message.number).decode("ascii"),
+        "id": broker.lifecycle.message_id(message.number).decode("ascii"),
         "state": state,
         "attempts": message.attempts,
         "accepted_at": moment(message.accepted),
@@ -164,7 +164,7 @@ def message_status(message: Message, state: str, broker: Broker, limit: int | No
 def dead_status(dead: DeadMessage, broker: Broker, limit: int | None) -> dict[str, Any]:
     """A dead message; see L{message_status}."""
     return {
-        "id": broker.message_id(dead.number).decode("ascii"),
+        "id": broker.lifecycle.message_id(dead.number).decode("ascii"),
         "state": "dead",
         "reason": dead.reason,
         "text": dead.text,
@@ -192,7 +192,7 @@ def client_status(client: QueueProtocol, now: float) -> dict[str, Any]:
         "id": client.number,
         "address": client.peer,
         "listener": client.listener,
-        "protocol": "" if session is None else session.language,
+        "protocol": "" if session is None else session.protocol_version,
         "user": None,
         "connected_seconds": round(now - client.since, 3),
         "in_flight": sum(consumer.held for consumer in consumers),

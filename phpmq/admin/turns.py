@@ -88,7 +88,7 @@ class Turns:
 
         @raise NoSuchQueue: there is none of that name, and no dead letter of it
         """
-        if not self.broker.dead.count(name):
+        if not self.broker.dead_letters.count_of(name):
             self._queue(name)
 
     async def breathe(self) -> None:

@@ -25,20 +25,32 @@ _Number = Callable[[Admin], float]
 
 # Their names get "_total" at the end.
 _COUNTERS: tuple[tuple[str, _Number, str], ...] = (
-    ("phpmq_messages_received", lambda admin: admin.broker.received, "Messages accepted."),
-    ("phpmq_messages_delivered", lambda admin: admin.broker.delivered, "Deliveries to consumers."),
-    ("phpmq_messages_redelivered", lambda admin: admin.broker.redelivered, "Deliveries that were not the first of their message."),
-    ("phpmq_messages_acknowledged", lambda admin: admin.broker.acknowledged_total, "Messages that a consumer acknowledged."),
-    ("phpmq_messages_requeued", lambda admin: admin.broker.requeued, "Messages that a consumer sent back to the tail of their queue."),
-    ("phpmq_messages_expired", lambda admin: admin.broker.expired, "Messages whose time to live was over."),
-    ("phpmq_messages_dropped", lambda admin: admin.broker.dropped, "Messages dropped from full queues, the oldest, to make room."),
-    ("phpmq_messages_flushed", lambda admin: admin.broker.flushed, "Messages removed by a flush."),
+    ("phpmq_messages_received", lambda admin: admin.broker.lifecycle.received, "Messages accepted."),
+    ("phpmq_messages_delivered", lambda admin: admin.broker.lifecycle.delivered, "Deliveries to consumers."),
+    (
+        "phpmq_messages_redelivered",
+        lambda admin: admin.broker.lifecycle.redelivered,
+        "Deliveries that were not the first of their message.",
+    ),
+    ("phpmq_messages_acknowledged", lambda admin: admin.broker.lifecycle.acknowledged, "Messages that a consumer acknowledged."),
+    (
+        "phpmq_messages_requeued",
+        lambda admin: admin.broker.lifecycle.requeued,
+        "Messages that a consumer sent back to the tail of their queue.",
+    ),
+    ("phpmq_messages_expired", lambda admin: admin.broker.lifecycle.expired, "Messages whose time to live was over."),
+    (
+        "phpmq_messages_dropped",
+        lambda admin: admin.broker.lifecycle.dropped,
+        "Messages dropped from full queues, the oldest, to make room.",
+    ),
+    ("phpmq_messages_flushed", lambda admin: admin.broker.queues.flushed, "Messages removed by a flush."),
     (
         "phpmq_messages_duplicate",
-        lambda admin: admin.broker.duplicates,
+        lambda admin: admin.broker.outcomes.duplicates,
         "Sends that stored nothing, as they were known already.",
     ),
-    ("phpmq_unknown_ids", lambda admin: admin.broker.unknown_ids, "Settlements of messages that their client did not hold."),
+    ("phpmq_unknown_ids", lambda admin: admin.broker.outcomes.unknown_ids, "Settlements of messages that their client did not hold."),
     ("phpmq_connections_accepted", lambda admin: admin.service.connections.accepted, "Connections accepted."),
     ("phpmq_connections_rejected", lambda admin: admin.service.connections.rejected, "Connections turned away, as there were too many."),
     ("phpmq_received_bytes", lambda admin: admin.service.connections.received, "Bytes that came from clients."),
@@ -50,12 +62,12 @@ _GAUGES: tuple[tuple[str, _Number, str], ...] = (
     ("phpmq_metrics_queues_limit", lambda admin: admin.service.metrics_queues, "Queues that may have series of their own."),
     (
         "phpmq_memory_used_bytes",
-        lambda admin: admin.broker.used,
+        lambda admin: admin.broker.memory.used,
         "What messages, dead letters, queues, keys and producers count for.",
     ),
-    ("phpmq_memory_limit_bytes", lambda admin: admin.broker.memory_limit, "Memory from which on senders have to wait."),
-    ("phpmq_senders_waiting", lambda admin: admin.broker.room.waiting, "Connections whose sends wait for room."),
-    ("phpmq_receipts_waiting", lambda admin: admin.broker.receipts.unconfirmed, "Receipts of synced sends that wait for the file."),
+    ("phpmq_memory_limit_bytes", lambda admin: admin.broker.memory.limit, "Memory from which on senders have to wait."),
+    ("phpmq_senders_waiting", lambda admin: admin.broker.memory.blocked, "Connections whose sends wait for room."),
+    ("phpmq_receipts_waiting", lambda admin: admin.broker.confirms.unconfirmed, "Receipts of synced sends that wait for the file."),
     ("phpmq_keys", lambda admin: admin.broker.keys.count, "Keys of sends that queues remember."),
     ("phpmq_keys_limit", lambda admin: admin.broker.keys.limit, "Keys that they may remember."),
     ("phpmq_producers", lambda admin: len(admin.broker.producers.by_name), "Producers whose latest number is remembered."),
@@ -64,8 +76,8 @@ _GAUGES: tuple[tuple[str, _Number, str], ...] = (
         lambda admin: admin.broker.producers.timeout / 1000,
         "Time without a send after which a producer is forgotten.",
     ),
-    ("phpmq_unconfirmed_limit", lambda admin: admin.broker.receipts.limit, "Synced sends of a connection whose receipts may wait."),
-    ("phpmq_window_limit", lambda admin: admin.broker.max_window, "Messages that one consumer may hold."),
+    ("phpmq_unconfirmed_limit", lambda admin: admin.broker.confirms.limit, "Synced sends of a connection whose receipts may wait."),
+    ("phpmq_window_limit", lambda admin: admin.broker.lifecycle.max_window, "Messages that one consumer may hold."),
     ("phpmq_message_limit_bytes", lambda admin: admin.service.max_message_size, "Largest body of a message."),
     ("phpmq_connections_limit", lambda admin: admin.service.connections.max_connections, "Connections that there may be."),
     ("phpmq_unfinished_frame_bytes", lambda admin: admin.service.connections.held, "Bytes that wait for the rest of their frame."),
@@ -96,7 +108,7 @@ def server(admin: Admin, started: float) -> Iterator[Metric]:
     yield _histogram(
         "phpmq_message_wait_seconds",
         "Time from the acceptance of a message until its first delivery, with the delay that its sender asked for.",
-        admin.broker.waits,
+        admin.broker.lifecycle.waits,
     )
     yield _histogram("phpmq_reactor_delay_seconds", "By how much what is due comes late, ten times a second.", admin.service.pulse.delays)
 
@@ -104,11 +116,13 @@ def server(admin: Admin, started: float) -> Iterator[Metric]:
 def _labelled(admin: Admin) -> Iterator[Metric]:
     """Families with a label whose values are few."""
     broker, connections, none = admin.broker, admin.service.connections, dict.fromkeys
-    yield counters("phpmq_messages_dead_lettered", "reason", none(_REASONS, 0) | broker.dead.buried, "Messages that became dead letters.")
+    yield counters(
+        "phpmq_messages_dead_lettered", "reason", none(_REASONS, 0) | broker.dead_letters.by_reason, "Messages that became dead letters."
+    )
     yield counters(
         "phpmq_sends_refused",
         "code",
-        none(_REFUSALS, 0) | broker.refused,
+        none(_REFUSALS, 0) | broker.outcomes.refused,
         "Sends of clients that were refused; one that waits for room counts each time it is tried.",
     )
     yield gauges("phpmq_connections", "listener", connections.by_listener, "Connections.")

@@ -65,7 +65,7 @@ def _row(admin: Admin, queue: Queue) -> Row:
         queue.ready,
         queue.delayed,
         queue.in_flight,
-        admin.broker.dead.count(queue.name),
+        admin.broker.dead_letters.count_of(queue.name),
         queue.ready_size,
         len(queue.consumers),
         received,
@@ -125,13 +125,13 @@ async def gather(admin: Admin, limit: int, shown: Collection[str], rest: Callabl
     @param rest: awaited from time to time, so that many queues do not hold up others
     """
     broker, choice = admin.broker, _Choice(limit, shown)
-    names = [*broker.queues, *(name for name in broker.dead.totals if name not in broker.queues)]
+    names = [*broker.queues, *(name for name in broker.dead_letters.totals if name not in broker.queues)]
     for number, name in enumerate(names, 1):
         # Queues come and go while others have their turn; each name is looked at once.
         queue = broker.queues.get(name)
         if queue is not None:
             choice.consider(_row(admin, queue), admin.activity(queue))
-        elif dead := broker.dead.count(name):
+        elif dead := broker.dead_letters.count_of(name):
             choice.consider(Row(name, dead=dead), 0)
         if not number % _STEP:
             await rest()
