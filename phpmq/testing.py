@@ -375,16 +375,16 @@ class _Disk:
         self._changelog = changelog
         self._broker = broker
         self._clock = clock
-        self._hurrying = False
+        self._scheduled = False
 
-    def hurry(self) -> None:
+    def sync_soon(self) -> None:
         """Write; see L{IMirror}."""
-        if not self._hurrying:
-            self._hurrying = True
+        if not self._scheduled:
+            self._scheduled = True
             self._clock.callLater(0, self._write)
 
     def _write(self) -> None:
-        self._hurrying = False
+        self._scheduled = False
         while (delta := self._changelog.extract(10_000, 2**22, {})) is not None:
             self._changelog.confirm(delta)
             if not delta.more:

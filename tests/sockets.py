@@ -129,7 +129,7 @@ class SocketServer:
 
     # IMirror
 
-    def hurry(self) -> None:
+    def sync_soon(self) -> None:
         """Nothing to do: it is written all the time."""
 
     def _write(self) -> None:

@@ -16,7 +16,7 @@ class ReceiptsTests(ConversationTestCase):
         mirror = self.mirrored()
         answers = self.peer.says(send(b"x", (LEVEL, b"synced"), (TAG, b"1")), send(b"y", (LEVEL, b"stored"), (TAG, b"2")))
         self.assertEqual([contents[0] for _, contents in answers], [b"2"])
-        self.assertEqual(mirror.hurries, 1)
+        self.assertEqual(mirror.syncs_wanted, 1)
         mirror.write()
         self.assertEqual([contents[0] for _, contents in self.peer.hears()], [b"1"])
         mirror.failing = True

@@ -28,7 +28,7 @@ class SlowDisk:
 
     failing = False
 
-    def hurry(self) -> None:
+    def sync_soon(self) -> None:
         """Do not; see L{IMirror}."""
 
 

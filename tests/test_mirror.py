@@ -347,7 +347,7 @@ class RefusalTests(FileTestCase):
         os.remove(self.path)
         with self.assertRaises(StartError) as caught:
             StoreFile(self.path).open()
-        self.assertIn(f"remove {self.path}.lock to begin anew", str(caught.exception))
+        self.assertIn(f"remove {self.path}.lock to start with an empty store", str(caught.exception))
         self.assertFalse(os.path.exists(self.path))
         os.remove(self.path + ".lock")
         self.make()
@@ -621,7 +621,7 @@ class ApplyTests(FileTestCase):
         for message in messages:
             store.remove(message.number)
         self.write(file, store)
-        while file.tidy():
+        while file.vacuum():
             pass
         file.close()
         self.assertLess(os.path.getsize(self.path), 10_000_000)
@@ -680,7 +680,7 @@ class FailingFile(StoreFile):
 
     error: Exception | None = None
     late_error: Exception | None = None
-    tidy_error: Exception | None = None
+    vacuum_error: Exception | None = None
     applied = 0
 
     def apply(self, delta: Any) -> None:
@@ -692,11 +692,11 @@ class FailingFile(StoreFile):
         if self.late_error is not None:
             raise self.late_error
 
-    def tidy(self) -> bool:
-        """Tidy, or fail."""
-        if self.tidy_error is not None:
-            raise self.tidy_error
-        return super().tidy()
+    def vacuum(self) -> bool:
+        """Give free pages back, or fail."""
+        if self.vacuum_error is not None:
+            raise self.vacuum_error
+        return super().vacuum()
 
 
 class MirrorServiceTests(FileTestCase):
@@ -832,19 +832,19 @@ class MirrorServiceTests(FileTestCase):
         self.file.error = None
         self.stop()
 
-    def test_tidying_fails(self) -> None:
+    def test_vacuum_fails(self) -> None:
         """That space cannot be given back is no failure of the mirror, and no flood of alarms; after the next write it is tried again."""
         self.mirror.startService()
-        self.file.tidy_error = StoreError("no room to give room back")
+        self.file.vacuum_error = StoreError("no room to give room back")
         with capturedLogs() as events:
             for number in range(3):
                 self.fill(self.store, b"x", name=f"{number}")
                 self.tick(2)
         self.assertEqual((events, self.mirror.failing, self.mirror.errors), ([], False, 0))
         self.fill(self.store, b"x")
-        self.file.tidy_error = None
+        self.file.vacuum_error = None
         self.tick(2)
-        self.assertFalse(self.mirror._untidy)
+        self.assertFalse(self.mirror._free_pages)
         self.stop()
 
     def test_alarm_text(self) -> None:

@@ -51,12 +51,12 @@ class FileMirror:
 
     def __init__(self, store: SQLiteStore) -> None:
         self._store = store
-        self.hurries = 0
+        self.syncs_wanted = 0
         self.synced: Callable[[], object] = lambda: None
 
-    def hurry(self) -> None:
+    def sync_soon(self) -> None:
         """Count it."""
-        self.hurries += 1
+        self.syncs_wanted += 1
 
     def write(self) -> None:
         """All is in the file."""
