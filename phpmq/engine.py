@@ -115,7 +115,7 @@ class LocalEngine(Service):
         if len(reading) == 2:
             self.clock.resume(reading["steady"], reading["wall"])
         store = SQLiteStore(memory)
-        self.mirror = MirrorService(store, file, settings.mirror_interval, self.clock, self._reactor)
+        self.mirror = MirrorService(store.changelog, file, settings.mirror_interval, self.clock, self._reactor)
         return store
 
     # While it runs

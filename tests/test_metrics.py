@@ -743,7 +743,7 @@ class _SlowDisk:
 
     failing = False
 
-    def hurry(self) -> None:
+    def sync_soon(self) -> None:
         """Not now."""
 
 
