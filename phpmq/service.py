@@ -17,11 +17,11 @@ from phpmq.admin.console import ConsoleFactory
 from phpmq.admin.pulse import Pulse
 from phpmq.broker import Broker
 from phpmq.clock import SteadyClock
-from phpmq.commands import Versions
 from phpmq.engine import LocalEngine
 from phpmq.listeners import Listener
 from phpmq.mirror import MirrorService
 from phpmq.protocol import Connections, QueueFactory
+from phpmq.server_frames import Versions
 from phpmq.settings import Settings
 from phpmq.store import SQLiteStore
 
