@@ -93,11 +93,10 @@ class Admin(Queues, Letters, Clients):
 
     def mirror(self) -> dict[str, Any]:
         """The store's file."""
-        service = self.service
-        mirror, store = service.mirror, service.store
-        if mirror is None or store is None:
+        mirror = self.service.mirror
+        if mirror is None:
             return {"file": None}
-        pending = store.pending
+        pending = mirror.pending
         return {
             "file": mirror.path,
             "failing": mirror.failing,
