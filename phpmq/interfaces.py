@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from zope.interface import Attribute, Interface
 
-from phpmq.message import DeadMessage, Extra, Message, QueueRecord
+from phpmq.message import DeadMessage, Message, Properties, QueueRecord
 
 
 class IPeer(Interface):
@@ -50,13 +50,13 @@ class IConnection(Interface):
 class IChannel(Interface):
     """One client's conversation with a broker. All methods return None; what comes of them arrives at the peer."""
 
-    def publish(tag: bytes | None, queue: str, body: bytes, ttl: int, revision: int = 0) -> None:
+    def publish(tag: bytes | None, queue: str, body: bytes, ttl: int) -> None:
         """Send a message. C{ttl} in milliseconds, 0 means that it never expires."""
 
-    def send(tag: bytes | None, queue: str, body: bytes, ttl: int, synced: bool, extra: Extra | None) -> None:
+    def send(tag: bytes | None, queue: str, body: bytes, ttl: int, synced: bool, properties: Properties | None) -> None:
         """
-        Send a message that may have a delay (C{extra.due}, still relative, in milliseconds), a key and headers; with a tag it is answered,
-        once it is on the disk if it has to be C{synced}.
+        Send a message that may have a delay (C{properties.due}, still relative, in milliseconds), a key and headers; with a tag it is
+        answered, once it is on the disk if it has to be C{synced}.
         """
 
     def hello(tag: bytes, producer: bytes | None) -> None:
@@ -110,6 +110,13 @@ class IStore(Interface):
     mirrored = Attribute("All that was accepted up to this number is in the file as well.")
     latest = Attribute("The number of the message that was added last; one below C{next_number} before the first.")
     next_number = Attribute("The first number (and position) that no message ever had.")
+    revisions = Attribute(
+        "Which revision of protocol 01 (1 original, 2 documented) the latest sender of each queue speaks, by the queue's name; queues that"
+        " no client of version 01 sent to are left out."
+    )
+
+    def save_revision(name: str, revision: int) -> None:
+        """Remember in C{revisions} what the latest sender of a queue speaks; ignored if there is no queue of that name."""
 
     def add(message: Message) -> None:
         """Keep a new message, with the highest number yet, and remember its key if its queue has a dedup window."""
@@ -123,7 +130,7 @@ class IStore(Interface):
     def retried(message: Message) -> None:
         """Keep how often a message was delivered; its row may lag behind until the store is mirrored."""
 
-    def bury(message: Message, reason: str, text: str, now: int) -> None:
+    def dead_letter(message: Message, reason: str, text: str, now: int) -> None:
         """Turn a message into a dead one."""
 
     def read(queue: QueueRecord, after: int, count: int, size: int) -> list[Message]:
@@ -147,7 +154,7 @@ class IStore(Interface):
     def find(queue: QueueRecord, key: str, now: int) -> int:
         """
         The number of a message with that key: one in the queue that is not flushed nor expired by C{now}, or one sent to it within its
-        dedup window, unless the queue's C{forgotten} covers it; 0 if there is none.
+        dedup window, unless the queue's C{keys_forgotten_to} covers it; 0 if there is none.
         """
 
     def keys() -> dict[int, tuple[int, int]]:
@@ -155,8 +162,8 @@ class IStore(Interface):
 
     def forget_keys(queue: QueueRecord, now: int, count: int) -> tuple[int, int, int]:
         """
-        Forget up to C{count} of the queue's keys, the oldest first, whose dedup window is over or which its C{forgotten} covers: how
-        many that were, their bytes, and when the message was accepted whose key is next; 0 if there is none.
+        Forget up to C{count} of the queue's keys, the oldest first, whose dedup window is over or which its C{keys_forgotten_to} covers:
+        how many that were, their bytes, and when the message was accepted whose key is next; 0 if there is none.
         """
 
     def producers() -> list[tuple[bytes, int, int]]:
@@ -168,7 +175,7 @@ class IStore(Interface):
     def drop_producer(name: bytes) -> None:
         """Forget a producer."""
 
-    def wants_sync() -> None:
+    def request_sync() -> None:
         """Somebody waits for C{mirrored} to reach C{latest}, even if that message is gone meanwhile."""
 
     def create_queue(name: str) -> QueueRecord:
@@ -185,7 +192,7 @@ class IStore(Interface):
 
     def purge(queue: QueueRecord, count: int) -> bool:
         """
-        Forget up to C{count} messages that the queue's C{flushed} position covers, fewer if they are large; true when none is left.
+        Forget up to C{count} messages that the queue's C{flushed_to} position covers, fewer if they are large; true when none is left.
         """
 
     def peek(queue: QueueRecord, after: int, count: int, preview: int, delayed: bool = False, size: int = 2**62) -> list[Message]:
@@ -216,8 +223,8 @@ class IStore(Interface):
     def dead_totals() -> dict[str, tuple[int, int]]:
         """How many dead messages there are by queue, and their bytes."""
 
-    def revive(dead: DeadMessage, queue: QueueRecord, position: int) -> Message:
+    def replay(dead: DeadMessage, queue: QueueRecord, position: int) -> Message:
         """Make a dead message wait again at a place in a queue, as if it had never been delivered; it does not expire."""
 
-    def forget_dead(numbers: Iterable[int]) -> None:
+    def delete_dead(numbers: Iterable[int]) -> None:
         """Forget dead messages."""

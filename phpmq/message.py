@@ -12,7 +12,7 @@ from phpmq.errors import BadName, BadSetting
 MESSAGE_OVERHEAD = 96
 
 #: What a key, a delay or headers cost beside their own bytes: a row and its index entries.
-EXTRA_OVERHEAD = 64
+PROPERTIES_OVERHEAD = 64
 
 #: What a key that a queue remembers costs in memory beside its own bytes, which are in a row and in an index (measured, rounded up).
 KEY_OVERHEAD = 96
@@ -106,37 +106,34 @@ DEFAULT_SETTINGS = QueueSettings()
 class QueueRecord:
     """The facts of a queue that outlive the process."""
 
-    __slots__ = ("flushed", "forgotten", "name", "number", "paused", "revision", "settings")
+    __slots__ = ("flushed_to", "keys_forgotten_to", "name", "number", "paused", "settings")
 
     def __init__(
         self,
         number: int,
         name: str,
-        revision: int = 0,
-        flushed: int = 0,
+        flushed_to: int = 0,
         paused: int = 0,
         settings: QueueSettings = DEFAULT_SETTINGS,
-        forgotten: int = 0,
+        keys_forgotten_to: int = 0,
     ) -> None:
         #: The queue's key in the store.
         self.number = number
         self.name = name
-        #: Revision of protocol 01 that its latest sender spoke: 0 unknown, 1 original, 2 documented.
-        self.revision = revision
         #: Messages up to this position were flushed.
-        self.flushed = flushed
+        self.flushed_to = flushed_to
         #: Bits: 1 no deliveries, 2 no sends.
         self.paused = paused
         self.settings = settings
         #: The keys of messages up to this number were forgotten.
-        self.forgotten = forgotten
+        self.keys_forgotten_to = keys_forgotten_to
 
     def remembers_from(self, now: int) -> int:
         """Its dedup window: the keys of messages that were accepted later than that are known, whatever became of the messages."""
         return now - int(self.settings.dedup * 1000)
 
 
-class Extra:
+class Properties:
     """
     What only some messages have.
 
@@ -155,7 +152,7 @@ class Extra:
     @property
     def size(self) -> int:
         """What it adds to the size of its message, in bytes."""
-        return len(self.key.encode("utf-8")) + len(self.headers) + EXTRA_OVERHEAD
+        return len(self.key.encode("utf-8")) + len(self.headers) + PROPERTIES_OVERHEAD
 
     def give_up_key(self) -> int:
         """Have no key any more: by how many bytes it is smaller."""
@@ -174,11 +171,11 @@ class Message:
     @ivar attempts: how many times it was delivered
     @ivar id: the 32 bytes C{[0-9a-f]} by which clients know it; empty until it is first needed
     @ivar consumer: who holds it while it is in flight
-    @ivar extra: its delay, key and headers; None if it never had any
-    @ivar size: bytes of its body and extra; against the memory limit it counts L{MESSAGE_OVERHEAD} more
+    @ivar properties: its delay, key and headers; None if it never had any
+    @ivar size: bytes of its body and properties; against the memory limit it counts L{MESSAGE_OVERHEAD} more
     """
 
-    __slots__ = ("accepted", "attempts", "body", "consumer", "expires", "extra", "id", "number", "position", "queue", "size")
+    __slots__ = ("accepted", "attempts", "body", "consumer", "expires", "id", "number", "position", "properties", "queue", "size")
 
     def __init__(
         self,
@@ -189,7 +186,7 @@ class Message:
         expires: int,
         attempts: int,
         body: bytes,
-        extra: Extra | None = None,
+        properties: Properties | None = None,
     ) -> None:
         self.number = number
         self.queue = queue
@@ -200,8 +197,8 @@ class Message:
         self.body = body
         self.id = b""
         self.consumer: Any = None
-        self.extra = extra
-        self.size = len(body) if extra is None else len(body) + extra.size
+        self.properties = properties
+        self.size = len(body) if properties is None else len(body) + properties.size
 
 
 class DeadMessage:

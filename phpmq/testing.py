@@ -37,7 +37,7 @@ from phpmq.broker import Broker
 from phpmq.client import QueueClient
 from phpmq.clock import SteadyClock
 from phpmq.interfaces import IMirror
-from phpmq.message import DeadMessage, Extra
+from phpmq.message import DeadMessage, Properties
 from phpmq.protocol import QueueFactory
 from phpmq.service import QueueService, Settings
 from phpmq.store import SQLiteStore
@@ -172,8 +172,10 @@ class MemoryServer:
         @param delay: seconds until it is ready
         @param headers: strings by name
         """
-        extra = Extra(round(delay * 1000), "", json.dumps(dict(headers)).encode() if headers else b"") if delay or headers else None
-        message = self.broker.publish(queue, body, round(ttl * 1000), 0, extra)
+        properties = (
+            Properties(round(delay * 1000), "", json.dumps(dict(headers)).encode() if headers else b"") if delay or headers else None
+        )
+        message = self.broker.publish(queue, body, round(ttl * 1000), properties)
         return self.broker.message_id(message.number).decode("ascii")
 
     def bodies(self, queue: str) -> list[bytes]:

@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from phpmq.broker import Broker, Channel
 from phpmq.interfaces import IConnection, IPeer, IStore
-from phpmq.message import DeadMessage, Extra, Message, QueueRecord
+from phpmq.message import DeadMessage, Message, Properties, QueueRecord
 
 
 @implementer(IPeer)
@@ -103,6 +103,7 @@ class DictStore:
         self.id_prefix = b"0123456789abcdef"
         self.next_number = 1
         self.latest = self.mirrored = 0
+        self.revisions: dict[str, int] = {}
         self._producers: dict[bytes, tuple[int, int]] = {}
         self._messages: dict[int, Message] = {}
         self._queues: dict[int, QueueRecord] = {}
@@ -115,8 +116,8 @@ class DictStore:
         """Keep a new message; see L{IStore}."""
         self._messages[message.number] = copy(message)
         self.latest = message.number
-        if message.extra is not None and message.extra.key and message.queue.settings.dedup:
-            self._keys[message.number] = message.queue.number, message.accepted, message.extra.key
+        if message.properties is not None and message.properties.key and message.queue.settings.dedup:
+            self._keys[message.number] = message.queue.number, message.accepted, message.properties.key
 
     def put(self, message: Message) -> None:
         """Keep a message as it is now; see L{IStore}."""
@@ -131,12 +132,12 @@ class DictStore:
         if message.number in self._messages:
             self._messages[message.number].attempts = message.attempts
 
-    def bury(self, message: Message, reason: str, text: str, now: int) -> None:
+    def dead_letter(self, message: Message, reason: str, text: str, now: int) -> None:
         """Turn a message into a dead one; see L{IStore}."""
         self.remove(message.number)
         name, accepted, attempts = message.queue.name, message.accepted, message.attempts
-        headers = message.extra.headers if message.extra is not None else b""
-        size = message.size - (len(message.extra.key) if message.extra is not None else 0)
+        headers = message.properties.headers if message.properties is not None else b""
+        size = message.size - (len(message.properties.key) if message.properties is not None else 0)
         body = message.body
         self._dead.append(DeadMessage(message.number, name, reason, text, accepted, now, attempts, body, headers, size, len(body)))
 
@@ -175,36 +176,42 @@ class DictStore:
 
     def save_queue(self, queue: QueueRecord) -> None:
         """Keep a queue's facts; see L{IStore}."""
-        self._queues[queue.number] = QueueRecord(queue.number, queue.name, queue.revision, queue.flushed, queue.paused, queue.settings)
+        self._queues[queue.number] = QueueRecord(queue.number, queue.name, queue.flushed_to, queue.paused, queue.settings)
+
+    def save_revision(self, name: str, revision: int) -> None:
+        """Keep a revision; see L{IStore}."""
+        if any(queue.name == name for queue in self._queues.values()):
+            self.revisions[name] = revision
 
     def drop_queue(self, queue: QueueRecord) -> None:
         """Forget a queue; see L{IStore}."""
+        self.revisions.pop(queue.name, None)
         del self._queues[queue.number]
 
     def due(self, now: int, count: int, queues: Mapping[int, QueueRecord]) -> list[Message]:
         """Delayed messages that are due; see L{IStore}."""
-        found = [copy(message) for message in self._delayed() if message.extra.due <= now][:count]  # type: ignore[union-attr]
+        found = [copy(message) for message in self._delayed() if message.properties.due <= now][:count]  # type: ignore[union-attr]
         for message in found:
             message.queue = queues[message.queue.number]
         return found
 
     def _delayed(self) -> list[Message]:
         delayed = [message for message in self._messages.values() if message.position < 0]
-        return sorted(delayed, key=lambda message: (message.extra.due, message.number))  # type: ignore[union-attr]
+        return sorted(delayed, key=lambda message: (message.properties.due, message.number))  # type: ignore[union-attr]
 
     def next_due(self) -> int:
         """When the next delayed message is due; see L{IStore}."""
         delayed = self._delayed()
-        return delayed[0].extra.due if delayed else 0  # type: ignore[union-attr]
+        return delayed[0].properties.due if delayed else 0  # type: ignore[union-attr]
 
     def find(self, queue: QueueRecord, key: str, now: int) -> int:
         """A message with that key; see L{IStore}."""
         for number, (queue_number, accepted, known) in self._keys.items():
-            if (queue_number, known) == (queue.number, key) and accepted > queue.remembers_from(now) and number > queue.forgotten:
+            if (queue_number, known) == (queue.number, key) and accepted > queue.remembers_from(now) and number > queue.keys_forgotten_to:
                 return number
         for message in self._of(queue):
-            waits = abs(message.position) > queue.flushed and not 0 < message.expires <= now
-            if waits and message.extra is not None and message.extra.key == key:
+            waits = abs(message.position) > queue.flushed_to and not 0 < message.expires <= now
+            if waits and message.properties is not None and message.properties.key == key:
                 return message.number
         return 0
 
@@ -221,7 +228,7 @@ class DictStore:
         size = forgotten = 0
         for number, (queue_number, accepted, key) in sorted(self._keys.items()):
             if queue_number == queue.number:
-                if forgotten == count or (accepted > queue.remembers_from(now) and number > queue.forgotten):
+                if forgotten == count or (accepted > queue.remembers_from(now) and number > queue.keys_forgotten_to):
                     return forgotten, size, accepted
                 del self._keys[number]
                 forgotten += 1
@@ -240,13 +247,13 @@ class DictStore:
         """Forget a producer; see L{IStore}."""
         del self._producers[name]
 
-    def wants_sync(self) -> None:
+    def request_sync(self) -> None:
         """Nothing is mirrored; see L{IStore}."""
 
     def queues(self) -> list[tuple[QueueRecord, int, int, int]]:
         """Every queue with its counts; see L{IStore}."""
         waiting = {
-            queue: [message for message in self._of(queue) if abs(message.position) > queue.flushed] for queue in self._queues.values()
+            queue: [message for message in self._of(queue) if abs(message.position) > queue.flushed_to] for queue in self._queues.values()
         }
         return [
             (copy(queue), len(messages), sum(message.size for message in messages), sum(message.position < 0 for message in messages))
@@ -255,7 +262,7 @@ class DictStore:
 
     def purge(self, queue: QueueRecord, count: int) -> bool:
         """Forget flushed messages; see L{IStore}."""
-        flushed = [message.number for message in self._of(queue) if abs(message.position) <= queue.flushed]
+        flushed = [message.number for message in self._of(queue) if abs(message.position) <= queue.flushed_to]
         for number in flushed[:count]:
             self.remove(number)
         return len(flushed) <= count
@@ -304,15 +311,15 @@ class DictStore:
             found.setdefault(dead.queue, []).append(dead.size)
         return {queue: (len(sizes), sum(sizes)) for queue, sizes in found.items()}
 
-    def revive(self, dead: DeadMessage, queue: QueueRecord, position: int) -> Message:
+    def replay(self, dead: DeadMessage, queue: QueueRecord, position: int) -> Message:
         """Make a dead message wait again; see L{IStore}."""
         self._dead = [other for other in self._dead if other.number != dead.number]
-        extra = Extra(headers=dead.headers) if dead.headers else None
+        extra = Properties(headers=dead.headers) if dead.headers else None
         message = Message(dead.number, queue, position, dead.accepted, 0, 0, dead.body, extra)
         self.put(message)
         return message
 
-    def forget_dead(self, numbers: Iterable[int]) -> None:
+    def delete_dead(self, numbers: Iterable[int]) -> None:
         """Forget dead messages; see L{IStore}."""
         gone = set(numbers)
         self._dead = [dead for dead in self._dead if dead.number not in gone]

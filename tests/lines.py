@@ -94,11 +94,11 @@ class FileServer:
     def bodies(self, queue: str) -> list[bytes]:
         """What waits in a queue, in order."""
         there = self.broker.queues.get(queue)
-        return [] if there is None else [message.body for message in self.store.read(there, there.flushed, _MANY, _MANY)]
+        return [] if there is None else [message.body for message in self.store.read(there, there.flushed_to, _MANY, _MANY)]
 
     def ids(self) -> set[str]:
         """The ids of all that waits."""
-        messages = [message for queue in self.broker.queues.values() for message in self.store.read(queue, queue.flushed, _MANY, _MANY)]
+        messages = [message for queue in self.broker.queues.values() for message in self.store.read(queue, queue.flushed_to, _MANY, _MANY)]
         return {self.broker.message_id(message.number).decode() for message in messages}
 
 

@@ -102,7 +102,7 @@ class SocketServer:
         """What waits in a queue."""
         with self.lock:
             there = self.broker.queues.get(queue)
-            return [] if there is None else [message.body for message in self._store.read(there, there.flushed, 2**31, 2**62)]
+            return [] if there is None else [message.body for message in self._store.read(there, there.flushed_to, 2**31, 2**62)]
 
     def listen(self) -> None:
         """Be there."""

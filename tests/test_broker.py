@@ -1377,13 +1377,20 @@ class RevisionTests(BrokerTestCase):
     """A queue remembers the revision of protocol 01 that its latest sender spoke."""
 
     def test_kept(self) -> None:
-        """Over a restart, as long as the queue is there; senders without one change nothing."""
-        self.broker.publish("q", b"", revision=1)
-        self.broker.publish("q", b"", revision=2)
+        """Over a restart, as long as the queue is there; a queue that is not there has none."""
+        self.broker.save_revision("q", 1)
+        self.assertEqual(self.broker.revisions, {})
         self.broker.publish("q", b"")
-        self.assertEqual(self.broker.queues["q"].revision, 2)
+        self.broker.save_revision("q", 1)
+        self.broker.save_revision("q", 2)
+        self.broker.pause("q")
+        self.assertEqual(self.broker.revisions, {"q": 2})
         self.restart()
-        self.assertEqual(self.broker.queues["q"].revision, 2)
+        self.assertEqual(self.broker.revisions, {"q": 2})
+        self.broker.resume("q")
+        self.broker.flush("q")
+        self.broker.dispatch()
+        self.assertEqual(self.broker.revisions, {})
 
 
 class SmallReadAheadTests(OrderTests, FlushTests, ExpiryTests, AttemptTests):

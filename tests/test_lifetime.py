@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from phpmq.broker import Broker, lifetime
 from phpmq.frames import DELAY, HEADERS, ID, KEY, LEASE, TAG, TTL
-from phpmq.message import DEFAULT_SETTINGS, EXTRA_OVERHEAD, QueueSettings
+from phpmq.message import DEFAULT_SETTINGS, PROPERTIES_OVERHEAD, QueueSettings
 from tests.version02 import ConversationTestCase, Peer, consume, frame, send
 
 
@@ -195,5 +195,5 @@ class LifetimeTests(ConversationTestCase):
         self.broker.flush("q")
         self.broker.dispatch()
         self.peer.says(frame(6, (ID, message_id)), consume(0))
-        self.assertEqual(self.store.dead_totals(), {"q": (1, 1 + EXTRA_OVERHEAD + len(b'{"a": "b"}'))})
+        self.assertEqual(self.store.dead_totals(), {"q": (1, 1 + PROPERTIES_OVERHEAD + len(b'{"a": "b"}'))})
         self.assertEqual(Broker(self.store, lambda: self.now).used, self.broker.used)

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.clock import SteadyClock
 from phpmq.errors import StartError, StoreError
-from phpmq.message import DEFAULT_SETTINGS, EXTRA_OVERHEAD, Message, QueueSettings
+from phpmq.message import DEFAULT_SETTINGS, PROPERTIES_OVERHEAD, Message, QueueSettings
 from phpmq.mirror import APPLICATION_ID, MirrorService, StoreFile
 from phpmq.store import SCHEMA_VERSION, SQLiteStore, checksum, schema
 
@@ -116,9 +116,9 @@ class StartTests(FileTestCase):
             for _ in range(2):
                 file, store = self.open()
                 ((queue, count, size, _),) = store.queues()
-                self.assertEqual((queue.name, queue.revision, queue.paused, queue.settings), ("q", 1, 2, DEFAULT_SETTINGS))
-                self.assertEqual((count, size, self.damaged, self.bodies(store)), (1, 4 + EXTRA_OVERHEAD + 5, 0, [b"body"]))
-                self.assertEqual((queue.forgotten, store.keys(), store.find(queue, "known", 1)), (0, {3: (1, 5)}, 9))
+                self.assertEqual((queue.name, store.revisions, queue.paused, queue.settings), ("q", {"q": 1}, 2, DEFAULT_SETTINGS))
+                self.assertEqual((count, size, self.damaged, self.bodies(store)), (1, 4 + PROPERTIES_OVERHEAD + 5, 0, [b"body"]))
+                self.assertEqual((queue.keys_forgotten_to, store.keys(), store.find(queue, "known", 1)), (0, {3: (1, 5)}, 9))
                 queue.settings = QueueSettings(max_messages=5)
                 store.save_queue(queue)
                 self.write(file, store)
@@ -447,7 +447,7 @@ class ApplyTests(FileTestCase):
         changed.position, changed.attempts = store.next_number, 3
         store.next_number += 1
         store.put(changed)
-        store.bury(dead, "rejected", "why", 2000)
+        store.dead_letter(dead, "rejected", "why", 2000)
         self.fill(store, b"new", name="r")
         store.drop_queue(store.create_queue("dropped"))
         self.write(file, store)
@@ -463,12 +463,12 @@ class ApplyTests(FileTestCase):
         file, store = self.open()
         first, second, third = self.fill(store, b"1", b"2", b"3")
         for message in first, second, third:
-            store.bury(message, "rejected", "", 1)
+            store.dead_letter(message, "rejected", "", 1)
         self.write(file, store)
         ((queue, *_),) = store.queues()
         dead = {row.body: row for row in store.dead()}
-        store.revive(dead[b"3"], queue, store.next_number)
-        store.forget_dead([second.number])
+        store.replay(dead[b"3"], queue, store.next_number)
+        store.delete_dead([second.number])
         self.assertEqual([row.body for row in self.reopened().dead()], [b"1", b"2", b"3"])
         self.write(file, store)
         found = self.reopened()
@@ -556,7 +556,7 @@ class ApplyTests(FileTestCase):
         messages = self.fill(store, b"1", b"2", b"3")
         self.write(file, store)
         for message in messages:
-            store.bury(message, "rejected", "", 2000)
+            store.dead_letter(message, "rejected", "", 2000)
         store.drop_queue(messages[0].queue)
         store.create_queue("q")
         found = []
@@ -581,9 +581,9 @@ class ApplyTests(FileTestCase):
         messages = self.fill(store, b"1", b"2", b"3", b"4")
         self.write(file, store)
         for message in messages[1:]:
-            store.bury(message, "rejected", "", 2000)
+            store.dead_letter(message, "rejected", "", 2000)
         queue = messages[0].queue
-        queue.flushed = store.next_number - 1
+        queue.flushed_to = store.next_number - 1
         store.save_queue(queue)
         store.purge(queue, 10)
         found = []
@@ -594,7 +594,7 @@ class ApplyTests(FileTestCase):
             waiting = sum(count for _, count, *_ in now.queues())
             found.append((waiting, len(list(now.dead()))))
         self.assertEqual(found, [(2, 1), (1, 2), (0, 3)])
-        self.assertEqual([record.flushed for record, *_ in self.reopened().queues()], [queue.flushed])
+        self.assertEqual([record.flushed_to for record, *_ in self.reopened().queues()], [queue.flushed_to])
 
     def test_dead_after_a_failed_write(self) -> None:
         """A message that died after a write that was on the disk, but reported as failed, is not alive as well."""
@@ -606,7 +606,7 @@ class ApplyTests(FileTestCase):
         file.apply(delta)
         store.restore(delta)
         for message in messages:
-            store.bury(message, "rejected", "", 2000)
+            store.dead_letter(message, "rejected", "", 2000)
         delta = store.extract(1, MANY, {})
         assert delta is not None
         file.apply(delta)

@@ -30,7 +30,7 @@ from phpmq.broker import DELIVERIES, SENDS, Broker, Channel
 from phpmq.broker.broker import QUEUE_OVERHEAD
 from phpmq.errors import MemoryFull, QueueFull, UnknownId
 from phpmq.interfaces import IPeer
-from phpmq.message import DEFAULT_SETTINGS, EXTRA_OVERHEAD, MESSAGE_OVERHEAD, Extra, Message, QueueSettings, key_size
+from phpmq.message import DEFAULT_SETTINGS, MESSAGE_OVERHEAD, PROPERTIES_OVERHEAD, Message, Properties, QueueSettings, key_size
 from phpmq.mirror import StoreFile
 from phpmq.store import Delta, SQLiteStore
 
@@ -73,7 +73,7 @@ class Item:
     @property
     def size(self) -> int:
         """What it counts against the memory limit."""
-        return len(self.body) + len(self.key.encode()) + EXTRA_OVERHEAD * self.extra
+        return len(self.body) + len(self.key.encode()) + PROPERTIES_OVERHEAD * self.extra
 
     @property
     def state(self) -> State:
@@ -212,14 +212,14 @@ class BrokerMachine(RuleBasedStateMachine):
         for record, _, _, _ in self.store.queues():
             paused[record.name] = record.paused
             names[record.number] = record.name
-            self.forgotten[record.name] = record.forgotten
+            self.forgotten[record.name] = record.keys_forgotten_to
             if record.settings != DEFAULT_SETTINGS:
                 self.settings[record.name] = record.settings
-            for message in self.store.read(record, record.flushed, MANY, MANY):
+            for message in self.store.read(record, record.flushed_to, MANY, MANY):
                 number = message.number
                 item = Item(number, message.body, record.name, message.position, message.expires, message.attempts, message.attempts)
-                item.extra = message.extra is not None
-                item.key = message.extra.key if message.extra is not None else ""
+                item.extra = message.properties is not None
+                item.key = message.properties.key if message.properties is not None else ""
                 found[number] = item.state
                 self.live[number] = item
                 if number in before:
@@ -385,7 +385,7 @@ class BrokerMachine(RuleBasedStateMachine):
         full = self.broker.used >= MEMORY_LIMIT
         many = bool(window) and self.broker.keys.count >= MAX_KEYS
         with self.turn():
-            client.channel.send(tag, queue, body, ttl, False, Extra(0, key))
+            client.channel.send(tag, queue, body, ttl, False, Properties(0, key))
             if earlier:
                 assert client.refusals == []
                 assert tag is None or client.receipts[0] in [(self.store.id_prefix + b"%016x" % one, True) for one in earlier]
@@ -702,7 +702,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert self.broker.keys.count == sum(queue.keys for queue in self.broker.queues.values())
         if exact and set(self.broker.queues) == possible and self.broker.keys.count == len(self.keys):
             sizes = [item.size for item in self.live.values()]
-            sizes += [len(state[-1]) + EXTRA_OVERHEAD * self.dead_extras[number] for number, state in self.dead.items()]  # type: ignore[arg-type]
+            sizes += [len(state[-1]) + PROPERTIES_OVERHEAD * self.dead_extras[number] for number, state in self.dead.items()]  # type: ignore[arg-type]
             keys = sum(key_size(len(key.key.encode())) for key in self.keys.values())
             assert self.broker.used == sum(sizes) + len(sizes) * MESSAGE_OVERHEAD + len(possible) * QUEUE_OVERHEAD + keys
 

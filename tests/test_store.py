@@ -12,7 +12,7 @@ from zope.interface.verify import verifyObject
 
 import phpmq.store.store
 from phpmq.interfaces import IStore
-from phpmq.message import DEFAULT_SETTINGS, Extra, Message, QueueRecord, QueueSettings
+from phpmq.message import DEFAULT_SETTINGS, Message, Properties, QueueRecord, QueueSettings
 from phpmq.store import SCHEMA_VERSION, Delta, SQLiteStore, checksum, schema, upgrade
 from tests.doubles import DictStore
 
@@ -130,7 +130,7 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         """A message that was in flight when its queue was flushed and purged is kept again once it is put."""
         message = self.add(b"back")
         self.bodies()
-        self.queue.flushed = message.position
+        self.queue.flushed_to = message.position
         self.store.save_queue(self.queue)
         while not self.store.purge(self.queue, 10):
             pass
@@ -162,8 +162,8 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         self.bodies()
         fresh = self.add(b"fresh")
         known.attempts = fresh.attempts = 2
-        self.store.bury(known, "rejected", "no such user", 2000)
-        self.store.bury(fresh, "expired", "", 2001)
+        self.store.dead_letter(known, "rejected", "no such user", 2000)
+        self.store.dead_letter(fresh, "expired", "", 2001)
         self.assertEqual(self.bodies(), [])
         self.assertEqual(self.counts(), {"q": (0, 0)})
         one, two = self.store.dead()
@@ -179,19 +179,19 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         self.bodies()
         message.position = self.next
         self.store.put(message)
-        self.store.bury(message, "rejected", "", 1)
+        self.store.dead_letter(message, "rejected", "", 1)
         self.assertEqual(self.bodies(), [])
         self.assertEqual(len(list(self.store.dead())), 1)
 
     def test_bury_after_flush(self) -> None:
         """A message that was flushed while it was in flight keeps its headers, and its size, when it dies."""
-        message = Message(self.next, self.queue, self.next, 1000, 0, 0, b"x", Extra(0, "", b'{"a":"b"}'))
+        message = Message(self.next, self.queue, self.next, 1000, 0, 0, b"x", Properties(0, "", b'{"a":"b"}'))
         self.next += 1
         self.store.add(message)
-        self.queue.flushed = message.position
+        self.queue.flushed_to = message.position
         while not self.store.purge(self.queue, MANY):
             pass
-        self.store.bury(message, "rejected", "", 1)
+        self.store.dead_letter(message, "rejected", "", 1)
         (dead,) = self.store.dead()
         self.assertEqual((dead.headers, dead.size), (b'{"a":"b"}', message.size))
 
@@ -199,14 +199,14 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         """How many are dead, and the size of their bodies, is known without listing them."""
         self.assertEqual(self.store.dead_totals(), {})
         for body in b"1", b"234":
-            self.store.bury(self.add(body), "rejected", "", 1)
+            self.store.dead_letter(self.add(body), "rejected", "", 1)
         self.assertEqual(self.store.dead_totals(), {"q": (2, 4)})
 
     def test_dead_of_one_queue(self) -> None:
         """The dead of one queue can be listed alone, the oldest first."""
         other = self.store.create_queue("other")
         for body, queue in (b"1", self.queue), (b"2", other), (b"3", self.queue):
-            self.store.bury(self.add(body, queue), "rejected", "", int(body))
+            self.store.dead_letter(self.add(body, queue), "rejected", "", int(body))
         self.assertEqual([dead.body for dead in self.store.dead("q")], [b"1", b"3"])
         self.assertEqual([dead.body for dead in self.store.dead()], [b"1", b"2", b"3"])
         self.assertEqual(list(self.store.dead("third")), [])
@@ -214,7 +214,7 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
     def test_dead_pages(self) -> None:
         """The dead can be read a part at a time, by reason, and one by its number."""
         for number in range(6):
-            self.store.bury(self.add(b"%d" % number), ("rejected", "expired")[number % 2], "", 9 - number)
+            self.store.dead_letter(self.add(b"%d" % number), ("rejected", "expired")[number % 2], "", 9 - number)
         numbers = [dead.number for dead in self.store.dead()]
         self.assertEqual(numbers, sorted(numbers))
         self.assertEqual([dead.body for dead in self.store.dead("q", after=numbers[1], count=2)], [b"2", b"3"])
@@ -226,27 +226,27 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         """A dead message waits again, at the place it was given in the queue it was given, without attempts and expiry, with headers."""
         other = self.store.create_queue("other")
         waiting = self.add(b"waiting", other)
-        message = Message(self.next, self.queue, self.next, 1000, 9000, 5, b"x", Extra(0, "key", b'{"a":"b"}'))
+        message = Message(self.next, self.queue, self.next, 1000, 9000, 5, b"x", Properties(0, "key", b'{"a":"b"}'))
         self.store.add(message)
-        self.store.bury(message, "rejected", "", 1)
+        self.store.dead_letter(message, "rejected", "", 1)
         self.next += 2
         (dead,) = self.store.dead()
         self.assertEqual(dead.headers, b'{"a":"b"}')
-        revived = self.store.revive(dead, other, self.next)
+        revived = self.store.replay(dead, other, self.next)
         self.assertEqual((revived.number, revived.attempts, revived.expires, revived.position), (message.number, 0, 0, self.next))
         self.assertEqual(self.store.expired(2**60, MANY), [])
         self.assertEqual(list(self.store.dead()), [])
         self.assertEqual(self.bodies(other), [b"waiting", b"x"])
         found = self.store.read(other, waiting.position, 1, 1)[0]
-        self.assertEqual((found.accepted, found.attempts, found.expires, found.extra.headers), (1000, 0, 0, b'{"a":"b"}'))
+        self.assertEqual((found.accepted, found.attempts, found.expires, found.properties.headers), (1000, 0, 0, b'{"a":"b"}'))
         self.assertEqual(self.store.find(other, "key", 0), 0)
 
     def test_forget_dead(self) -> None:
         """Dead messages are forgotten by number."""
         for body in b"1", b"2", b"3":
-            self.store.bury(self.add(body), "rejected", "", 1)
+            self.store.dead_letter(self.add(body), "rejected", "", 1)
         first, _, third = [dead.number for dead in self.store.dead()]
-        self.store.forget_dead([first, third, third + 1])
+        self.store.delete_dead([first, third, third + 1])
         self.assertEqual([dead.body for dead in self.store.dead()], [b"2"])
 
     def test_get(self) -> None:
@@ -259,7 +259,7 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
     def test_delayed_pages(self) -> None:
         """Delayed messages are read in order of acceptance, a part at a time."""
         for number in range(4):
-            message = Message(self.next, self.queue, -self.next, 1000, 0, 0, b"%d" % number, Extra(9000 - number))
+            message = Message(self.next, self.queue, -self.next, 1000, 0, 0, b"%d" % number, Properties(9000 - number))
             self.next += 1
             self.store.add(message)
         self.add(b"ready")
@@ -273,14 +273,14 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         bodies = b"", b"12345", b"1" * 100_000
         for body in bodies:
             self.add(body)
-        extra = Message(self.next, self.queue, self.next, 1000, 0, 0, b"xyz", Extra(0, "key", b"{}"))
+        extra = Message(self.next, self.queue, self.next, 1000, 0, 0, b"xyz", Properties(0, "key", b"{}"))
         self.next += 1
         self.store.add(extra)
         for preview in 0, 2, 9, 200_000:
             found = self.store.peek(self.queue, 0, MANY, preview)
             self.assertEqual([message.body for message in found], [body[:preview] for body in (*bodies, b"xyz")])
             self.assertEqual([message.size for message in found], [0, 5, 100_000, extra.size])
-        self.assertEqual(found[3].extra.key, "key")
+        self.assertEqual(found[3].properties.key, "key")
         self.assertEqual([message.body for message in self.store.peek(self.queue, found[0].position, 1, 3)], [b"123"])
         for size, count in (1, 2), (3, 2), (4, 3), (7, 4):
             self.assertEqual(len(self.store.peek(self.queue, 0, MANY, 3, size=size)), count)
@@ -288,7 +288,7 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
     def test_peek_at_the_dead(self) -> None:
         """Likewise for the dead, whose sizes are with their bodies' lengths beside."""
         for body in b"", b"12345":
-            self.store.bury(self.add(body), "rejected", "", 1)
+            self.store.dead_letter(self.add(body), "rejected", "", 1)
         for preview in 0, 2, 9, None:
             found = list(self.store.dead("q", preview=preview))
             self.assertEqual([(dead.body, dead.size, dead.length) for dead in found], [(b"", 0, 0), (b"12345"[:preview], 5, 5)])
@@ -332,9 +332,11 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
     def test_queues(self) -> None:
         """Every queue is listed with its facts as they were saved, and what waits in it; what was flushed does not."""
         self.add(b"flushed")
-        self.queue.flushed = self.next - 1
-        self.queue.paused, self.queue.revision = 3, 2
+        self.queue.flushed_to = self.next - 1
+        self.queue.paused = 3
         self.store.save_queue(self.queue)
+        self.store.save_revision("q", 2)
+        self.store.save_revision("none", 1)
         self.add(b"12345")
         self.add(b"67")
         self.store.create_queue("empty")
@@ -343,8 +345,8 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         record, count, size = found["q"]
         self.assertEqual((count, size), (2, 7))
         self.assertEqual(
-            (record.number, record.flushed, record.paused, record.revision),
-            (self.queue.number, self.queue.flushed, 3, 2),
+            (record.number, record.flushed_to, record.paused, self.store.revisions),
+            (self.queue.number, self.queue.flushed_to, 3, {"q": 2}),
         )
         self.assertEqual(found["empty"][1:], (0, 0))
 
@@ -362,7 +364,7 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         for _ in range(5):
             self.add()
         self.add(b"other", other)
-        self.queue.flushed = self.next - 1
+        self.queue.flushed_to = self.next - 1
         self.add(b"later")
         steps = 1
         while not self.store.purge(self.queue, 2):
@@ -381,7 +383,7 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
 
     def keyed(self, key: str, expires: int = 0) -> Message:
         """Add a message with a key to the store."""
-        message = Message(self.next, self.queue, self.next, 1000, expires, 0, b"x", Extra(0, key))
+        message = Message(self.next, self.queue, self.next, 1000, expires, 0, b"x", Properties(0, key))
         self.next += 1
         self.store.add(message)
         return message
@@ -396,11 +398,11 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
             self.assertEqual(self.store.find(self.store.create_queue("other"), "a", 1999), 0)
             self.bodies()  # Now it is written.
         self.assertEqual(self.store.find(self.queue, "b", 2000), 0)
-        self.store.bury(third, "rejected", "", 1)
+        self.store.dead_letter(third, "rejected", "", 1)
         self.assertEqual(self.store.find(self.queue, "c", 1999), 0)
-        self.queue.flushed = first.number
+        self.queue.flushed_to = first.number
         self.assertEqual(self.store.find(self.queue, "a", 1999), 0)
-        self.queue.flushed = 0
+        self.queue.flushed_to = 0
         self.store.remove(first.number)
         self.assertEqual(self.store.find(self.queue, "a", 1999), 0)
 
@@ -416,7 +418,7 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         """Within its queue's window a key is known, gathered or written, whatever becomes of its message; then only while that waits."""
         self.queue.settings = QueueSettings(dedup=2)
         gone, expired, flushed, dead, waits = (self.keyed(key, expires=1500 * (key == "b")) for key in "abcde")
-        self.queue.flushed = flushed.number
+        self.queue.flushed_to = flushed.number
         self.store.remove(gone.number)
         for step in range(3):
             found = [self.store.find(self.queue, key, 2999) for key in "abcdef"]
@@ -426,7 +428,7 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
                 self.bodies()  # Now it is written.
                 self.store.remove(expired.number)
             else:
-                self.store.bury(dead, "rejected", "", 1)
+                self.store.dead_letter(dead, "rejected", "", 1)
                 self.store.purge(self.queue, MANY)
 
     def test_window_changed(self) -> None:
@@ -444,7 +446,7 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         for number in range(5):
             self.keyed("é" * number + "x")
         other = self.store.create_queue("other")
-        message = Message(self.next, other, self.next, 1000, 0, 0, b"x", Extra(0, "x"))
+        message = Message(self.next, other, self.next, 1000, 0, 0, b"x", Properties(0, "x"))
         self.store.add(message)
         self.assertEqual(self.store.keys(), {self.queue.number: (5, 25), other.number: (1, 1)})
         self.assertEqual(self.store.forget_keys(self.queue, 2999, 3), (0, 0, 1000))
@@ -458,7 +460,7 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         gone, waits, later = (self.keyed(key) for key in "abc")
         for message in gone, later:
             self.store.remove(message.number)
-        self.queue.forgotten = waits.number
+        self.queue.keys_forgotten_to = waits.number
         for _ in range(2):
             self.assertEqual([self.store.find(self.queue, key, 1000) for key in "abc"], [0, waits.number, later.number])
             self.bodies()
@@ -619,7 +621,7 @@ class SQLiteStoreTests(SynchronousTestCase):
         self.requeue(first)
         second.attempts = 7
         self.store.retried(second)
-        self.store.bury(third, "rejected", "", 2000)
+        self.store.dead_letter(third, "rejected", "", 2000)
         self.mirror()
         self.assertEqual(self.file.bodies, [b"2", b"4", b"1"])
         self.assertEqual(self.file.messages[second.number][4], 7)
@@ -631,7 +633,7 @@ class SQLiteStoreTests(SynchronousTestCase):
         for _ in range(4):
             self.add(b"x" * 600)
         self.add(b"x" * 2000)
-        self.queue.flushed = self.next - 1
+        self.queue.flushed_to = self.next - 1
         self.assertEqual([self.store.purge(self.queue, 10) for _ in range(3)], [False, False, True])
         self.assertEqual(self.store.read(self.queue, 0, 10, MANY), [])
 
@@ -653,7 +655,7 @@ class SQLiteStoreTests(SynchronousTestCase):
         for mirror_between in True, False:
             message = self.add(b"back")
             self.mirror()
-            self.queue.flushed = message.position
+            self.queue.flushed_to = message.position
             self.store.save_queue(self.queue)
             self.store.purge(self.queue, 10)
             if mirror_between:
@@ -734,7 +736,7 @@ class SQLiteStoreTests(SynchronousTestCase):
         delta = self.extract()
         self.store.remove(new_gone.number)
         self.requeue(new_changed)
-        self.store.bury(new_buried, "rejected", "", 1)
+        self.store.dead_letter(new_buried, "rejected", "", 1)
         self.file.apply(delta)
         self.store.confirm(delta)
         self.assertEqual(self.file.bodies, [b"0", b"1", b"2"])
@@ -801,7 +803,7 @@ class SQLiteStoreTests(SynchronousTestCase):
         self.add(b"2", other)
         self.assertEqual({record.name: count for record, count, *_ in self.store.queues()}, {"q": 1, "other": 1})
         late = self.add(b"3", other)
-        other.flushed = late.position
+        other.flushed_to = late.position
         self.assertTrue(self.store.purge(other, 10))
         self.assertEqual(self.store.read(other, 0, MANY, MANY), [])
         self.add(b"4")

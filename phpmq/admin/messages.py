@@ -87,7 +87,7 @@ class Messages(Turns):
         return ahead
 
     def _delayed(self, queue: Queue, start: int, count: int, preview: int) -> list[Message]:
-        return self._store.peek(queue, max(start, queue.flushed), count, preview, True, PAGE_BYTES)
+        return self._store.peek(queue, max(start, queue.flushed_to), count, preview, True, PAGE_BYTES)
 
     async def _in_flight(self, queue: Queue, start: int, count: int, slices: Slices) -> tuple[list[Message], str | None]:
         """The first messages in flight, and how far was looked if there may be more."""
@@ -155,7 +155,7 @@ class Messages(Turns):
         broker = self.broker
         queue = broker.queues.get(name)
         message = None if queue is None else self._store.get(queue, number)
-        if queue is None or message is None or abs(message.position) <= queue.flushed:
+        if queue is None or message is None or abs(message.position) <= queue.flushed_to:
             raise NoSuchMessage(f"there is no message {id!r} in the queue {name!r}")
         key = id.encode("ascii")
         held = next((channel.unacked[key] for channel in broker.channels if key in channel.unacked), None)

@@ -13,7 +13,7 @@ from phpmq.broker import Broker
 from phpmq.errors import BadSetting, PHPMQError, TooLarge
 from phpmq.frames import DEFAULT_LIMITS, HEADERS, KEY
 from phpmq.interfaces import IPeer
-from phpmq.message import Extra, Message, check_name
+from phpmq.message import Message, Properties, check_name
 
 _LEVELS = {"stored": False, "synced": True}
 
@@ -44,8 +44,10 @@ class Sender:
                 raise TooLarge(f"a body of {len(body)} bytes, the limit is {self._max_message_size}")
             if level not in _LEVELS:
                 raise BadSetting(f"a level is {' or '.join(_LEVELS)}, not {level!r}")
-            extra = Extra(_milliseconds("delay", delay), _key(key), _headers(headers)) if delay or headers or key is not None else None
-            self._channel.send(b"", name, body, _milliseconds("ttl", ttl), _LEVELS[level], extra)
+            properties = (
+                Properties(_milliseconds("delay", delay), _key(key), _headers(headers)) if delay or headers or key is not None else None
+            )
+            self._channel.send(b"", name, body, _milliseconds("ttl", ttl), _LEVELS[level], properties)
         except PHPMQError as error:
             self._channel.close()
             return fail(error)

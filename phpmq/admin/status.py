@@ -146,17 +146,17 @@ def message_status(message: Message, state: str, broker: Broker, limit: int | No
 
     @param limit: how many bytes of its body; None for all
     """
-    extra = message.extra
-    length = message.size if extra is None else message.size - extra.size
+    properties = message.properties
+    length = message.size if properties is None else message.size - properties.size
     return {
         "id": broker.message_id(message.number).decode("ascii"),
         "state": state,
         "attempts": message.attempts,
         "accepted_at": moment(message.accepted),
         "expires_at": moment(message.expires) if message.expires else None,
-        "due_at": moment(extra.due) if extra is not None and extra.due else None,
-        "key": extra.key or None if extra is not None else None,
-        "headers": _headers(extra.headers if extra is not None else b""),
+        "due_at": moment(properties.due) if properties is not None and properties.due else None,
+        "key": properties.key or None if properties is not None else None,
+        "headers": _headers(properties.headers if properties is not None else b""),
         **content_of(message.body, length, limit),
     }
 

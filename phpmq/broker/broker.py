@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from phpmq.broker.channel import Channel
 from phpmq.broker.dead import DeadLetters
@@ -15,7 +15,7 @@ from phpmq.broker.receipts import Receipts
 from phpmq.broker.room import Room
 from phpmq.errors import PHPMQError, QueueFull
 from phpmq.interfaces import IPeer, IStore
-from phpmq.message import MESSAGE_OVERHEAD, Extra, Message, QueueSettings, check_name
+from phpmq.message import MESSAGE_OVERHEAD, Message, Properties, QueueSettings, check_name
 
 #: What a queue and its consumers count against the memory limit beside the messages, in bytes.
 QUEUE_OVERHEAD = 2560
@@ -113,7 +113,7 @@ class Broker(Dispatch):
             self._remember(queue)
             self.used += size + waiting * MESSAGE_OVERHEAD
             self.keys.load(queue)
-            if queue.flushed:
+            if queue.flushed_to:
                 # The process may have ended before all that was flushed was gone.
                 self._purging[queue] = None
             self.forget_if_unused(queue)
@@ -131,8 +131,7 @@ class Broker(Dispatch):
         name: str,
         body: bytes,
         ttl: int = 0,
-        revision: int = 0,
-        extra: Extra | None = None,
+        properties: Properties | None = None,
         producer: Producer | None = None,
         sequence: int = 0,
     ) -> Message:
@@ -140,8 +139,7 @@ class Broker(Dispatch):
         Accept a message.
 
         @param ttl: milliseconds until it expires; 0 for never
-        @param revision: the revision of protocol 01 that its sender speaks; 0 for none
-        @param extra: its key and headers, and in C{due} the milliseconds until it is ready
+        @param properties: its key and headers, and in C{due} the milliseconds until it is ready
         @param producer: who sends it, with a number above that of the producer's last one
         @raise TypeError: the body is not C{bytes}
         @raise BadName: no queue can have that name
@@ -158,23 +156,20 @@ class Broker(Dispatch):
         queue = self.queues.get(name) or self.queue(name)
         if queue.paused & SENDS:
             raise QueueFull("the queue is paused for sends")
-        remembered = extra is not None and extra.key and queue.settings.dedup
+        remembered = properties is not None and properties.key and queue.settings.dedup
         if remembered:
             self.keys.check(queue)
         if queue.bounded:
             self._make_room(queue, len(body))
-        if revision and queue.revision != revision:
-            queue.revision = revision
-            self._store.save_queue(queue)
         number = self._next
         self._next = number + 1
         now = self.now
-        message = Message(number, queue, number, now, now + int(min(ttl, MAX_TTL)) if ttl else 0, 0, body, extra)
-        if extra is not None:
+        message = Message(number, queue, number, now, now + int(min(ttl, MAX_TTL)) if ttl else 0, 0, body, properties)
+        if properties is not None:
             if remembered:
-                self.keys.remember(queue, extra.key)
-            if extra.due:
-                extra.due = now + min(extra.due, MAX_TTL)
+                self.keys.remember(queue, properties.key)
+            if properties.due:
+                properties.due = now + min(properties.due, MAX_TTL)
                 message.position = -number
         if producer is not None:
             self.producers.accepted(producer, sequence)
@@ -213,6 +208,15 @@ class Broker(Dispatch):
         position = self._next
         self._next = position + 1
         return position
+
+    @property
+    def revisions(self) -> Mapping[str, int]:
+        """Which revision of protocol 01 the latest sender of each queue speaks; see L{IStore}."""
+        return self._store.revisions  # type: ignore[no-any-return]
+
+    def save_revision(self, name: str, revision: int) -> None:
+        """Remember it; see L{IStore}."""
+        self._store.save_revision(name, revision)
 
     @property
     def tail(self) -> int:
@@ -275,7 +279,7 @@ class Broker(Dispatch):
         """A message that comes back, or was about to be delivered, has expired; see L{Dispatch}."""
         self.expired += 1
         if message.queue.settings.expired == "dead":
-            self.dead.bury(message, "expired", "")
+            self.dead.dead_letter(message, "expired", "")
         else:
             self.forget(message)
 

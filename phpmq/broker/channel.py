@@ -10,7 +10,7 @@ from phpmq.broker.producer import Producer
 from phpmq.broker.queue import Consumer, Queue
 from phpmq.errors import BadFrame, CommandRefused, NoRoom, PHPMQError, UnknownId
 from phpmq.interfaces import IChannel, IPeer
-from phpmq.message import Extra, Message
+from phpmq.message import Message, Properties
 
 if TYPE_CHECKING:
     from phpmq.broker.broker import Broker
@@ -49,16 +49,16 @@ class Channel:
         self.unconfirmed: list[tuple[int, bytes, bytes, bool]] = []
         self.closed = False
 
-    def publish(self, tag: bytes | None, queue: str, body: bytes, ttl: int, revision: int = 0) -> None:
+    def publish(self, tag: bytes | None, queue: str, body: bytes, ttl: int) -> None:
         """Send a message; see L{IChannel}."""
         try:
-            self.broker.publish(queue, body, ttl, revision)
+            self.broker.publish(queue, body, ttl)
         except NoRoom as error:
             self.broker.refuse(error)
             self.broker.room.wait(self)
             self.peer.refused(tag, error)
 
-    def send(self, tag: bytes | None, queue: str, body: bytes, ttl: int, synced: bool, extra: Extra | None) -> None:
+    def send(self, tag: bytes | None, queue: str, body: bytes, ttl: int, synced: bool, properties: Properties | None) -> None:
         """Send a message and answer; see L{IChannel}."""
         broker = self.broker
         producer = self.producer if tag is not None else None
@@ -74,10 +74,10 @@ class Channel:
         try:
             if synced:
                 broker.receipts.check()
-            if extra is not None and extra.key and (found := self._find(queue, extra.key, producer, sequence)):
+            if properties is not None and properties.key and (found := self._find(queue, properties.key, producer, sequence)):
                 self._answer_send(tag, broker.message_id(found), found, synced, True)
                 return
-            message = broker.publish(queue, body, ttl, 0, extra, producer, sequence)
+            message = broker.publish(queue, body, ttl, properties, producer, sequence)
         except CommandRefused as error:
             self.refuse(tag, error)
             return
@@ -207,7 +207,7 @@ class Channel:
         """Settle a message by setting it aside; see L{IChannel}."""
         message = self._settle(tag, id, queue)
         if message is not None:
-            self.broker.dead.bury(message, "rejected", reason)
+            self.broker.dead.dead_letter(message, "rejected", reason)
             self.answer(tag)
 
     def touch(self, tag: bytes | None, id: bytes) -> None:

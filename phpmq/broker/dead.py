@@ -38,14 +38,14 @@ class DeadLetters:
         """What they count against the memory limit, in bytes."""
         return sum(size + count * MESSAGE_OVERHEAD for count, size in self.totals.values())
 
-    def bury(self, message: Message, reason: str, text: str) -> None:
+    def dead_letter(self, message: Message, reason: str, text: str) -> None:
         """A message becomes a dead letter: it leaves its queue and is kept."""
         broker, queue = self._broker, message.queue
         broker.enter()
-        self._store.bury(message, reason, text, broker.now)
-        if message.extra is not None:
+        self._store.dead_letter(message, reason, text, broker.now)
+        if message.properties is not None:
             # It is no longer recognised by its key.
-            freed = message.extra.give_up_key()
+            freed = message.properties.give_up_key()
             message.size -= freed
             broker.freed(freed)
         self._note(queue.name, 1, message.size)
@@ -105,7 +105,7 @@ class DeadLetters:
         queue: Queue = broker.queue(target)
         for dead in letters:
             self._note(dead.queue, -1, -dead.size)
-            message = self._store.revive(dead, queue, broker.next_position())
+            message = self._store.replay(dead, queue, broker.next_position())
             broker.freed(dead.size - message.size)
             queue.append(message)
         broker.distribute(queue)
@@ -113,7 +113,7 @@ class DeadLetters:
 
     def delete(self, letters: list[DeadMessage]) -> None:
         """Forget dead letters."""
-        self._store.forget_dead(dead.number for dead in letters)
+        self._store.delete_dead(dead.number for dead in letters)
         for dead in letters:
             self._note(dead.queue, -1, -dead.size)
             self._broker.freed(dead.size + MESSAGE_OVERHEAD)

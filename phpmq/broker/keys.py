@@ -81,7 +81,7 @@ class Keys:
     def forget(self, queue: Queue, number: int) -> None:
         """All keys of a queue's messages up to that number are unknown from now on; the store forgets them step by step."""
         if queue.keys:
-            queue.forgotten = number
+            queue.keys_forgotten_to = number
             self._store.save_queue(queue)
             self._broker.enter()
             self._sweep(queue)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from phpmq.broker.dispatch import STEP
 from phpmq.broker.queue import Consumer, Queue
 from phpmq.interfaces import IStore
-from phpmq.message import EXTRA_OVERHEAD, MESSAGE_OVERHEAD, Extra, Message
+from phpmq.message import MESSAGE_OVERHEAD, PROPERTIES_OVERHEAD, Message, Properties
 
 if TYPE_CHECKING:
     from phpmq.broker.broker import Broker
@@ -39,7 +39,7 @@ class Lifetime:
     def hold(self, queue: Queue, message: Message) -> None:
         """Rule 13: keep a message until it is due."""
         queue.hold(message)
-        due = message.extra.due  # type: ignore[union-attr]
+        due = message.properties.due  # type: ignore[union-attr]
         if not self._next_due or due < self._next_due:
             self._next_due = due
 
@@ -56,10 +56,10 @@ class Lifetime:
         broker = self._broker
         for message in self._store.due(broker.now, STEP, broker.by_number):
             queue: Queue = message.queue  # type: ignore[assignment]
-            if -message.position <= queue.flushed:
+            if -message.position <= queue.flushed_to:
                 continue
             message.position = broker.next_position()
-            message.extra.due = 0  # type: ignore[union-attr]
+            message.properties.due = 0  # type: ignore[union-attr]
             self._store.put(message)
             queue.release(message)
             if queue.idle:
@@ -104,11 +104,11 @@ class Lifetime:
         message.position = broker.next_position()
         message.expires = broker.now + int(min(ttl, MAX_TTL)) if ttl else 0
         if delay:
-            if message.extra is None:
-                message.extra = Extra()
-                message.size += EXTRA_OVERHEAD
-                broker.used += EXTRA_OVERHEAD
-            message.extra.due = broker.now + int(min(delay, MAX_TTL))
+            if message.properties is None:
+                message.properties = Properties()
+                message.size += PROPERTIES_OVERHEAD
+                broker.used += PROPERTIES_OVERHEAD
+            message.properties.due = broker.now + int(min(delay, MAX_TTL))
             message.position = -message.position
             self._store.put(message)
             self.hold(queue, message)
@@ -125,12 +125,12 @@ class Lifetime:
         attempts = queue.settings.max_attempts or _NO_LIMIT
         back = []
         for message in messages:
-            if message.position <= queue.flushed:
+            if message.position <= queue.flushed_to:
                 broker.forget(message)
             elif message.expires and message.expires <= broker.now:
                 broker.expire(message)
             elif message.attempts >= attempts:
-                broker.dead.bury(message, "max-attempts", "")
+                broker.dead.dead_letter(message, "max-attempts", "")
             else:
                 self._store.retried(message)
                 back.append(message)
@@ -149,7 +149,7 @@ class Lifetime:
         ahead: dict[Queue, None] = {}
         for number, queue_number, position, size in rows:
             queue = broker.by_number.get(queue_number)
-            if queue is None or abs(position) <= queue.flushed:
+            if queue is None or abs(position) <= queue.flushed_to:
                 continue
             if position < 0 or position > queue.cursor:
                 queue.drop_unseen(position, size)

@@ -59,13 +59,13 @@ class Queue(QueueRecord):
     )
 
     def __init__(self, record: QueueRecord, ready: int = 0, ready_size: int = 0, delayed: int = 0) -> None:
-        super().__init__(record.number, record.name, record.revision, record.flushed, record.paused, record.settings, record.forgotten)
+        super().__init__(record.number, record.name, record.flushed_to, record.paused, record.settings, record.keys_forgotten_to)
         self.bounded = False
         self.configure(record.settings)
         self.received = self.delivered = self.acknowledged = 0
         self.ahead: deque[Message] = deque()
         self.ahead_size = 0
-        self.cursor = record.flushed
+        self.cursor = record.flushed_to
         self.behind = ready
         self.delayed = delayed
         self.ready_size = ready_size
@@ -171,7 +171,7 @@ class Queue(QueueRecord):
         removed = self.ready + self.delayed, self.ready_size
         self.ahead.clear()
         self.behind = self.delayed = self.ahead_size = self.ready_size = 0
-        self.cursor = self.flushed = position
+        self.cursor = self.flushed_to = position
         return removed
 
 

@@ -62,7 +62,7 @@ class Receipts:
                 self.mirror.hurry()
             self._channels[channel] = None
         channel.unconfirmed.append((number, tag, message_id, duplicate))
-        self._store.wants_sync()
+        self._store.request_sync()
 
     def synced(self) -> None:
         """The file got further: give the receipts that waited for it."""

@@ -37,6 +37,7 @@ class Session:
         "_connection",
         "_decoder",
         "_handlers",
+        "_revisions",
         "_speaker",
         "_versions",
         "channel",
@@ -52,6 +53,7 @@ class Session:
         @param original: this listener is for clients of the original revision: consumers that send nothing are taken for such
         """
         self._broker = broker
+        self._revisions = broker.revisions
         self._versions = versions
         self._connection = connection
         self.default = ORIGINAL if original else DOCUMENTED
@@ -132,13 +134,18 @@ class Session:
         queue, content, ttl = contents
         if self.revision != DOCUMENTED:
             self._decide(DOCUMENTED)
-        self.channel.publish(None, queue_name(queue), content, 0 if ttl == b"0" else number(ttl) * 1000, DOCUMENTED)
+        self._publish(queue_name(queue), content, 0 if ttl == b"0" else number(ttl) * 1000, DOCUMENTED)
 
     def _send_original(self, contents: list[bytes]) -> None:
         queue, content = contents
         if self.revision != ORIGINAL:
             self._decide(ORIGINAL)
-        self.channel.publish(None, queue_name(queue), content, 0, ORIGINAL)
+        self._publish(queue_name(queue), content, 0, ORIGINAL)
+
+    def _publish(self, queue: str, body: bytes, ttl: int, revision: int) -> None:
+        self.channel.publish(None, queue, body, ttl)
+        if self._revisions.get(queue) != revision and not self.waiting:
+            self._broker.save_revision(queue, revision)
 
     def _consume(self, contents: list[bytes]) -> None:
         queue, count = contents
@@ -179,7 +186,7 @@ class Session:
         """Encode a delivery; see L{IPeer}."""
         queue = message.queue
         if not self.revision:
-            self._decide(self.default if self.default == ORIGINAL else queue.revision or self.default)
+            self._decide(self.default if self.default == ORIGINAL else self._revisions.get(queue.name) or self.default)
         body = message.body
         left = message.expires - now if message.expires else 0
         self.out += encode_delivery(self.revision, queue.name, body, message.id, left)

@@ -20,7 +20,7 @@ from phpmq.commands import (
 )
 from phpmq.errors import BadFrame, BadName, NoRoom, PHPMQError, UnknownId
 from phpmq.interfaces import IPeer
-from phpmq.message import Extra, Message
+from phpmq.message import Message, Properties
 
 if TYPE_CHECKING:
     from phpmq.session.session import Session
@@ -54,9 +54,9 @@ class Version02Peer:
             self._receipts.hold_up(self._channel)
             self._session.wait()
             return
-        extra = None
+        properties = None
         if delay is not None or header_packet is not None or key is not None:
-            extra = Extra(milliseconds(delay), text(key), headers(header_packet) if header_packet else b"")
+            properties = Properties(milliseconds(delay), text(key), headers(header_packet) if header_packet else b"")
         try:
             name = queue_name(queue)
         except BadName as error:
@@ -64,7 +64,7 @@ class Version02Peer:
                 raise
             self._channel.refuse(tag, error)
             return
-        self._channel.send(tag, name, content, 0 if ttl is None else milliseconds(ttl), synced, extra)
+        self._channel.send(tag, name, content, 0 if ttl is None else milliseconds(ttl), synced, properties)
 
     def _consume(self, contents: list[Any]) -> None:
         queue, count, lease, tag = contents
@@ -113,9 +113,9 @@ class Version02Peer:
 
     def deliver(self, message: Message, now: int) -> None:
         """Encode a delivery; see L{IPeer}."""
-        session, body, extra = self._session, message.body, message.extra
+        session, body, properties = self._session, message.body, message.properties
         left = message.expires - now if message.expires else 0
-        kept = b"" if extra is None else extra.headers
+        kept = b"" if properties is None else properties.headers
         session.out += encode_delivery_02(message.queue.name, body, message.id, message.attempts, left, kept)
         session.out_room -= len(body) + len(kept) + 250
         if session.out_room < 0:

@@ -39,6 +39,7 @@ class Gathered:
     @ivar id_prefix: bytes that the ids of all messages begin with
     @ivar next_number: the number from which on this start gives numbers
     @ivar mirrored: all that was accepted up to this number is in the file as well
+    @ivar revisions: see L{IStore}
     @ivar latest: the highest number that was added
     """
 
@@ -56,6 +57,7 @@ class Gathered:
         prefix = meta.get("id_prefix") or hexlify(os.urandom(8))
         self.id_prefix: bytes = prefix
         self._next_queue = max(meta.get("next_queue", 1), self._one("SELECT max(number) + 1 FROM queue") or 1)
+        self.revisions: dict[str, int] = dict(database.execute("SELECT name, revision FROM queue WHERE revision"))
         self._meta: dict[str, object] = {"starts": starts, "id_prefix": prefix}
         highest = max(self._one(f"SELECT max(number) FROM {table}") or 0 for table in ("message", "dead", "key"))
         self.next_number: int = max(starts, highest // _RANGE + 1) * _RANGE
@@ -94,17 +96,17 @@ class Gathered:
         self._added[message.number] = message
         self.latest = message.number
         self._gathered_size += message.size
-        if message.extra is not None:
+        if message.properties is not None:
             self._extras = True
-            if message.extra.key:
-                self._keys.note(message, message.extra.key)
+            if message.properties.key:
+                self._keys.note(message, message.properties.key)
         if len(self._added) >= _GATHERED or self._gathered_size >= _GATHERED_BYTES:
             self.write()
 
     def put(self, message: Message) -> None:
         """Keep a message as it is now; see L{IStore}."""
         number = message.number
-        if message.extra is not None:
+        if message.properties is not None:
             self._extras = True
             if number in self._added:
                 self.write()  # its key is known by the queue that it was in
@@ -132,7 +134,7 @@ class Gathered:
             if len(self._removed) >= _GATHERED:
                 self.write()
 
-    def wants_sync(self) -> None:
+    def request_sync(self) -> None:
         """Somebody waits for the mirror; see L{IStore}."""
         self._wanted = self.latest
 
@@ -155,7 +157,7 @@ class Gathered:
             if self._extras:
                 run("DELETE FROM extra WHERE number BETWEEN ? AND ?", _runs(removed))
                 run("DELETE FROM extra WHERE number = ?", [(number,) for number in put])
-                extras = [message for message in (*added.values(), *put.values()) if message.extra is not None]
+                extras = [message for message in (*added.values(), *put.values()) if message.properties is not None]
                 run("INSERT INTO extra VALUES (?, ?, ?, ?, ?)", map(extra_row, extras))
             if keys:
                 run("INSERT INTO key VALUES (?, ?, ?, ?)", keys)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from phpmq.message import DeadMessage, Extra, Message, QueueRecord
+from phpmq.message import DeadMessage, Message, Properties, QueueRecord
 from phpmq.store.gathered import Gathered
 from phpmq.store.rows import MESSAGE, NO_BODY, SIZE, row_of
 
@@ -14,7 +14,7 @@ _DEAD_COLUMNS = "dead.number, dead.queue, reason, text, accepted, died, attempts
 class Letters(Gathered):
     """Keeps dead letters."""
 
-    def bury(self, message: Message, reason: str, text: str, now: int) -> None:
+    def dead_letter(self, message: Message, reason: str, text: str, now: int) -> None:
         """Turn a message into a dead one; see L{IStore}."""
         number = message.number
         if self._added or self._put:
@@ -22,9 +22,9 @@ class Letters(Gathered):
         self._retried.pop(number, None)
         with self._transaction():
             self._database.execute("DELETE FROM message WHERE number = ?", (number,))
-            if message.extra is not None:
+            if message.properties is not None:
                 # Anew: it is gone if the message was flushed while it was in flight.
-                row = number, message.queue.number, message.extra.headers or None
+                row = number, message.queue.number, message.properties.headers or None
                 self._database.execute("INSERT OR REPLACE INTO extra VALUES (?, ?, 0, NULL, ?)", row)
             self._database.execute(
                 "INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -79,10 +79,10 @@ class Letters(Gathered):
         totals = f"SELECT dead.queue, count(*), sum({SIZE}) FROM dead LEFT JOIN extra USING (number) GROUP BY dead.queue"
         return {name: (count, size) for name, count, size in self._database.execute(totals)}
 
-    def revive(self, dead: DeadMessage, queue: QueueRecord, position: int) -> Message:
+    def replay(self, dead: DeadMessage, queue: QueueRecord, position: int) -> Message:
         """Make a dead message wait again; see L{IStore}."""
         headers = self._database.execute("SELECT headers FROM extra WHERE number = ?", (dead.number,)).fetchone()
-        extra = None if headers is None else Extra(0, "", headers[0] or b"")
+        extra = None if headers is None else Properties(0, "", headers[0] or b"")
         message = Message(dead.number, queue, position, dead.accepted, 0, 0, dead.body, extra)
         with self._transaction():
             # In this order: pages that are given up are not taken again at once, which would have to be undoable.
@@ -92,7 +92,7 @@ class Letters(Gathered):
         self._note_changed(message)
         return message
 
-    def forget_dead(self, numbers: Iterable[int]) -> None:
+    def delete_dead(self, numbers: Iterable[int]) -> None:
         """Forget dead messages; see L{IStore}."""
         numbers = list(numbers)
         with self._transaction():

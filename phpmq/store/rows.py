@@ -8,7 +8,7 @@ from binascii import crc32
 from dataclasses import asdict
 from typing import Any
 
-from phpmq.message import DEFAULT_SETTINGS, EXTRA_OVERHEAD, Extra, Message, QueueRecord, QueueSettings
+from phpmq.message import DEFAULT_SETTINGS, PROPERTIES_OVERHEAD, Message, Properties, QueueRecord, QueueSettings
 
 # With what only some messages have, and without the search for it where there is none.
 PLAIN = "number, queue, position, accepted, expires, attempts, body", "message"
@@ -18,7 +18,7 @@ WITH_EXTRA = (
     "message LEFT JOIN extra USING (number)",
 )
 
-_EXTRA_SIZE = f"{EXTRA_OVERHEAD} + coalesce(length(CAST(key AS BLOB)), 0) + coalesce(length(headers), 0)"
+_EXTRA_SIZE = f"{PROPERTIES_OVERHEAD} + coalesce(length(CAST(key AS BLOB)), 0) + coalesce(length(headers), 0)"
 
 SIZE = f"length(body) + CASE WHEN extra.number IS NULL THEN 0 ELSE {_EXTRA_SIZE} END"
 
@@ -66,7 +66,7 @@ def row_of(message: Message) -> tuple[object, ...]:
 
 def extra_row(message: Message) -> tuple[object, ...]:
     """What only some messages have, for the table C{extra}."""
-    extra = message.extra
+    extra = message.properties
     assert extra is not None
     return message.number, message.queue.number, extra.due, extra.key or None, extra.headers or None
 
@@ -89,7 +89,7 @@ def retried_row(message: Message) -> tuple[object, ...]:
 def message_of(queue: QueueRecord, row: tuple[Any, ...]) -> Message:
     """The message of a row with the columns of L{PLAIN} or L{WITH_EXTRA}."""
     number, _, position, accepted, expires, attempts, body, *more = row
-    extra = Extra(more[0], more[1] or "", more[2] or b"") if more and more[0] is not None else None
+    extra = Properties(more[0], more[1] or "", more[2] or b"") if more and more[0] is not None else None
     return Message(number, queue, position, accepted, expires or 0, attempts, body, extra)
 
 

@@ -110,7 +110,7 @@ class SQLiteStore(Letters, Changes):
         self.write()
         rows = self._database.execute(
             "SELECT number, length(body) FROM message WHERE queue = ? AND position BETWEEN ? AND ? LIMIT ?",
-            (queue.number, -queue.flushed, queue.flushed, count),
+            (queue.number, -queue.flushed_to, queue.flushed_to, count),
         ).fetchall()
         size, numbers = 0, []
         for number, length in rows:
@@ -133,13 +133,15 @@ class SQLiteStore(Letters, Changes):
         added = self._keys.latest.get((queue.number, key))
         if added is not None:
             number = added.number
-            if number in self._added and abs(added.position) > queue.flushed and not 0 < added.expires <= now:
+            if number in self._added and abs(added.position) > queue.flushed_to and not 0 < added.expires <= now:
                 return number
         # Of one that does not wait, only its row tells whether it is remembered: the window may have been another one when it came.
         if added is not None or self._removed or self._put:
             self.write()
         since = queue.remembers_from(now)
-        row = self._database.execute(_FIND, (queue.number, key, since, queue.forgotten, queue.number, key, queue.flushed, now)).fetchone()
+        row = self._database.execute(
+            _FIND, (queue.number, key, since, queue.keys_forgotten_to, queue.number, key, queue.flushed_to, now)
+        ).fetchone()
         return row[0] if row else 0
 
     def keys(self) -> dict[int, tuple[int, int]]:
@@ -159,7 +161,7 @@ class SQLiteStore(Letters, Changes):
         since, size, next_one = queue.remembers_from(now), 0, 0
         numbers: list[int] = []
         for number, accepted, length in rows:
-            if len(numbers) == count or (accepted > since and number > queue.forgotten):
+            if len(numbers) == count or (accepted > since and number > queue.keys_forgotten_to):
                 next_one = accepted
                 break
             numbers.append(number)
@@ -204,24 +206,42 @@ class SQLiteStore(Letters, Changes):
         """Keep a queue's facts; see L{IStore}."""
         self._database.execute(
             "INSERT OR REPLACE INTO queue VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (queue.number, queue.name, queue.revision, queue.flushed, queue.paused, settings_text(queue.settings), queue.forgotten),
+            (
+                queue.number,
+                queue.name,
+                self.revisions.get(queue.name, 0),
+                queue.flushed_to,
+                queue.paused,
+                settings_text(queue.settings),
+                queue.keys_forgotten_to,
+            ),
         )
         self._dirty_queues.add(queue.number)
 
+    def save_revision(self, name: str, revision: int) -> None:
+        """Keep which revision of protocol 01 a queue's latest sender speaks; see L{IStore}."""
+        row = self._database.execute("UPDATE queue SET revision = ? WHERE name = ? RETURNING number", (revision, name)).fetchone()
+        if row is not None:
+            self.revisions[name] = revision
+            self._dirty_queues.add(row[0])
+
     def drop_queue(self, queue: QueueRecord) -> None:
         """Forget a queue; see L{IStore}."""
+        self.revisions.pop(queue.name, None)
         self._database.execute("DELETE FROM queue WHERE number = ?", (queue.number,))
         self._dirty_queues.discard(queue.number)
         if queue.number <= self._extracted_queue:
-            self._gone_queues[queue.name] = QueueRecord(queue.number, queue.name, flushed=queue.flushed, forgotten=queue.forgotten)
+            self._gone_queues[queue.name] = QueueRecord(
+                queue.number, queue.name, flushed_to=queue.flushed_to, keys_forgotten_to=queue.keys_forgotten_to
+            )
 
     def queues(self) -> list[tuple[QueueRecord, int, int, int]]:
         """Every queue with its counts; see L{IStore}."""
         self.write()
         size, extra = (SIZE, " LEFT JOIN extra ON extra.number = message.number") if self._extras else ("length(body)", "")
         return [
-            (QueueRecord(number, name, revision, flushed, paused, settings_of(settings), forgotten), count, size, delayed)
-            for number, name, revision, flushed, paused, settings, forgotten, count, size, delayed in self._database.execute(
+            (QueueRecord(number, name, flushed, paused, settings_of(settings), forgotten), count, size, delayed)
+            for number, name, _, flushed, paused, settings, forgotten, count, size, delayed in self._database.execute(
                 f"SELECT queue.*, count(message.number), coalesce(sum({size}), 0), coalesce(sum(position < 0), 0) FROM queue"
                 f" LEFT JOIN message ON message.queue = queue.number AND abs(position) > flushed{extra} GROUP BY queue.number"
             )
