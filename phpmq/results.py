@@ -169,6 +169,33 @@ class QueueStatus:
     settings: QueueSettings
 
 
+class QueueNumbers(NamedTuple):
+    """
+    What an engine knows of a queue, of which L{QueueStatus} is made; also a series of the metrics.
+
+    @ivar number: tells it from an earlier queue of that name
+    @ivar oldest: when the message was accepted that is delivered next, milliseconds since the epoch; None if none is ready
+    @ivar paused: what is paused of it, C{deliveries} or C{sends}
+    @ivar settings: None for the sum of several queues, and for a queue that is gone but for its dead letters
+    """
+
+    name: str
+    number: int = 0
+    ready: int = 0
+    delayed: int = 0
+    in_flight: int = 0
+    dead: int = 0
+    bytes: int = 0
+    keys: int = 0
+    consumers: int = 0
+    received: int = 0
+    delivered: int = 0
+    acknowledged: int = 0
+    oldest: int | None = None
+    paused: tuple[str, ...] = ()
+    settings: QueueSettings | None = None
+
+
 @dataclass(frozen=True)
 class QueueConsumer:
     """One consumer of a queue."""
@@ -466,6 +493,11 @@ def _fields(kind: Any) -> list[tuple[str, Any, bool, About]]:
         about = next((one for one in getattr(hint, "__metadata__", ()) if isinstance(one, About)), About())
         found.append((field.name, hint, field.default is None, about._replace(name=about.name or field.name)))
     return found
+
+
+def docs(kind: Any) -> dict[str, str]:
+    """What each field of a result means."""
+    return {about.name: about.doc for *_, about in _fields(kind)}
 
 
 def as_json(value: Any) -> Any:

@@ -9,7 +9,6 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.web.http import Request
 from zope.interface import implementer
 
-from phpmq.admin import Page
 from phpmq.admin.pieces import PIECE
 
 #: What every answer has. Nothing here is for other sites' pages, for frames, or to be kept by a cache.
@@ -21,11 +20,6 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-
-
-def plain(value: Any) -> Any:
-    """What JSON can have of a result."""
-    return {"items": value.items, "next": value.next} if isinstance(value, Page) else value
 
 
 def is_long(value: Any) -> bool:
