@@ -211,22 +211,24 @@ _ID_HEADER = packet_header(ID, 32)
 _NO_TTL = packet(TTL, b"0")
 
 
-def encode_delivery(revision: int, queue: str, body: bytes, message_id: bytes, ttl: int) -> tuple[bytes, ...]:
-    """
-    The parts of a delivery, to be joined with others before they are written.
+def encode_delivery_original(queue: str, body: bytes, message_id: bytes, attempts: int, ttl: int, headers: bytes) -> tuple[bytes, ...]:
+    """The parts of a delivery in the original revision of version 01; see L{encode_delivery_02}."""
+    return _DELIVERY_ORIGINAL, _queue_packet(queue), _content_header(len(body)), body, _ID_HEADER, message_id
 
-    @param message_id: 32 bytes
-    @param ttl: milliseconds that are left, sent as seconds rounded up; 0 for a message that does not expire
-    """
-    if revision == ORIGINAL:
-        return _DELIVERY_ORIGINAL, _queue_packet(queue), _content_header(len(body)), body, _ID_HEADER, message_id
+
+def encode_delivery_documented(queue: str, body: bytes, message_id: bytes, attempts: int, ttl: int, headers: bytes) -> tuple[bytes, ...]:
+    """The parts of a delivery in the documented revision of version 01, the time that is left in seconds, rounded up; likewise."""
     end = packet(TTL, b"%d" % max(1, -(-ttl // 1000))) if ttl else _NO_TTL
     return _DELIVERY_DOCUMENTED, _queue_packet(queue), _content_header(len(body)), body, _ID_HEADER, message_id, end
 
 
+#: The encoders of deliveries by revision of version 01.
+ENCODERS_01 = {ORIGINAL: encode_delivery_original, DOCUMENTED: encode_delivery_documented}
+
+
 def encode_delivery_02(queue: str, body: bytes, message_id: bytes, attempts: int, ttl: int, headers: bytes) -> tuple[bytes, ...]:
     """
-    The parts of a delivery in version 02.
+    The parts of a delivery in version 02, to be joined with others before they are written.
 
     @param message_id: 32 bytes
     @param ttl: milliseconds that are left; 0 for a message that does not expire

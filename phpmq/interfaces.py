@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from zope.interface import Attribute, Interface
 
+from phpmq.errors import PHPMQError
 from phpmq.message import DeadMessage, Message, Properties, QueueRecord
 from phpmq.results import (
     ClientConsumer,
@@ -36,8 +37,11 @@ class IPeer(Interface):
     def superseded() -> None:
         """Another client goes on as the same producer: this one's conversation is over."""
 
-    def room() -> None:
-        """After a refusal with L{phpmq.errors.NoRoom}: there may be room again."""
+    def blocked() -> None:
+        """The send that was just made was not accepted, for lack of capacity: keep it, and what follows it, until L{unblocked}."""
+
+    def unblocked() -> None:
+        """After L{blocked}, or a refusal with L{phpmq.errors.NoRoom}: a send may succeed now."""
 
     def flush() -> None:
         """No more deliveries and receipts for now: write them."""
@@ -52,7 +56,7 @@ class IConnection(Interface):
     def stop_reading() -> None:
         """Hand nothing more to the session."""
 
-    def go_on_reading() -> None:
+    def resume_reading() -> None:
         """Undo L{stop_reading}."""
 
     def broken(error: Exception) -> None:
@@ -60,16 +64,23 @@ class IConnection(Interface):
 
 
 class IChannel(Interface):
-    """One client's conversation with a broker. All methods return None; what comes of them arrives at the peer."""
+    """What one client sends, consumes and holds. All methods return None; what comes of them arrives at the peer."""
 
-    def publish(tag: bytes | None, queue: str, body: bytes, ttl: int) -> None:
-        """Send a message. C{ttl} in milliseconds, 0 means that it never expires."""
+    paused = Attribute("Whether deliveries are paused.")
+    consumers = Attribute("Its consumers by name of the queue, each with C{window}, C{held} (messages) and C{lease} (milliseconds).")
+    unacked = Attribute("The messages that it holds, by id.")
+
+    def publish(queue: str, body: bytes, ttl: int) -> None:
+        """Send a message without an answer; the peer may be L{IPeer.blocked}. C{ttl} in milliseconds, 0 means that it never expires."""
 
     def send(tag: bytes | None, queue: str, body: bytes, ttl: int, synced: bool, properties: Properties | None) -> None:
         """
         Send a message that may have a delay (C{properties.due}, still relative, in milliseconds), a key and headers; with a tag it is
         answered, once it is on the disk if it has to be C{synced}.
         """
+
+    def refuse(tag: bytes | None, error: PHPMQError) -> None:
+        """Refuse a send that was found wrong before it got here, as one that is found wrong here."""
 
     def hello(tag: bytes, producer: bytes | None) -> None:
         """Answer; with a name, the tags of later sends are that producer's numbers, and what was refused may be sent again."""
@@ -98,8 +109,32 @@ class IChannel(Interface):
     def resume() -> None:
         """The peer can take deliveries again."""
 
+    def give_back() -> None:
+        """The peer holds and gets nothing more: what it held becomes ready again. What it sent is still answered."""
+
     def close() -> None:
         """The peer is gone: what it held becomes ready again."""
+
+
+class IBroker(Interface):
+    """What a session needs of an engine. What is called between L{begin} and L{end} is one turn."""
+
+    revisions = Attribute(
+        "Which revision of protocol 01 (1 original, 2 documented) the latest sender of each queue speaks, by the queue's name; queues that"
+        " no client of version 01 sent to are left out."
+    )
+
+    def channel(peer: IPeer, user: str = "") -> IChannel:
+        """A channel for a client, who is that user; close it when the client is gone."""
+
+    def begin() -> None:
+        """Start a turn: time stands still, and deliveries wait for its end."""
+
+    def end() -> None:
+        """End a turn: deliveries are made, and peers flushed."""
+
+    def save_revision(queue: str, revision: int) -> None:
+        """Remember in C{revisions} what the latest sender of a queue speaks; ignored if there is no queue of that name."""
 
 
 class IMirror(Interface):
@@ -291,7 +326,7 @@ class IOperators(Interface):
     def counters(name: str) -> tuple[int, tuple[int, int, int]] | None:
         """A queue's number, and how many messages were received, delivered and acknowledged; None if it is gone."""
 
-    def consumers(name: str) -> list[tuple[IChannel, int, int, float]]:
+    def consumers(name: str) -> list[tuple[object, int, int, float]]:
         """The consumers of a queue: each one's channel, window, messages in flight, and lease in seconds."""
 
     def consuming(channel: IChannel) -> tuple[ClientConsumer, ...]:

@@ -39,7 +39,8 @@ from phpmq.clock import SteadyClock
 from phpmq.interfaces import IMirror
 from phpmq.message import DeadMessage, Properties
 from phpmq.protocol import QueueFactory
-from phpmq.service import QueueService, Settings
+from phpmq.service import QueueService
+from phpmq.settings import Settings
 from phpmq.store import SQLiteStore
 
 # What one end may have on its way before it is told to wait, in bytes.
@@ -84,7 +85,7 @@ class MemoryServer:
         self._ends: set[_End] = set()
         self.service.startService()
         self._store = cast(SQLiteStore, self.service.store)
-        self.broker.receipts.mirror = cast(IMirror, _Disk(self._store, self.broker, self.clock))
+        self.broker.confirms.mirror = cast(IMirror, _Disk(self._store, self.broker, self.clock))
 
     def _seconds(self) -> float:
         # What is a little less than a millisecond, after a sum of steps, is one.
@@ -176,7 +177,7 @@ class MemoryServer:
             Properties(round(delay * 1000), "", json.dumps(dict(headers)).encode() if headers else b"") if delay or headers else None
         )
         message = self.broker.publish(queue, body, round(ttl * 1000), properties)
-        return self.broker.message_id(message.number).decode("ascii")
+        return self.broker.lifecycle.message_id(message.number).decode("ascii")
 
     def bodies(self, queue: str) -> list[bytes]:
         """What the messages say that wait in a queue, in order; those in flight or delayed are not among them."""
@@ -184,7 +185,7 @@ class MemoryServer:
         if there is None:
             return []
         behind = self._store.read(there, there.cursor, 2**31, 2**62)
-        return [message.body for message in (*there.ahead, *behind)]
+        return [message.body for message in (*there.prefetched, *behind)]
 
     def in_flight(self, queue: str) -> int:
         """How many messages of a queue are delivered and not settled."""
@@ -388,4 +389,4 @@ class _Disk:
             self._store.confirm(delta)
             if not delta.more:
                 break
-        self._broker.receipts.synced()
+        self._broker.synced()

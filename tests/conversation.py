@@ -29,8 +29,8 @@ class Server:
         self.broker = Broker(store, lambda: self.now)
         self.mirror = FileMirror(store)
         if file:
-            self.mirror.synced = self.broker.receipts.synced
-            self.broker.receipts.mirror = self.mirror  # type: ignore[assignment]
+            self.mirror.synced = self.broker.synced
+            self.broker.confirms.mirror = self.mirror  # type: ignore[assignment]
 
     def later(self, seconds: float) -> None:
         """Let time pass."""

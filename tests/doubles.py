@@ -26,7 +26,7 @@ class RecordingPeer:
     @ivar flushed: how many deliveries each flush was for
     @ivar refusals: tags and errors
     @ivar receipts: tags, ids and whether it was a duplicate
-    @ivar rooms: how often it was told that there is room
+    @ivar blocks: how often a send of it was blocked, C{unblocks}: how often it was told to try again
     """
 
     def __init__(self, broker: Broker, output: int = 0) -> None:
@@ -40,7 +40,7 @@ class RecordingPeer:
         self.refusals: list[tuple[bytes | None, Exception]] = []
         self.receipts: list[tuple[bytes, bytes, bool]] = []
         self.is_superseded = False
-        self.rooms = 0
+        self.blocks = self.unblocks = 0
         self.choked = False
         self._output = output
         self._unwritten = 0
@@ -66,9 +66,13 @@ class RecordingPeer:
         self.is_superseded = True
         self.channel.close()
 
-    def room(self) -> None:
+    def blocked(self) -> None:
         """Count it; see L{IPeer}."""
-        self.rooms += 1
+        self.blocks += 1
+
+    def unblocked(self) -> None:
+        """Count it; see L{IPeer}."""
+        self.unblocks += 1
 
     def flush(self) -> None:
         """Write: the channel goes on, unless the transport is choked; see L{IPeer}."""
@@ -352,7 +356,7 @@ class RecordingConnection:
         """See L{IConnection}."""
         self.reading = False
 
-    def go_on_reading(self) -> None:
+    def resume_reading(self) -> None:
         """See L{IConnection}."""
         self.reading = True
 

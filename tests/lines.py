@@ -46,7 +46,7 @@ class FileServer:
         self._file._connect().execute("PRAGMA synchronous = OFF")
         self.store = SQLiteStore(memory)
         self.broker = Broker(self.store, lambda: self.now, wake=lambda: None)
-        self.broker.receipts.mirror = self
+        self.broker.confirms.mirror = self
         self.hurried = False
         self.write()
 
@@ -64,7 +64,7 @@ class FileServer:
         while (delta := self.store.extract(_MANY, _MANY, {})) is not None:
             self._file.apply(delta)
             self.store.confirm(delta)
-        self.broker.receipts.synced()
+        self.broker.synced()
 
     def close(self) -> None:
         """The process ends as it is."""
@@ -99,7 +99,7 @@ class FileServer:
     def ids(self) -> set[str]:
         """The ids of all that waits."""
         messages = [message for queue in self.broker.queues.values() for message in self.store.read(queue, queue.flushed_to, _MANY, _MANY)]
-        return {self.broker.message_id(message.number).decode() for message in messages}
+        return {self.broker.lifecycle.message_id(message.number).decode() for message in messages}
 
 
 @implementer(IConnection)
@@ -136,7 +136,7 @@ class Line:
     def stop_reading(self) -> None:
         """See L{IConnection}."""
 
-    def go_on_reading(self) -> None:
+    def resume_reading(self) -> None:
         """See L{IConnection}."""
 
     def broken(self, error: Exception) -> None:

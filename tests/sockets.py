@@ -41,7 +41,7 @@ class _Client:
     def stop_reading(self) -> None:
         """See L{IConnection}."""
 
-    def go_on_reading(self) -> None:
+    def resume_reading(self) -> None:
         """See L{IConnection}."""
 
     def broken(self, error: Exception) -> None:
@@ -75,7 +75,7 @@ class SocketServer:
         self._store = SQLiteStore(database)
         self.broker = Broker(self._store, lambda: int(time.monotonic() * 1000))
         self.failing = False
-        self.broker.receipts.mirror = self  # type: ignore[assignment]
+        self.broker.confirms.mirror = self  # type: ignore[assignment]
         self.clients: list[_Client] = []
         self._listener: socket.socket | None = None
         self._running = True
@@ -135,7 +135,7 @@ class SocketServer:
     def _write(self) -> None:
         while (delta := self._store.extract(10_000, 1 << 24, {})) is not None:
             self._store.confirm(delta)
-        self.broker.receipts.synced()
+        self.broker.synced()
 
     # The thread
 

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.admin import Admin, reactor
 from phpmq.broker import operators
-from phpmq.broker.producer import PRODUCER_OVERHEAD
+from phpmq.broker.producers import PRODUCER_OVERHEAD
 from phpmq.errors import (
     BadName,
     BadSetting,
@@ -228,10 +228,10 @@ class StatusTests(AdminTestCase):
         """A full memory is an alarm."""
         self.assertTrue(self.admin.health().ready)
         self.send("q", b"x")
-        self.server.broker.memory_limit = 1
+        self.server.broker.memory.limit = 1
         self.assertFalse(self.admin.health().ready)
         self.assertEqual([alarm.name for alarm in self.admin.alarms()], ["memory"])
-        self.server.broker.memory_limit = 2**30
+        self.server.broker.memory.limit = 2**30
 
 
 class MessageTests(AdminTestCase):
@@ -403,7 +403,7 @@ class MessageTests(AdminTestCase):
         self.assertEqual(self.result(self.admin.messages.send(ODD, b"y", key="k"))["duplicate"], True)
         (message,) = self.result(self.admin.messages.list(ODD)).items
         self.assertEqual((message["body"], message["headers"], message["key"]), ("x", {"h": "v"}, "k"))
-        self.assertEqual(len(self.server.broker.channels), 1)
+        self.assertEqual(len(self.server.broker.lifecycle.channels), 1)
 
     def test_wrong_sends(self) -> None:
         """What is wrong with a message is said, and nothing is sent."""
@@ -422,10 +422,10 @@ class MessageTests(AdminTestCase):
             (BadSetting, {"level": "sure"}),
         ):
             self.failureResultOf(self.admin.messages.send(**{"name": "q", "body": b"", **arguments}), error)  # type: ignore[arg-type]
-        self.server.broker.receipts.mirror = None
+        self.server.broker.confirms.mirror = None
         self.failureResultOf(self.admin.messages.send("q", b"", level="synced"), NotAllowed)
         self.assertEqual([queue["name"] for queue in self.result(self.admin.queues.list()).items], ["full"])
-        self.assertEqual(len(self.server.broker.channels), 1)
+        self.assertEqual(len(self.server.broker.lifecycle.channels), 1)
 
 
 class ActionTests(AdminTestCase):
@@ -549,13 +549,13 @@ class ActionTests(AdminTestCase):
         self.admin.queues.configure("q", {"dedup": 1})
         self.send("q", b"stays", key="\U0001f600")
         self.server.advance(3)
-        used, bytes_ = self.server.broker.used, self.result(self.admin.queues.get("q"))["bytes"]
+        used, bytes_ = self.server.broker.memory.used, self.result(self.admin.queues.get("q"))["bytes"]
         self.send("q", b"expires", key="\U0001f600\U0001f600", ttl=1)
         self.server.advance(3)
-        self.assertEqual((self.server.broker.used, self.result(self.admin.queues.get("q"))["bytes"]), (used, bytes_))
+        self.assertEqual((self.server.broker.memory.used, self.result(self.admin.queues.get("q"))["bytes"]), (used, bytes_))
         self.result(self.admin.queues.delete("q"))
         self.dead_letters("q", b"")
-        used = self.server.broker.used
+        used = self.server.broker.memory.used
         consumer = self.client.subscribe("q", lambda delivery: delivery.dead_letter())
         self.send("q", b"dies", key="\U0001f600")
         consumer.stop()
@@ -563,7 +563,7 @@ class ActionTests(AdminTestCase):
         self.server.settle()
         self.result(self.admin.dead_letters.delete("q"))
         self.dead_letters("q", b"")
-        self.assertEqual(self.server.broker.used, used)
+        self.assertEqual(self.server.broker.memory.used, used)
 
     def test_stop_within(self) -> None:
         """Work that takes long ends when the server stops, between two of its parts."""
@@ -598,12 +598,12 @@ class ActionTests(AdminTestCase):
 
     def test_delete_dead(self) -> None:
         """Dead letters are deleted, some or all, and what they took is free."""
-        before = self.server.broker.used
+        before = self.server.broker.memory.used
         ids = self.dead_letters("q", b"0", b"1", b"2")
         self.assertEqual(self.result(self.admin.dead_letters.delete("q", ids=ids[:1]))["deleted"], 1)
         self.assertEqual(self.result(self.admin.dead_letters.delete("q"))["deleted"], 2)
-        self.assertEqual((self.server.dead(), self.server.broker.dead.totals), ([], {}))
-        self.assertEqual(self.server.broker.used - before, PRODUCER_OVERHEAD)
+        self.assertEqual((self.server.dead(), self.server.broker.dead_letters.totals), ([], {}))
+        self.assertEqual(self.server.broker.memory.used - before, PRODUCER_OVERHEAD)
 
     def test_delete_queue(self) -> None:
         """A queue is deleted with all that belongs to it."""

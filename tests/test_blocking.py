@@ -256,7 +256,7 @@ class SendTests(Case):
     def test_refused(self) -> None:
         """A refusal is the error of its send, not of others."""
         client = self.connect()
-        self.server.do(self.server.broker.pause, "full", SENDS)
+        self.server.do(self.server.broker.queues.pause, "full", SENDS)
         self.assertRaises(QueueFull, client.send, "full", b"x")
         submissions = [client.submit(queue, b"x") for queue in ("q", "full", "q")]
         submissions[0].result()
@@ -268,7 +268,7 @@ class SendTests(Case):
     def test_unseen_failure(self) -> None:
         """A failure that nobody asked for is raised when all is to be confirmed, also at the end of C{with}; the first one, once."""
         client = self.connect()
-        self.server.do(self.server.broker.pause, "full", SENDS)
+        self.server.do(self.server.broker.queues.pause, "full", SENDS)
         client.submit("q", b"1")
         client.submit("full", b"2")
         seen = client.submit("full", b"3")
@@ -284,7 +284,7 @@ class SendTests(Case):
     def test_ignored_failures(self) -> None:
         """Failures that nobody ever asks for do not pile up."""
         client = self.connect()
-        self.server.do(self.server.broker.pause, "full", SENDS)
+        self.server.do(self.server.broker.queues.pause, "full", SENDS)
         for _ in range(500):
             client.submit("full", b"x")
             client.ping()
@@ -293,7 +293,7 @@ class SendTests(Case):
     def test_memory_full(self) -> None:
         """A server without memory refuses."""
         client = self.connect()
-        self.server.broker.memory_limit = 0
+        self.server.broker.memory.limit = 0
         self.assertRaises(MemoryFull, client.send, "q", b"x")
 
     def test_too_large(self) -> None:

@@ -292,7 +292,7 @@ class StatusTests(VerbTestCase):
     def test_alarm(self) -> None:
         """Alarms are at the end."""
         self.send("q", b"12345")
-        self.server.broker.memory_limit = 1
+        self.server.broker.memory.limit = 1
         self.assertTrue(
             self.verb(lambda api, output: show_status(api, output, False))[1].endswith("\nALARM     memory: the memory limit is reached\n")
         )

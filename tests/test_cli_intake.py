@@ -117,7 +117,7 @@ class IntakeTests(SynchronousTestCase):
             names = "abcd"[: chance.randint(1, 4)]
             counts = {name: chance.choice((0, 0, 1, 3, 10, 40)) for name in names}
             wanted = chance.randint(1, max(1, sum(counts.values())))
-            before = self.broker.delivered
+            before = self.broker.lifecycle.delivered
             self.fill(**counts)
             intake = self.intake(names, chance.choice((1, 2, 5, 100)), wanted)
             done = Deferred.fromCoroutine(intake.counted())
@@ -127,11 +127,11 @@ class IntakeTests(SynchronousTestCase):
                 self.settle(intake, chance.randint(1, 5))
                 self.clock.advance(0.1)
                 self.server.run()
-                self.assertLessEqual(self.broker.delivered - before, wanted)
+                self.assertLessEqual(self.broker.lifecycle.delivered - before, wanted)
                 if intake.finished == expected:
                     break
             description = f"case {case}: {counts}, {wanted}"
-            self.assertEqual((self.broker.delivered - before, intake.finished), (expected, expected), description)
+            self.assertEqual((self.broker.lifecycle.delivered - before, intake.finished), (expected, expected), description)
             self.assertEqual(done.called, expected == wanted)
             self.end(intake, watching, done)
 
@@ -141,7 +141,7 @@ class IntakeTests(SynchronousTestCase):
         for case in range(60):
             names = "abc"[: chance.randint(2, 3)]
             wanted = chance.randint(1, 20)
-            before = self.broker.delivered
+            before = self.broker.lifecycle.delivered
             intake = self.intake(names, chance.choice((1, 3, 100)), wanted)
             watching = Deferred.fromCoroutine(intake.watch(False, lambda: bool(self.taken)))
             while intake.finished < wanted:
@@ -153,9 +153,9 @@ class IntakeTests(SynchronousTestCase):
                 while self.taken and chance.random() < 0.3:
                     delivery = self.taken.pop()
                     intake.settle(delivery, delivery.ack)
-                self.assertLessEqual(self.broker.delivered - before, wanted, f"case {case}")
+                self.assertLessEqual(self.broker.lifecycle.delivered - before, wanted, f"case {case}")
             self.end(intake, watching)
-            self.assertEqual(self.broker.delivered - before, wanted, f"case {case}")
+            self.assertEqual(self.broker.lifecycle.delivered - before, wanted, f"case {case}")
 
     def end(self, intake: Intake, *waiting: Deferred[None]) -> None:
         """Nothing is wanted, and nothing left."""
@@ -164,7 +164,7 @@ class IntakeTests(SynchronousTestCase):
             one.cancel()
         Deferred.fromCoroutine(intake.stop())
         self.server.run()
-        self.broker.flush_all()
+        self.broker.queues.flush_all()
         self.server.run()
 
     def test_empty(self) -> None:
@@ -191,7 +191,7 @@ class IntakeTests(SynchronousTestCase):
             self.server.run()
             if intake.finished == 30:
                 break
-        self.assertEqual((intake.finished, self.broker.delivered), (30, 30))
+        self.assertEqual((intake.finished, self.broker.lifecycle.delivered), (30, 30))
         self.end(intake, over)
 
     def test_lost_connection(self) -> None:
@@ -214,12 +214,12 @@ class IntakeTests(SynchronousTestCase):
         self.assertNoResult(done)
         self.settle(intake)
         self.successResultOf(done)
-        self.assertEqual(self.broker.acknowledged_total, 4)
+        self.assertEqual(self.broker.lifecycle.acknowledged, 4)
 
     def test_lost_parts(self) -> None:
         """After lost connections the parts of the queues are those of what the server took back and what is done."""
         for offline in False, True:
-            before = self.broker.delivered
+            before = self.broker.lifecycle.delivered
             self.fill(a=10)
             intake = self.intake("ab", 10, 4)
             watching = Deferred.fromCoroutine(intake.watch(False, lambda: bool(self.taken)))
@@ -235,7 +235,7 @@ class IntakeTests(SynchronousTestCase):
                 self.clock.advance(0.1)
                 self.server.run()
             self.assertEqual((intake.finished, intake.unconfirmed), (4, 0))
-            self.assertEqual(self.broker.delivered - before, 6 if offline else 10)
+            self.assertEqual(self.broker.lifecycle.delivered - before, 6 if offline else 10)
             self.end(intake, watching)
 
     def test_keep(self) -> None:
@@ -247,5 +247,5 @@ class IntakeTests(SynchronousTestCase):
             intake.keep(delivery)
         self.server.hang_up()
         self.server.come_back()
-        self.assertEqual((len(self.taken), intake.finished, self.broker.delivered), (100, 100, 200))
-        self.assertEqual(self.broker.acknowledged_total, 0)
+        self.assertEqual((len(self.taken), intake.finished, self.broker.lifecycle.delivered), (100, 100, 200))
+        self.assertEqual(self.broker.lifecycle.acknowledged, 0)

@@ -295,7 +295,7 @@ class CheckTests(VerbTestCase):
         """The server's own alarms count whatever is asked for, and no more than so many things are named."""
         for number in range(9):
             self.send(f"q{number}", b"1")
-        self.server.broker.memory_limit = 1
+        self.server.broker.memory.limit = 1
         state, words, _ = self.check(ready_warn=0)
         self.assertEqual(state, State.CRITICAL)
         self.assertTrue(words.startswith("the memory limit is reached; q0: 1 ready, more than 0; "), words)
@@ -303,4 +303,4 @@ class CheckTests(VerbTestCase):
 
     def test_line(self) -> None:
         """It is one line, and no terminal obeys it."""
-        self.assertEqual(line(State.UNKNOWN, "a\nb\x1b[1m"), b"UNKNOWN - a\\nb\\e[1m\n")
+        self.assertEqual(line(State.UNKNOWN, "a\nb\x1b[1m"), b"UNKNOWN - a\\nb\\x1b[1m\n")

@@ -101,11 +101,11 @@ class SendTests(Case):
         for error, order in bad:
             self.assertRaises(error, self.client.send, **{"queue": "q", "body": b"x", **order})
         self.server.settle()
-        self.assertEqual(self.server.broker.received, 0)
+        self.assertEqual(self.server.broker.lifecycle.received, 0)
 
     def test_refused(self) -> None:
         """A refusal is the failure of its send, not of others."""
-        self.server.broker.pause("full", SENDS)
+        self.server.broker.queues.pause("full", SENDS)
         sent = [self.client.send(queue, b"x") for queue in ("q", "full", "q")]
         self.server.settle()
         self.successResultOf(sent[0])
@@ -196,7 +196,7 @@ class SendTests(Case):
     def test_confirmed(self) -> None:
         """Confirmed fires when nothing waits, whatever became of it."""
         self.successResultOf(self.client.confirmed())
-        self.server.broker.pause("full", SENDS)
+        self.server.broker.queues.pause("full", SENDS)
         good, bad = self.client.send("q", b"x"), self.client.send("full", b"x")
         confirmed, cancelled = self.client.confirmed(), self.client.confirmed()
         cancelled.cancel()
@@ -209,7 +209,7 @@ class SendTests(Case):
 
     def test_unseen_failure(self) -> None:
         """A failed send that nobody looked at is logged, as any failure is that nobody looked at."""
-        self.server.broker.pause("full", SENDS)
+        self.server.broker.queues.pause("full", SENDS)
         self.client.send("full", b"x")
         self.server.settle()
         self.assertEqual(len(self.flushLoggedErrors(QueueFull)), 1)
@@ -295,7 +295,7 @@ class LifeTests(Case):
 
     def test_stop(self) -> None:
         """A stop ends everything: what waits fails with Closed, what is consumed ends, and nothing new is begun."""
-        self.server.broker.pause("q")
+        self.server.broker.queues.pause("q")
         client = self.server.client(max_unconfirmed=1)
         consumer = client.consume("q")
         next_one = self.start(consumer.__anext__())

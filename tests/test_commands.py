@@ -11,11 +11,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.commands import (
     DOCUMENTED,
+    ENCODERS_01,
     ORIGINAL,
     Version01,
     Version02,
-    encode_delivery,
     encode_delivery_02,
+    encode_delivery_documented,
+    encode_delivery_original,
     encode_draining,
     encode_refusal,
     milliseconds,
@@ -200,7 +202,7 @@ class ConversationTests(SynchronousTestCase):
         if b"synced" in frame:
             self.server.mirror.write()
         client.session.close()
-        self.server.broker.flush_all()
+        self.server.broker.queues.flush_all()
         self.server.broker.dispatch()
         return read(client.hears()), client
 
@@ -226,19 +228,19 @@ class ConversationTests(SynchronousTestCase):
     def test_bad(self) -> None:
         """A bad frame is refused with its code, however it is cut: with its tag where it says so, and else for good."""
         for vector in BAD_02:
-            start, received = self.before(vector), self.server.broker.received
+            start, received = self.before(vector), self.server.broker.lifecycle.received
             for size in chunk_sizes(vector.frame):
                 answers, client = self.converse(start, vector.frame, size)
                 self.assert_refused(vector, answers, client)
-            self.assertEqual(self.server.broker.received, received, vector.name)
+            self.assertEqual(self.server.broker.lifecycle.received, received, vector.name)
 
     def test_bad_with_trailing_bytes(self) -> None:
         """What comes with a bad frame is carried out if that had its tag, and else not."""
         for vector in BAD_02:
-            received = self.server.broker.received
+            received = self.server.broker.lifecycle.received
             answers, client = self.converse(self.before(vector), vector.frame + self.good["send in 02"], 1 << 20)
             self.assert_refused(vector, answers, client)
-            self.assertEqual(self.server.broker.received - received, vector.tag is not None, vector.name)
+            self.assertEqual(self.server.broker.lifecycle.received - received, vector.tag is not None, vector.name)
 
     @settings(deadline=None, database=None, max_examples=300)
     @given(st.lists(st.sampled_from(CLIENT_02), min_size=1, max_size=4), st.data())
@@ -281,19 +283,19 @@ class EncodeDeliveryTests(SynchronousTestCase):
     def test_recorded(self) -> None:
         """A delivery has the very bytes that were recorded, in both revisions."""
         recorded = {vector.revision: vector.frame for vector in GOOD if vector.sender == "server"}
-        original = encode_delivery(ORIGINAL, "Foo", b"Hello World", ID, 0)
-        documented = encode_delivery(DOCUMENTED, "Foo", b"Hello World", ID, 3_300_000)
+        original = encode_delivery_original("Foo", b"Hello World", ID, 1, 0, b"")
+        documented = encode_delivery_documented("Foo", b"Hello World", ID, 1, 3_300_000, b"")
         self.assertEqual({"original": b"".join(original), "documented": b"".join(documented)}, recorded)
 
     def test_ttl_rounded_up(self) -> None:
         """What is left is told in seconds, rounded up, so that 0 always and only means a message that does not expire."""
         for left, seconds in (0, 0), (1, 1), (999, 1), (1000, 1), (1001, 2), (3_599_001, 3600), (10**15, 10**12):
-            (delivery,) = deliveries(b"".join(encode_delivery(DOCUMENTED, "q", b"", ID, left)))
+            (delivery,) = deliveries(b"".join(encode_delivery_documented("q", b"", ID, 1, left, b"")))
             self.assertEqual(delivery.ttl, seconds)
 
     def test_original_has_no_ttl(self) -> None:
         """A client of the original revision is not told what is left."""
-        self.assertEqual(deliveries(b"".join(encode_delivery(ORIGINAL, "q", b"x", ID, 5000))), [Delivery("q", b"x", ID, None)])
+        self.assertEqual(deliveries(b"".join(encode_delivery_original("q", b"x", ID, 1, 5000, b""))), [Delivery("q", b"x", ID, None)])
 
     def test_recorded_02(self) -> None:
         """What a server says in version 02 has the very bytes that were recorded, but for packets that no server sends yet."""
@@ -319,7 +321,7 @@ class EncodeDeliveryTests(SynchronousTestCase):
             client = Client(Server())
             client.says(compose("hello", tag="first"))
             client.hears()
-            client.session.channel.peer.receipt(fields["tag"].encode(), fields.get("id", "").encode(), "duplicate" in fields)
+            client.session.receipt(fields["tag"].encode(), fields.get("id", "").encode(), "duplicate" in fields)
             client.session.flush()
             return client.hears()
         if name == "refused":
@@ -331,5 +333,5 @@ class EncodeDeliveryTests(SynchronousTestCase):
         for name in "q", "a/b %d <b>é", "🐘":
             for body in b"", b"\0\xff\r\n", b"H0100103P01", b"x" * 100_000:
                 for revision, ttl in (ORIGINAL, None), (DOCUMENTED, 0):
-                    (delivery,) = deliveries(b"".join(encode_delivery(revision, name, body, ID, 0)))
+                    (delivery,) = deliveries(b"".join(ENCODERS_01[revision](name, body, ID, 1, 0, b"")))
                     self.assertEqual(delivery, Delivery(name, body, ID, ttl))

@@ -21,8 +21,8 @@ from phpmq.admin.console.factory import REFRESH
 from phpmq.admin.console.keyboard import MAX_LINE
 from phpmq.admin.console.monitor import LARGEST, SMALLEST, Screens
 from phpmq.admin.console.protocol import CLOSE_TIMEOUT, IDLE_TIMEOUT, WRITE_TIMEOUT, ConsoleProtocol
-from phpmq.admin.console.text import width
 from phpmq.results import as_json
+from phpmq.text import width
 from tests.doubles import FarEnd
 from tests.test_admin import ODD, AdminTestCase
 
@@ -143,10 +143,10 @@ class CommandTests(ConsoleTestCase):
 
     def test_alarms(self) -> None:
         """An alarm is in the status and in the monitor."""
-        self.server.broker.memory_limit = 0
+        self.server.broker.memory.limit = 0
         for command in "status", "monitor":
             self.assertIn("ALARM     the memory limit is reached", "\n".join(self.operator.asks(command)).replace("\x1b[K", ""))
-        self.server.broker.memory_limit = 2**30
+        self.server.broker.memory.limit = 2**30
 
     def test_show(self) -> None:
         """A queue is shown with consumers, settings and messages of every state, whatever its name."""
@@ -270,7 +270,7 @@ class CommandTests(ConsoleTestCase):
 
     def test_replay_many(self) -> None:
         """While many dead letters are replayed, the reactor does other work, and further commands wait for their turn."""
-        self.server.broker.configure("q", self.server.broker.queue("q").settings.changed({"max_attempts": 1}))
+        self.server.broker.configure("q", self.server.broker.queues.get_or_create("q").settings.changed({"max_attempts": 1}))
         for _ in range(5000):
             self.server.broker.publish("q", b"x")
         self.hold("q", 5000)
@@ -722,7 +722,7 @@ class MonitorTests(ConsoleTestCase):
             for _ in range(number // 100 + 1):
                 self.server.send(f"{number:03} " + "漢" * 80, b"x")
         self.server.send("z\u0301" * 50, b"x")
-        self.server.broker.memory_limit = 1
+        self.server.broker.memory.limit = 1
         for columns, rows in (80, 24), SMALLEST, LARGEST:
             self.operator.types(f"monitor --size {columns}x{rows}")
             lines = self.screen()
@@ -733,7 +733,7 @@ class MonitorTests(ConsoleTestCase):
             self.assertTrue(shown)
             self.assertEqual(lines[-1], f"{301 - len(shown)} smaller queues. q or Enter leaves"[:columns])
             self.operator.types("q")
-        self.server.broker.memory_limit = 2**30
+        self.server.broker.memory.limit = 2**30
 
     def test_queue(self) -> None:
         """A queue's monitor has its messages: those in flight, then those that wait with their places, then the delayed ones."""

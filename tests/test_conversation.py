@@ -101,9 +101,9 @@ class SendTests(Case):
         self.connect()
         self.send(b"x")
         self.line.up()
-        self.assertEqual(self.server.broker.received, 0)
+        self.assertEqual(self.server.broker.lifecycle.received, 0)
         self.line.settle()
-        self.assertEqual(self.server.broker.received, 1)
+        self.assertEqual(self.server.broker.lifecycle.received, 1)
 
     def test_byte_by_byte(self) -> None:
         """Bytes may arrive one at a time."""
@@ -336,7 +336,7 @@ class RefusalTests(Case):
     def setUp(self) -> None:
         """A queue that takes no sends, and a producer that is known."""
         super().setUp()
-        self.server.broker.pause("full", SENDS)
+        self.server.broker.queues.pause("full", SENDS)
         self.connect()
         self.send(b"0")
         self.line.settle()
@@ -383,11 +383,11 @@ class RefusalTests(Case):
 
     def test_memory_full(self) -> None:
         """A full memory is full for all."""
-        self.server.broker.memory_limit = 0
+        self.server.broker.memory.limit = 0
         sent = [self.send(b"%d" % number, f"q{number}") for number in range(5)]
         self.line.settle()
         self.assertEqual([type(one.error) for one in sent], [MemoryFull] * 5)
-        self.server.broker.memory_limit = 1 << 30
+        self.server.broker.memory.limit = 1 << 30
         sent = [self.send(b"x")]
         self.line.settle()
         self.assertEqual(sent[0].done, 1)
@@ -425,8 +425,8 @@ class RefusalTests(Case):
         """Nor on one that goes to a queue that was full before."""
         self.send(b"1", "full")
         self.line.settle()
-        self.server.broker.resume("full")
-        self.server.broker.pause("p", SENDS)
+        self.server.broker.queues.resume("full")
+        self.server.broker.queues.pause("p", SENDS)
         refused, other = self.send(b"2", "p"), self.send(b"3", "full")
         assert refused.request is not None
         refused.request.cancel()
@@ -435,7 +435,7 @@ class RefusalTests(Case):
 
     def test_hello_refused(self) -> None:
         """A server without memory for one more producer refuses the hello, and with it all that waits; the next send tries again."""
-        self.server.broker.memory_limit = 0
+        self.server.broker.memory.limit = 0
         self.client = self.conversation()
         sent = [self.send(b"1"), self.send(b"2")]
         self.connect()
@@ -445,7 +445,7 @@ class RefusalTests(Case):
         self.line.down()
         self.assertEqual([type(one.error) for one in sent], [MemoryFull] * 2)
         self.assertEqual((self.client.outbox.state, again[0].done), (State.GREETING, 0))
-        self.server.broker.memory_limit = 1 << 30
+        self.server.broker.memory.limit = 1 << 30
         self.line.settle()
         self.assertEqual((again[0].done, self.stored()), (1, [b"0", b"3"]))
 

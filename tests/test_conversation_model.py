@@ -107,16 +107,16 @@ class SendingMachine(RuleBasedStateMachine):
     def pause(self, queue: str, resume: bool) -> None:
         """A queue takes no sends, or does again."""
         if resume:
-            self.server.broker.resume(queue)
+            self.server.broker.queues.resume(queue)
         else:
-            self.server.broker.pause(queue, SENDS)
+            self.server.broker.queues.pause(queue, SENDS)
         # Otherwise a crash would undo it.
         self.server.write()
 
     @rule(full=st.booleans())
     def fill(self, full: bool) -> None:
         """The memory is full, or no longer."""
-        self.server.broker.memory_limit = 0 if full else _MANY
+        self.server.broker.memory.limit = 0 if full else _MANY
 
     @rule(failing=st.booleans())
     def fail(self, failing: bool) -> None:
@@ -212,8 +212,8 @@ class SendingMachine(RuleBasedStateMachine):
     def finish(self) -> None:
         """Everything works again, and time enough."""
         for queue in QUEUES:
-            self.server.broker.resume(queue)
-        self.server.broker.memory_limit = _MANY
+            self.server.broker.queues.resume(queue)
+        self.server.broker.memory.limit = _MANY
         self.server.failing = False
         if self.line is None:
             self.connect()
@@ -248,7 +248,7 @@ class SendingMachine(RuleBasedStateMachine):
             assert not kept or sent.outcome.result in ids, ("a duplicate of nothing", sent)
         elif sent.receipted:
             # A repeated one with a key may be a duplicate of another one all the same.
-            assert stored or not kept or (sent.key and self.server.broker.find(sent.queue, sent.key)), ("receipted, and lost", sent)
+            assert stored or not kept or (sent.key and self.server.broker.keys.find(sent.queue, sent.key)), ("receipted, and lost", sent)
             assert not stored or sent.outcome.result in ids | {""}
         elif not sent.cancelled:
             assert isinstance(sent.outcome.error, TimedOut)

@@ -25,7 +25,7 @@ from phpmq.admin.http.problems import CODES
 from phpmq.admin.http.routes import METRICS, OPERATIONS
 from phpmq.admin.metrics import Metrics
 from phpmq.broker import SENDS
-from phpmq.commands import DOCUMENTED, ORIGINAL, Version01, encode_delivery
+from phpmq.commands import DOCUMENTED, ORIGINAL, Version01, encode_delivery_documented
 from phpmq.errors import ClientError, CommandRefused, PHPMQError, ProtocolError
 from phpmq.frames import CONTENT, DEFAULT_LIMITS, UNKNOWN_LIMIT
 from phpmq.message import QueueSettings
@@ -244,7 +244,7 @@ class Situation:
         @param frames: what the client has said
         """
         self.server = Server(file)
-        self.server.broker.pause("full", SENDS)
+        self.server.broker.queues.pause("full", SENDS)
         self.client = Client(self.server)
         self.client.says(b"".join(frames))
         self.client.hears()
@@ -342,7 +342,7 @@ class CodesTests(SynchronousTestCase):
         """A producer that is new meets a full memory too, a hello without one does not."""
         for producer, outcome in (("new", "memory-full answered"), ("known", "done"), (None, "done")):
             situation = Situation(wire.compose("hello", tag="h", producer="known"))
-            situation.server.broker.memory_limit = 0
+            situation.server.broker.memory.limit = 0
             hello = wire.compose("hello", tag="t", **({} if producer is None else {"producer": producer}))
             self.assertEqual(situation.outcome(hello), outcome)
 
@@ -364,7 +364,7 @@ class CodesTests(SynchronousTestCase):
         }.items():
             situation = Situation(wire.compose("hello", tag="h"), file=code != "not-allowed")
             if code == "memory-full":
-                situation.server.broker.memory_limit = 0
+                situation.server.broker.memory.limit = 0
             situation.server.mirror.failing = code == "disk-failing"
             outcomes[code] = situation.outcome(frame)
         return outcomes
@@ -470,7 +470,7 @@ class MetricsTests(SynchronousTestCase):
         server = MemoryServer()
         self.addCleanup(server.stop)
         server.broker.configure("bounded", QueueSettings(max_messages=5, max_bytes=77))
-        server.broker.pause("bounded")
+        server.broker.queues.pause("bounded")
         server.send("bounded", b"x")
         server.service.site = Site(server.clock)
         server.service.site.open(server.service.admin)
@@ -638,7 +638,7 @@ class TutorialTests(SynchronousTestCase):
         """The delivery that its commands read is as long as they say, with the id where they take it from."""
         script = text("docs/tutorials/first-queue.md")
         message_id = b"d7e7f68761d34838494b233148b5486c"
-        delivery = b"".join(encode_delivery(DOCUMENTED, "jobs", b"first", message_id, 0))
+        delivery = b"".join(encode_delivery_documented("jobs", b"first", message_id, 1, 0, b""))
         self.assertEqual(wire.deliveries(delivery), [wire.Delivery("jobs", b"first", message_id, 0)])
         self.assertIn(f"read -r -N {len(delivery)} delivery", script)
         self.assertIn(f"read -r -N {len(delivery) + 1} delivery", script)

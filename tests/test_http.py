@@ -314,42 +314,42 @@ class MessageTests(WebTestCase):
         self.check_problem(self.post({"body": "x"}), 409, "queue-full")
         mirror = SlowDisk()
         mirror.failing = True
-        self.server.broker.receipts.mirror = mirror
+        self.server.broker.confirms.mirror = mirror
         self.check_problem(self.post({"body": "x", "level": "synced"}, "r"), 503, "disk-failing")
-        self.server.broker.receipts.mirror = None
+        self.server.broker.confirms.mirror = None
         self.check_problem(self.post({"body": "x", "level": "synced"}, "r"), 403, "not-allowed")
-        self.server.broker.memory_limit = 1
+        self.server.broker.memory.limit = 1
         response = self.post({"body": "x"}, "r")
         self.check_problem(response, 503, "memory-full")
         self.assertEqual(response.headers["retry-after"], "1")
         self.assertEqual(self.server.bodies("r"), [])
-        self.assertEqual(len(self.server.broker.channels), 1)
+        self.assertEqual(len(self.server.broker.lifecycle.channels), 1)
 
     def test_synced(self) -> None:
         """A synced send is answered once it is on the disk, no earlier."""
-        self.server.broker.receipts.mirror = SlowDisk()
+        self.server.broker.confirms.mirror = SlowDisk()
         connection = self.connect()
         connection.says(self.request("POST", self.queue("q", "/messages"), {"body": "x", "level": "synced"}))
         self.server.advance(100)
         self.assertEqual(connection.rest, b"")
         store: Any = self.server.service.store
         store.confirm(store.extract(10, 1000, {}))
-        self.server.broker.receipts.synced()
+        self.server.broker.synced()
         self.server.settle()
         self.assertEqual(connection.hears().status, 201)
 
     def test_hung_up(self) -> None:
         """Whoever hangs up while a send waits for the disk leaves nothing behind but the message."""
-        self.server.broker.receipts.mirror = SlowDisk()
-        channels = len(self.server.broker.channels)
+        self.server.broker.confirms.mirror = SlowDisk()
+        channels = len(self.server.broker.lifecycle.channels)
         connection = self.connect()
         connection.says(self.request("POST", self.queue("q", "/messages"), {"body": "x", "level": "synced"}))
-        self.assertEqual(len(self.server.broker.channels), channels + 1)
+        self.assertEqual(len(self.server.broker.lifecycle.channels), channels + 1)
         connection.wire.lose()
-        self.assertEqual((len(self.server.broker.channels), len(self.site.channels)), (channels, 0))
+        self.assertEqual((len(self.server.broker.lifecycle.channels), len(self.site.channels)), (channels, 0))
         store: Any = self.server.service.store
         store.confirm(store.extract(10, 1000, {}))
-        self.server.broker.receipts.synced()
+        self.server.broker.synced()
         self.server.settle()
         self.assertEqual(self.server.bodies("q"), [b"x"])
 
@@ -419,7 +419,7 @@ class LongTests(WebTestCase):
         super().setUp()
         self.text = "ä\n\U0001f600" * 100_000
         message = self.server.broker.publish("q", self.text.encode())
-        self.path = self.queue("q", "/messages/" + self.server.broker.message_id(message.number).decode())
+        self.path = self.queue("q", "/messages/" + self.server.broker.lifecycle.message_id(message.number).decode())
 
     def test_whole(self) -> None:
         """A long body arrives whole."""

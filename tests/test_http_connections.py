@@ -254,7 +254,7 @@ class SeveralTests(ConnectionTestCase):
     def test_pipelined_unread(self) -> None:
         """Who asks and never reads is answered no further than what waits for him, and nothing more of him is read."""
         message = self.server.broker.publish("q", b"x" * 200_000)
-        path = self.queue("q", "/messages/" + self.server.broker.message_id(message.number).decode())
+        path = self.queue("q", "/messages/" + self.server.broker.lifecycle.message_id(message.number).decode())
         connection = self.connect()
         connection.wire.stuck = True
         connection.says(self.request("GET", path) * 100)
@@ -272,7 +272,7 @@ class SeveralTests(ConnectionTestCase):
     def test_pipelined_unread_small(self) -> None:
         """So it is if each answer is written at once: once they are too many, no more are made and nothing is read, until some go."""
         message = self.server.broker.publish("q", b"x" * 40_000)
-        path = self.queue("q", "/messages/" + self.server.broker.message_id(message.number).decode())
+        path = self.queue("q", "/messages/" + self.server.broker.lifecycle.message_id(message.number).decode())
         connection = self.connect()
         connection.wire.stuck = True
         connection.says(self.request("GET", path) * 50)
@@ -292,7 +292,7 @@ class SeveralTests(ConnectionTestCase):
     def test_pipelined_read_late(self) -> None:
         """Who reads late gets all that he asked for."""
         message = self.server.broker.publish("q", b"x" * 200_000)
-        path = self.queue("q", "/messages/" + self.server.broker.message_id(message.number).decode())
+        path = self.queue("q", "/messages/" + self.server.broker.lifecycle.message_id(message.number).decode())
         connection = self.connect()
         connection.wire.stuck = True
         connection.says(self.request("GET", path) * 5 + self.request("GET", "/livez"))
@@ -378,7 +378,8 @@ class DeadlineTests(ConnectionTestCase):
         message = self.server.broker.publish("q", b"x" * 500_000)
         connection = self.connect()
         connection.wire.stuck = True
-        connection.says(self.request("GET", self.queue("q", "/messages/" + self.server.broker.message_id(message.number).decode())))
+        id = self.server.broker.lifecycle.message_id(message.number).decode()
+        connection.says(self.request("GET", self.queue("q", f"/messages/{id}")))
         for _ in range(3):
             self.clock.advance(50)
             self.assertFalse(connection.wire.closed)
@@ -404,7 +405,7 @@ class DeadlineTests(ConnectionTestCase):
 
     def test_long_work(self) -> None:
         """An answer may take its time."""
-        mirror: Any = self.server.broker.receipts.mirror
+        mirror: Any = self.server.broker.confirms.mirror
         self.patch(mirror, "hurry", lambda: None)
         connection = self.connect()
         connection.says(self.request("POST", self.queue("q", "/messages"), {"body": "x", "level": "synced"}))

@@ -87,7 +87,7 @@ class EventsTests(WebTestCase):
         """An alarm is told when it begins and when it ends; who comes later is told those that last."""
         reader = self.reader()
         self.heard(reader)
-        self.server.broker.memory_limit = -1
+        self.server.broker.memory.limit = -1
         self.clock.advance(1)
         status, alarm = self.heard(reader)
         expected = {"name": "memory", "text": "the memory limit is reached"}
@@ -96,7 +96,7 @@ class EventsTests(WebTestCase):
         self.assertEqual(self.names(reader), ["status"])
         later = self.reader()
         self.assertEqual(self.heard(later)[1], ("alarm", {**expected, "active": True}))
-        self.server.broker.memory_limit = 2**30
+        self.server.broker.memory.limit = 2**30
         self.clock.advance(1)
         for each in reader, later:
             self.assertEqual(self.heard(each)[1], ("alarm", {**expected, "active": False}))

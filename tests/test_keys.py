@@ -30,7 +30,7 @@ class KeyTestCase(ConversationTestCase):
         """Consume what waits, which is one message: its id."""
         self.peer.says(consume(9))
         (message_id,) = self.peer.session.channel.unacked
-        return message_id
+        return bytes(message_id)
 
     def check_known_until(self, first: bytes, end: int) -> None:
         """The key is known until a moment and no longer, with sweeps and without."""
@@ -68,7 +68,7 @@ class WindowTests(KeyTestCase):
         self.assertEqual((self.broker.keys.count, self.sends()), (0, (first, True)))
         self.assertEqual((self.holds(), self.sends()), (first, (first, True)))
         self.peer.says(frame(4, (ID, first)), consume(0))
-        self.assertEqual((self.broker.queues, self.broker.used), ({}, 0))
+        self.assertEqual((self.broker.queues, self.broker.memory.used), ({}, 0))
         self.assertFalse(self.sends()[1])
 
     def test_requeued(self) -> None:
@@ -88,7 +88,7 @@ class WindowTests(KeyTestCase):
         self.now += 1000
         self.assertEqual(self.sends(), (first, True))
         self.broker.sweep()
-        self.assertEqual(self.broker.expired, 1)
+        self.assertEqual(self.broker.lifecycle.expired, 1)
         self.check_known_until(first, self.end)
 
     def test_dropped(self) -> None:
@@ -96,7 +96,7 @@ class WindowTests(KeyTestCase):
         self.broker.configure("q", QueueSettings(max_messages=1, when_full="drop-oldest"))
         first, _ = self.sends()
         self.peer.says(send(b"other"))
-        self.assertEqual(self.broker.dropped, 1)
+        self.assertEqual(self.broker.lifecycle.dropped, 1)
         self.check_known_until(first, self.end)
 
     def test_flushed(self) -> None:
@@ -106,7 +106,7 @@ class WindowTests(KeyTestCase):
         self.holds()
         self.peer.says(consume(1))
         second, _ = self.sends()
-        self.assertEqual(self.broker.flush("q"), (1, 1))
+        self.assertEqual(self.broker.queues.flush("q"), (1, 1))
         self.assertEqual(self.sends(), (second, True))
         self.broker.dispatch()
         self.now += 1000
@@ -121,18 +121,18 @@ class WindowTests(KeyTestCase):
         """A retry of what died is a duplicate; a replayed message has no key any more, so the key is free when the window is over."""
         first, _ = self.sends()
         self.peer.says(frame(6, (ID, self.holds())), consume(0))
-        self.assertEqual((self.broker.dead.count("q"), self.sends()), (1, (first, True)))
-        self.broker.dead.replay(self.broker.dead.some("q"), "other")
-        self.assertEqual((self.broker.dead.count("q"), self.sends()), (0, (first, True)))
+        self.assertEqual((self.broker.dead_letters.count_of("q"), self.sends()), (1, (first, True)))
+        self.broker.lifecycle.replay(self.broker.dead_letters.page("q"), "other")
+        self.assertEqual((self.broker.dead_letters.count_of("q"), self.sends()), (0, (first, True)))
         self.assertFalse(self.sends(queue=b"other")[1])
         self.check_known_until(first, self.end)
 
     def test_moved(self) -> None:
         """A move leaves the key with the queue that it was sent to; the other one knows it while it has the message."""
         first, _ = self.sends()
-        self.broker.move(self.broker.queues["q"], self.broker.queue("other"), 1)
+        self.broker.lifecycle.move(self.broker.queues["q"], self.broker.queues.get_or_create("other"), 1)
         self.assertEqual([self.sends(queue=queue) for queue in (b"q", b"other")], [(first, True)] * 2)
-        self.broker.flush("other")
+        self.broker.queues.flush("other")
         self.assertFalse(self.sends(queue=b"other")[1])
         self.check_known_until(first, self.end)
 
@@ -141,15 +141,15 @@ class WindowTests(KeyTestCase):
         first, _ = self.sends()
         second, _ = self.sends(b"in flight")
         self.peer.says(consume(2))
-        self.broker.forget_keys("q")
+        self.broker.keys.forget("q")
         self.assertEqual(self.sends(b"in flight"), (second, True))
         self.peer.says(frame(4, (ID, first)), frame(4, (ID, second)))
         self.assertEqual([self.sends(key)[1] for key in (b"k", b"in flight")], [False, False])
         self.sends()
-        self.broker.flush("q")
-        self.broker.forget_keys("q")
+        self.broker.queues.flush("q")
+        self.broker.keys.forget("q")
         self.assertFalse(self.sends()[1])
-        self.broker.forget_keys("nowhere")
+        self.broker.keys.forget("nowhere")
         self.assertNotIn("nowhere", self.broker.queues)
 
     def test_other_queue(self) -> None:
@@ -164,7 +164,7 @@ class WindowTests(KeyTestCase):
         self.broker.configure("q", QueueSettings(dedup=0))
         first, _ = self.sends()
         self.assertEqual(self.sends(), (first, True))
-        self.assertEqual(self.broker.flush("q"), (2, 0))
+        self.assertEqual(self.broker.queues.flush("q"), (2, 0))
         self.broker.dispatch()
         self.assertEqual([self.sends(key)[1] for key in (b"k", b"before")], [False, False])
         self.broker.sweep()
@@ -201,34 +201,34 @@ class LimitTests(KeyTestCase):
         self.assertEqual(self.broker.queues["q"].keys, 1)
         self.now += WINDOW
         self.broker.sweep()
-        self.assertEqual((self.broker.queues, self.broker.used), ({}, 0))
+        self.assertEqual((self.broker.queues, self.broker.memory.used), ({}, 0))
 
     def test_memory(self) -> None:
         """They count against the memory limit until they are forgotten."""
         self.sends()
-        used = self.broker.used
+        used = self.broker.memory.used
         self.peer.says(frame(4, (ID, self.holds())))
         self.now += WINDOW // 2
         self.sends(b"four")
         self.peer.says(frame(4, (ID, self.holds())))
-        held = self.broker.used
+        held = self.broker.memory.used
         self.now += WINDOW // 2
         self.broker.sweep()
-        self.assertEqual(held - self.broker.used, 2 + KEY_OVERHEAD)
-        self.assertLess(self.broker.used, used)
+        self.assertEqual(held - self.broker.memory.used, 2 + KEY_OVERHEAD)
+        self.assertLess(self.broker.memory.used, used)
 
     def test_memory_full_of_keys(self) -> None:
         """Who waits for room that keys take, whether with a key or not, goes on when windows are over."""
         self.sends()
         self.peer.says(frame(4, (ID, self.holds())), consume(0))
-        self.broker.memory_limit = self.broker.used
+        self.broker.memory.limit = self.broker.memory.used
         waiting = [Peer(self.broker) for _ in range(3)]
         sends = wire.send("other", b"x"), send(b"x", queue=b"other"), send(b"x", (KEY, b"2"), queue=b"other")
         for peer, one in zip(waiting, sends, strict=True):
             peer.says(one)
         self.assertEqual([peer.connection.reading for peer in waiting], [False] * 3)
         self.now += WINDOW
-        self.broker.memory_limit += 1000
+        self.broker.memory.limit += 1000
         self.broker.sweep()
         self.broker.dispatch()
         self.assertEqual([peer.connection.reading for peer in waiting], [True] * 3)
@@ -243,7 +243,7 @@ class LimitTests(KeyTestCase):
         [(_, contents)] = self.peer.says(send(b"x", (KEY, b"3"), (TAG, b"t")))
         self.assertEqual((contents[0], contents[2]), (b"memory-full", b"t"))
         self.assertRegex(self.broker.keys.alarm, "2 keys")
-        self.assertEqual((self.broker.refused, self.broker.received), ({"memory-full": 1}, 2))
+        self.assertEqual((self.broker.outcomes.refused, self.broker.lifecycle.received), ({"memory-full": 1}, 2))
         self.assertEqual(self.sends(b"1"), (first, True))
         self.peer.says(send(b"y"))
         self.broker.configure("none", QueueSettings(dedup=0))
@@ -264,10 +264,10 @@ class LimitTests(KeyTestCase):
         self.broker.configure("q", QueueSettings(max_messages=2, when_full="drop-oldest"))
         self.sends(b"1")
         self.peer.says(send(b"y"))
-        used = self.broker.used
+        used = self.broker.memory.used
         for queue in b"q", b"new":
             self.assertEqual(self.peer.says(send(b"x", (KEY, b"2"), (TAG, b"t"), queue=queue))[0][0], "refused")
-        self.assertEqual((self.broker.dropped, list(self.broker.queues), self.broker.used), (0, ["q"], used))
+        self.assertEqual((self.broker.lifecycle.dropped, list(self.broker.queues), self.broker.memory.used), (0, ["q"], used))
 
     def test_parts(self) -> None:
         """However many are due at once, they are forgotten a part at a time, each with another call."""
@@ -291,9 +291,9 @@ class LimitTests(KeyTestCase):
         self.patch(keys, "STEP", 2)
         for number in range(5):
             self.sends(b"%d" % number)
-        self.broker.flush("q")
+        self.broker.queues.flush("q")
         self.broker.dispatch()
-        self.broker.forget_keys("q")
+        self.broker.keys.forget("q")
         self.assertEqual(self.broker.queues["q"].keys, 3)
         self.assertFalse(self.sends(b"4")[1])
         while not self.broker.sweep():
@@ -362,12 +362,12 @@ class RestartTests(KeyTestCase):
         self.peer.says(frame(4, (ID, self.holds())), consume(0))
         self.broker.sweep()
         self.write()
-        used = self.broker.used
+        used = self.broker.memory.used
         self.start()
-        self.assertEqual(self.broker.used, used)
+        self.assertEqual(self.broker.memory.used, used)
         self.now += WINDOW
         self.broker.sweep()
-        self.assertEqual((self.broker.queues, self.broker.used), ({}, 0))
+        self.assertEqual((self.broker.queues, self.broker.memory.used), ({}, 0))
         self.write()
         self.start()
         self.assertEqual((self.broker.queues, self.broker.keys.count), ({}, 0))
@@ -379,8 +379,8 @@ class RestartTests(KeyTestCase):
             self.sends(b"%d" % number)
         self.peer.says(consume(1))
         self.write()
-        self.broker.flush("q")
-        self.broker.forget_keys("q")
+        self.broker.queues.flush("q")
+        self.broker.keys.forget("q")
         delta = self.store.extract(1, 1 << 20, {})
         assert delta is not None
         self.file.apply(delta)
@@ -416,7 +416,7 @@ class RestartTests(KeyTestCase):
         """A queue's row leaves the file with the last of its keys and not before, however small the writes are."""
         for number in range(5):
             self.sends(b"%d" % number)
-        self.broker.flush("q")
+        self.broker.queues.flush("q")
         self.write()
         self.now += WINDOW
         self.broker.sweep()

@@ -38,7 +38,8 @@ from phpmq.durations import Durations
 from phpmq.errors import Draining, StoreError
 from phpmq.interfaces import IMirror
 from phpmq.message import QueueSettings
-from phpmq.service import QueueService, Settings
+from phpmq.service import QueueService
+from phpmq.settings import Settings
 from phpmq.testing import MemoryServer
 from tests import wire
 from tests.promtool import promtool
@@ -411,7 +412,7 @@ class QueueTests(MetricsTestCase):
         """The time is told by the system's clock, by which Prometheus judges it, also after that was set."""
         wall = [5000.0]
         self.server.service.clock = SteadyClock(lambda: wall[0], self.server.clock.seconds)
-        self.server.broker._clock = self.server.service.clock.now
+        self.server.broker.turn._clock = self.server.service.clock.now
         self.send("q", b"1")
         name = "phpmq_queue_oldest_message_timestamp_seconds"
         self.assertAlmostEqual(self.scrape()(name, queue="q"), 5000, 1)
@@ -634,7 +635,7 @@ class LimitTests(MetricsTestCase):
         after = self.scrape()
         self.assertGreater(after("phpmq_memory_used_bytes"), before("phpmq_memory_used_bytes") + 1000)
         self.assertEqual((after("phpmq_senders_waiting"), after("phpmq_healthy", check="memory")), (0, 1))
-        self.server.broker.memory_limit = 1
+        self.server.broker.memory.limit = 1
         self.raw(wire.send("q", b"y"))
         full = self.scrape()
         self.assertEqual((full("phpmq_senders_waiting"), full("phpmq_healthy", check="memory")), (1, 0))
@@ -675,7 +676,7 @@ class LimitTests(MetricsTestCase):
 
     def test_producers_and_receipts(self) -> None:
         """Producers that are remembered, and synced sends that wait for the file."""
-        self.server.broker.receipts.mirror = cast(IMirror, _SlowDisk())
+        self.server.broker.confirms.mirror = cast(IMirror, _SlowDisk())
         answer = self.client.send("q", b"x", level="synced")
         self.server.settle()
         found = self.scrape()

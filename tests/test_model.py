@@ -21,13 +21,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 import phpmq.broker.broker
-import phpmq.broker.dispatch
 import phpmq.broker.keys
-import phpmq.broker.lifetime
+import phpmq.broker.lifecycle
 import phpmq.broker.queue
+import phpmq.broker.turn
 import phpmq.store.gathered
 from phpmq.broker import DELIVERIES, SENDS, Broker, Channel
-from phpmq.broker.broker import QUEUE_OVERHEAD
+from phpmq.broker.queues import QUEUE_OVERHEAD
 from phpmq.errors import MemoryFull, QueueFull, UnknownId
 from phpmq.interfaces import IPeer
 from phpmq.message import DEFAULT_SETTINGS, MESSAGE_OVERHEAD, PROPERTIES_OVERHEAD, Message, Properties, QueueSettings, key_size
@@ -108,6 +108,7 @@ class Client:
     refusals: list[Exception] = field(default_factory=list)
     receipts: list[tuple[bytes, bool]] = field(default_factory=list)
     waits_for: str = ""
+    blocks: int = 0
 
     def __post_init__(self) -> None:
         self.channel: Channel = self.machine.broker.channel(self)
@@ -142,7 +143,11 @@ class Client:
         """Note a refusal; see L{IPeer}."""
         self.refusals.append(error)
 
-    def room(self) -> None:
+    def blocked(self) -> None:
+        """Wait; see L{IPeer}."""
+        self.blocks += 1
+
+    def unblocked(self) -> None:
         """Wait no more; see L{IPeer}."""
         assert self.waits_for
         self.waits_for = ""
@@ -355,15 +360,17 @@ class BrokerMachine(RuleBasedStateMachine):
         """Send one message, which is refused or not."""
         self.sent += 1
         body = b"%d" % self.sent + b" " * size
-        client.refusals.clear()
-        full = self.broker.used >= MEMORY_LIMIT
-        client.channel.publish(None, queue, body, ttl)
-        refused = [type(error) for error in client.refusals]
+        client.blocks = 0
+        full = self.broker.memory.used >= MEMORY_LIMIT
+        before = dict(self.broker.outcomes.refused)
+        client.channel.publish(queue, body, ttl)
+        refused = [code for code, count in self.broker.outcomes.refused.items() if count > before.get(code, 0)]
+        assert client.blocks == len(refused)
         if full:
-            assert refused == [MemoryFull]
+            assert refused == [MemoryFull.code]
             client.waits_for = "memory"
         elif self.paused.get(queue, 0) & SENDS:
-            assert refused == [QueueFull]
+            assert refused == [QueueFull.code]
             client.waits_for = queue
         else:
             assert refused == []
@@ -379,10 +386,11 @@ class BrokerMachine(RuleBasedStateMachine):
         body = b"%d" % self.sent
         client.refusals.clear()
         client.receipts.clear()
+        client.blocks = 0
         earlier = self.known(queue, key)
         window = self.settings.get(queue, DEFAULT_SETTINGS).dedup
         number = self.next
-        full = self.broker.used >= MEMORY_LIMIT
+        full = self.broker.memory.used >= MEMORY_LIMIT
         many = bool(window) and self.broker.keys.count >= MAX_KEYS
         with self.turn():
             client.channel.send(tag, queue, body, ttl, False, Properties(0, key))
@@ -390,9 +398,9 @@ class BrokerMachine(RuleBasedStateMachine):
                 assert client.refusals == []
                 assert tag is None or client.receipts[0] in [(self.store.id_prefix + b"%016x" % one, True) for one in earlier]
             elif full or many or self.paused.get(queue, 0) & SENDS:
-                (error,) = client.refusals
                 wanted = MemoryFull if full or not self.paused.get(queue, 0) & SENDS else QueueFull
-                assert type(error) is wanted
+                assert [type(error) for error in client.refusals] == [wanted] * (tag is not None)
+                assert client.blocks == (tag is None)
                 if tag is None:
                     client.waits_for = "memory" if full else queue if wanted is QueueFull else "keys"
             else:
@@ -503,7 +511,7 @@ class BrokerMachine(RuleBasedStateMachine):
         waiting = [item for name in queues for item in self.ready(name)]
         in_flight = [item for item in self.live.values() if item.queue in queues and item.holder is not None]
         with self.turn():
-            count, left = self.broker.flush_all() if all_queues else self.broker.flush(queue)
+            count, left = self.broker.queues.flush_all() if all_queues else self.broker.queues.flush(queue)
             assert left == len(in_flight)
             assert sum(not item.expired(self.time) for item in waiting) <= count <= len(waiting)
             for item in waiting:
@@ -516,7 +524,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def forget_keys(self, queue: str) -> None:
         """Have a queue forget its keys."""
         with self.turn():
-            self.broker.forget_keys(queue)
+            self.broker.keys.forget(queue)
             if any(key.queue == queue for key in self.keys.values()):
                 self.forgotten[queue] = self.next - 1
 
@@ -541,13 +549,13 @@ class BrokerMachine(RuleBasedStateMachine):
             for place, item in enumerate(items):
                 item.queue, item.position = other, first + place
                 self.note(item.number)
-            assert self.broker.move(self.broker.queues[source], self.broker.queue(other), count) == len(items)
+            assert self.broker.lifecycle.move(self.broker.queues[source], self.broker.queues.get_or_create(other), count) == len(items)
 
     @rule(queue=QUEUES, other=QUEUES)
     def replay(self, queue: str, other: str) -> None:
         """Replay a queue's dead letters; they have no key any more."""
         with self.turn():
-            letters = self.broker.dead.some(queue)
+            letters = self.broker.dead_letters.page(queue)
             assert [dead.number for dead in letters] == sorted(n for n, state in self.dead.items() if state[1] == queue)[: len(letters)]
             for dead in letters:
                 number = dead.number
@@ -556,7 +564,7 @@ class BrokerMachine(RuleBasedStateMachine):
                 self.replayed.add(number)
                 self.next += 1
                 self.note(number)
-            self.broker.dead.replay(letters, other)
+            self.broker.lifecycle.replay(letters, other)
 
     @rule(queue=QUEUES, what=st.sampled_from([DELIVERIES, SENDS, DELIVERIES | SENDS]), stop=st.booleans())
     def pause(self, queue: str, what: int, stop: bool) -> None:
@@ -564,10 +572,10 @@ class BrokerMachine(RuleBasedStateMachine):
         with self.turn():
             if stop:
                 self.paused[queue] = self.paused.get(queue, 0) | what
-                self.broker.pause(queue, what)
+                self.broker.queues.pause(queue, what)
             else:
                 self.paused[queue] = self.paused.get(queue, 0) & ~what
-                self.broker.resume(queue, what)
+                self.broker.queues.resume(queue, what)
             self.pauses.setdefault(queue, {0}).add(self.paused[queue])
 
     # Time
@@ -668,7 +676,7 @@ class BrokerMachine(RuleBasedStateMachine):
                 if client.has_room(queue) and not client.choked and not self.paused.get(queue, 0) & DELIVERIES:
                     assert all(item.expired(self.time) for item in self.ready(queue))
             if client.waits_for == "memory":
-                assert self.broker.used >= MEMORY_LIMIT * 0.95
+                assert self.broker.memory.used >= MEMORY_LIMIT * 0.95
             elif client.waits_for == "keys":
                 assert self.broker.keys.count >= MAX_KEYS * 0.95
             elif client.waits_for:
@@ -696,7 +704,7 @@ class BrokerMachine(RuleBasedStateMachine):
                 assert queue.ready_size == sum(item.size for item in items)
             else:
                 exact = False
-            assert queue.ahead_size == sum(message.size for message in queue.ahead)
+            assert queue.prefetched_size == sum(message.size for message in queue.prefetched)
         remembered = [key.key for key in self.keys.values() if self.remembers(key)]
         assert len(remembered) <= self.broker.keys.count <= len(self.keys)
         assert self.broker.keys.count == sum(queue.keys for queue in self.broker.queues.values())
@@ -704,7 +712,7 @@ class BrokerMachine(RuleBasedStateMachine):
             sizes = [item.size for item in self.live.values()]
             sizes += [len(state[-1]) + PROPERTIES_OVERHEAD * self.dead_extras[number] for number, state in self.dead.items()]  # type: ignore[arg-type]
             keys = sum(key_size(len(key.key.encode())) for key in self.keys.values())
-            assert self.broker.used == sum(sizes) + len(sizes) * MESSAGE_OVERHEAD + len(possible) * QUEUE_OVERHEAD + keys
+            assert self.broker.memory.used == sum(sizes) + len(sizes) * MESSAGE_OVERHEAD + len(possible) * QUEUE_OVERHEAD + keys
 
 
 def walk(seed: int, steps: int) -> None:
@@ -766,9 +774,9 @@ class ModelTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         # Small bounds, so that short histories cross them.
-        self.patch(phpmq.broker.queue, "_AHEAD_MESSAGES", 3)
-        self.patch(phpmq.broker.queue, "_AHEAD_BYTES", 400)
-        for module in phpmq.broker.broker, phpmq.broker.dispatch, phpmq.broker.lifetime:
+        self.patch(phpmq.broker.queue, "_PREFETCHED_MESSAGES", 3)
+        self.patch(phpmq.broker.queue, "_PREFETCHED_BYTES", 400)
+        for module in phpmq.broker.broker, phpmq.broker.turn, phpmq.broker.lifecycle:
             self.patch(module, "STEP", 4)
         self.patch(phpmq.broker.keys, "STEP", 3)
         self.patch(phpmq.store.gathered, "_GATHERED", 5)

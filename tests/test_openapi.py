@@ -163,7 +163,7 @@ class DocumentTests(WebTestCase):
                 self.call(404, operation.method, operation.path, *parts, query=_state(operation), value=value)
             self.call(400, operation.method, operation.path, *parts, query="?nonsense=1")
         self.call(503, "POST", f"{queue}/messages", "q", value={"body": ""}) if self.fill() else None
-        self.server.broker.memory_limit = 2**30
+        self.server.broker.memory.limit = 2**30
         id = self.server.send("there", b"x")
         self.patch(reactor, "SLICE", 0.0)
         self.server.service.running = 0
@@ -183,7 +183,7 @@ class DocumentTests(WebTestCase):
 
     def fill(self) -> bool:
         """Let there be no room."""
-        self.server.broker.memory_limit = 1
+        self.server.broker.memory.limit = 1
         return True
 
     def test_internal(self) -> None:

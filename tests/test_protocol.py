@@ -26,7 +26,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from phpmq.broker import Broker
-from phpmq.broker.broker import QUEUE_OVERHEAD
+from phpmq.broker.queues import QUEUE_OVERHEAD
 from phpmq.commands import Versions
 from phpmq.interfaces import IConnection
 from phpmq.message import MESSAGE_OVERHEAD
@@ -363,7 +363,7 @@ class FrameTimeoutTests(ProtocolTestCase):
             peer.says(frame[start : start + 4096])
             self.pass_time(29)
             self.assertFalse(peer.aborted)
-        self.assertEqual(self.broker.received, 1)
+        self.assertEqual(self.broker.lifecycle.received, 1)
         self.pass_time(100)
         self.assertFalse(peer.aborted)
 
@@ -388,11 +388,11 @@ class FrameTimeoutTests(ProtocolTestCase):
             peer.says(stream[start : start + len(self.FRAME) + 1])
             self.pass_time(20, step=10)
         self.assertFalse(peer.aborted)
-        self.assertEqual(self.broker.received, 200)
+        self.assertEqual(self.broker.lifecycle.received, 200)
 
     def test_not_while_it_waits(self) -> None:
         """A sender that is not read from, as memory is full, is not blamed for its unfinished frame: its time starts when there is room."""
-        self.broker.memory_limit = QUEUE_OVERHEAD + 100 + MESSAGE_OVERHEAD
+        self.broker.memory.limit = QUEUE_OVERHEAD + 100 + MESSAGE_OVERHEAD
         peer, consumer = self.connect(), self.connect()
         peer.says(self.FRAME, self.FRAME, self.FRAME[:50])
         self.assertFalse(peer.reading)
@@ -442,7 +442,7 @@ class FlowTests(ProtocolTestCase):
 
     def test_hung_up_unread(self) -> None:
         """A client that hangs up while its send waits for room holds nothing any more: others get that, and its send is carried out."""
-        self.broker.memory_limit = QUEUE_OVERHEAD + 4_000
+        self.broker.memory.limit = QUEUE_OVERHEAD + 4_000
         ours, theirs = socket.socketpair()
         self.addCleanup(ours.close)
         peer, other = self.connect(), self.connect()
@@ -499,7 +499,7 @@ class FlowTests(ProtocolTestCase):
 
     def test_sender_at_the_memory_limit(self) -> None:
         """At the memory limit a sender's transport is paused, and resumed once there is room; its messages are there in order."""
-        self.broker.memory_limit = QUEUE_OVERHEAD + 2 * (100 + MESSAGE_OVERHEAD)
+        self.broker.memory.limit = QUEUE_OVERHEAD + 2 * (100 + MESSAGE_OVERHEAD)
         sender, consumer = self.connect(), self.connect()
         bodies = [b"%0100d" % number for number in range(5)]
         sender.says(*(send("q", body) for body in bodies))
@@ -514,11 +514,11 @@ class FlowTests(ProtocolTestCase):
 
     def test_room_for_a_closing_sender(self) -> None:
         """Room for a sender that the server is closing does not make its transport read again."""
-        self.broker.memory_limit = QUEUE_OVERHEAD + 100 + MESSAGE_OVERHEAD
+        self.broker.memory.limit = QUEUE_OVERHEAD + 100 + MESSAGE_OVERHEAD
         sender = self.connect()
         sender.says(send("q", b"x" * 100), send("q", b"y" * 100))
         sender.protocol.close()
-        self.broker.flush("q")
+        self.broker.queues.flush("q")
         self.broker.dispatch()
         self.assertFalse(sender.reading)
 
@@ -554,7 +554,7 @@ class CloseTimeoutTests(ProtocolTestCase):
         self.assertFalse(peer.closed)
         self.assertTrue(peer.reading)
         peer.says(version02.send(b"x"))
-        self.assertEqual(self.broker.received, 0)
+        self.assertEqual(self.broker.lifecycle.received, 0)
         self.pass_time(CLOSE_TIMEOUT - 1)
         self.assertFalse(peer.aborted)
         self.pass_time(1)
@@ -776,4 +776,4 @@ class TLSTests(ProtocolTestCase):
         self.assertEqual(self.connections.rejected, 1)
         first.client_end.write(send("q", b"x"))
         first.flush()
-        self.assertEqual(self.broker.received, 1)
+        self.assertEqual(self.broker.lifecycle.received, 1)

@@ -27,7 +27,8 @@ from zope.interface.verify import verifyObject
 
 from phpmq import service
 from phpmq.errors import StartError
-from phpmq.service import QueueService, Settings, default_memory_limit
+from phpmq.service import QueueService
+from phpmq.settings import Settings, default_memory_limit
 from tests.doubles import RecordingPeer
 from tests.wire import Delivery, acknowledge, consume, deliveries, send
 
@@ -130,7 +131,7 @@ class QueueServiceTests(Case):
         client.says(consume("news", 10), send("news", b"first"))
         await client.hears(1)
         channel = queue_service.broker.channel(RecordingPeer(queue_service.broker))
-        channel.publish(None, "news", b"second", 0)
+        channel.publish("news", b"second", 0)
         (delivery,) = await client.hears(1)
         self.assertEqual(delivery.content, b"second")
 
@@ -188,12 +189,12 @@ class QueueServiceTests(Case):
         queue_service = self.start()
         channel = queue_service.broker.channel(RecordingPeer(queue_service.broker))
         for _ in range(5000):
-            channel.publish(None, "jobs", b"x", 1)
-        channel.publish(None, "jobs", b"stays", 0)
-        used = queue_service.broker.used
+            channel.publish("jobs", b"x", 1)
+        channel.publish("jobs", b"stays", 0)
+        used = queue_service.broker.memory.used
         while queue_service.broker.queues["jobs"].ready > 1:
             await deferLater(reactor, 0.05)
-        self.assertLess(queue_service.broker.used, used)
+        self.assertLess(queue_service.broker.memory.used, used)
 
     async def test_console(self) -> None:
         """There is a console where the settings say, none otherwise, and it closes with the service."""
@@ -216,7 +217,7 @@ class QueueServiceTests(Case):
         queue_service.setServiceParent(application)
         application.privilegedStartService()
         application.startService()
-        queue_service.broker.channel(RecordingPeer(queue_service.broker)).publish(None, "jobs", b"x", 0)
+        queue_service.broker.channel(RecordingPeer(queue_service.broker)).publish("jobs", b"x", 0)
         stopped: Any = application.stopService()
         await stopped
         self.assertEqual(self.rows(), [("jobs", b"x")])
@@ -301,7 +302,7 @@ class StartErrorTests(Case):
         second = self.make(listen=[])
         self.assertIn("in use", str(self.assertRaises(StartError, second.startService)))
         await second.stopService()
-        first.broker.channel(RecordingPeer(first.broker)).publish(None, "jobs", b"x", 0)
+        first.broker.channel(RecordingPeer(first.broker)).publish("jobs", b"x", 0)
         await first.stopService()
         third = self.start()
         self.assertEqual(third.broker.queues["jobs"].ready, 1)

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from phpmq.broker import SENDS, Broker
-from phpmq.broker.broker import QUEUE_OVERHEAD
+from phpmq.broker.queues import QUEUE_OVERHEAD
 from phpmq.commands import DOCUMENTED, ORIGINAL, Versions
 from phpmq.errors import BadFrame, BadName, TooLarge, Unsupported
 from phpmq.interfaces import IConnection, IPeer
@@ -114,7 +114,7 @@ class ConversationTests(SessionTestCase):
             self.assertRegex(delivery.id.decode(), "^[0-9a-f]{32}$")
         self.assertEqual(self.broker.queues["q"].in_flight, 2)
         consumer.acknowledges(got)
-        self.assertEqual(self.broker.acknowledged_total, 2)
+        self.assertEqual(self.broker.lifecycle.acknowledged, 2)
         self.assertEqual(sender.connection.writes, [])
 
     def test_window(self) -> None:
@@ -135,7 +135,7 @@ class ConversationTests(SessionTestCase):
         client = self.client()
         client.says(consume("q", 10**20 - 1))
         (consumer,) = self.broker.queues["q"].consumers
-        self.assertEqual(consumer.window, self.broker.max_window)
+        self.assertEqual(consumer.window, self.broker.lifecycle.max_window)
 
     def test_enormous_ttl(self) -> None:
         """A ttl of twenty digits is as good as for ever."""
@@ -237,11 +237,11 @@ class RevisionTests(SessionTestCase):
         for first, second in [(o, d) for o in original for d in documented] + [(d, o) for o in original for d in documented]:
             for chunks in [first + second], [first, second]:
                 client = self.client()
-                received = self.broker.received
+                received = self.broker.lifecycle.received
                 for chunk in chunks:
                     client.says(chunk)
                 self.assertIsInstance(client.error, Unsupported)
-                self.assertEqual(self.broker.received - received, int(first[:6] == b"H01001"))
+                self.assertEqual(self.broker.lifecycle.received - received, int(first[:6] == b"H01001"))
 
     def test_contradiction_on_header_alone(self) -> None:
         """A contradiction is seen on the header, before the rest of the frame arrives."""
@@ -275,7 +275,7 @@ class RevisionTests(SessionTestCase):
             consumer.says(consume("q", 1))
             self.assertEqual(self.delivered(consumer), header)
             consumer.session.close()
-            self.broker.flush("q")
+            self.broker.queues.flush("q")
             self.broker.dispatch()
 
     def test_listen_original(self) -> None:
@@ -286,7 +286,7 @@ class RevisionTests(SessionTestCase):
             consumer.says(consume("q", 1))
             self.assertEqual(self.delivered(consumer), b"H0100303")
             consumer.session.close()
-            self.broker.flush("q")
+            self.broker.queues.flush("q")
             self.broker.dispatch()
 
     def test_fixed_at_first_delivery(self) -> None:
@@ -347,7 +347,7 @@ class WrongIdTests(SessionTestCase):
         owner, stranger = self.client(), self.client()
         owner.says(send("q", b"a"), send("q", b"b"), consume("q", 1))
         (held,) = owner.hears()
-        settled = self.broker.acknowledged_total, self.broker.requeued, sum(self.broker.dead.buried.values())
+        settled = self.broker.lifecycle.acknowledged, self.broker.lifecycle.requeued, sum(self.broker.dead_letters.by_reason.values())
         wrong = 0
         for who, queue, message_id in (
             (stranger, "q", held.id),
@@ -361,14 +361,15 @@ class WrongIdTests(SessionTestCase):
             for frame in acknowledge(queue, message_id), requeue(queue, message_id), dead_letter(queue, message_id):
                 who.says(frame)
                 wrong += 1
-        self.assertEqual(self.broker.unknown_ids, wrong)
-        self.assertEqual((self.broker.acknowledged_total, self.broker.requeued, sum(self.broker.dead.buried.values())), settled)
+        self.assertEqual(self.broker.outcomes.unknown_ids, wrong)
+        lifecycle, dead = self.broker.lifecycle, sum(self.broker.dead_letters.by_reason.values())
+        self.assertEqual((lifecycle.acknowledged, lifecycle.requeued, dead), settled)
         self.assertEqual((owner.error, stranger.error), (None, None))
         self.assertEqual((owner.hears(), stranger.hears()), ([], []))
         owner.acknowledges([held])
         self.assertEqual(owner.bodies(), [b"b"])
         owner.acknowledges([held])
-        self.assertEqual((self.broker.unknown_ids, owner.bodies()), (wrong + 1, []))
+        self.assertEqual((self.broker.outcomes.unknown_ids, owner.bodies()), (wrong + 1, []))
 
 
 class BadInputTests(SessionTestCase):
@@ -468,7 +469,7 @@ class OutputTests(SessionTestCase):
     def test_choked(self) -> None:
         """A client whose transport is full gets one portion; what is left waits for others, or for the transport to have room."""
         slow, quick = self.client(), self.client()
-        slow.connection.on_write = lambda data: slow.session.choke()
+        slow.connection.on_write = lambda data: slow.session.pause_output()
         bodies = [b"%05d" % index * 2000 for index in range(100)]
         slow.says(*(send("q", body) for body in bodies), consume("q", 100))
         self.assertEqual(len(slow.connection.writes), 1)
@@ -480,12 +481,12 @@ class OutputTests(SessionTestCase):
         self.assertEqual(quick.bodies(), bodies[len(got) : len(got) + 5])
         rest = bodies[len(got) + 5 :]
         while rest:
-            slow.session.unchoke()
+            slow.session.resume_output()
             self.assertEqual(len(slow.connection.writes), 1)
             more = slow.bodies()
             self.assertEqual(more, rest[: len(more)])
             rest = rest[len(more) :]
-        slow.session.unchoke()
+        slow.session.resume_output()
         self.assertEqual(slow.bodies(), [])
 
     def test_choked_gets_nothing(self) -> None:
@@ -494,23 +495,23 @@ class OutputTests(SessionTestCase):
         client.says(consume("q", 2))
         self.client().says(send("q", b"a"), send("q", b"b"), send("q", b"c"))
         got = client.hears()
-        client.session.choke()
+        client.session.pause_output()
         client.acknowledges(got)
         self.client().says(send("q", b"d"))
         self.assertEqual(client.bodies(), [])
         self.assertEqual(self.waiting("q"), 2)
-        client.session.unchoke()
+        client.session.resume_output()
         self.assertEqual(client.bodies(), [b"c", b"d"])
 
     def test_no_queue_starves(self) -> None:
         """With two full queues and a transport that takes a portion at a time, both advance."""
         client = self.client()
-        client.connection.on_write = lambda data: client.session.choke()
+        client.connection.on_write = lambda data: client.session.pause_output()
         for queue in "a", "b":
             self.client().says(*(send(queue, b"x" * 10_000) for _ in range(200)))
         client.says(consume("a", 1000), consume("b", 1000))
         for _ in range(8):
-            client.session.unchoke()
+            client.session.resume_output()
         counts = [200 - self.waiting(queue) for queue in ("a", "b")]
         self.assertGreater(min(counts), 30)
 
@@ -522,7 +523,7 @@ class MemoryTests(SessionTestCase):
 
     def fill(self, messages: int) -> None:
         """Set the limit to what one queue with so many messages takes."""
-        self.broker.memory_limit = QUEUE_OVERHEAD + messages * (self.BODY + MESSAGE_OVERHEAD)
+        self.broker.memory.limit = QUEUE_OVERHEAD + messages * (self.BODY + MESSAGE_OVERHEAD)
 
     def body(self, number: int) -> bytes:
         """A body that tells its number."""
@@ -535,7 +536,7 @@ class MemoryTests(SessionTestCase):
             numbers += [int(delivery.content) for delivery in got]
             consumer.acknowledges(got)
             self.broker.dispatch()
-            self.assertLessEqual(self.broker.used, self.broker.memory_limit + self.BODY + MESSAGE_OVERHEAD)
+            self.assertLessEqual(self.broker.memory.used, self.broker.memory.limit + self.BODY + MESSAGE_OVERHEAD)
         return numbers
 
     def test_sender_waits(self) -> None:
@@ -574,7 +575,7 @@ class MemoryTests(SessionTestCase):
         consumer.says(consume("q", 1))
         first = consumer.hears()
         consumer.acknowledges(first)
-        self.assertLess(self.broker.used, self.broker.memory_limit)
+        self.assertLess(self.broker.memory.used, self.broker.memory.limit)
         sender.says(send("q", self.body(42)))
         self.assertTrue(sender.session.waiting)
         self.assertEqual([0, *self.drain(consumer)], list(range(43)))
@@ -600,7 +601,7 @@ class MemoryTests(SessionTestCase):
         sender = self.client()
         sender.says(*(send("q", self.body(number)) for number in range(6)))
         woken = self.woken
-        self.broker.flush("q")
+        self.broker.queues.flush("q")
         self.assertGreater(self.woken, woken)
         self.assertTrue(sender.session.waiting)
         self.broker.dispatch()
@@ -640,11 +641,11 @@ class MemoryTests(SessionTestCase):
 
     def test_queue_paused_for_sends(self) -> None:
         """A sender to a queue that is paused for sends waits in the same way."""
-        self.broker.pause("q", SENDS)
+        self.broker.queues.pause("q", SENDS)
         sender = self.client()
         sender.says(send("q", b"a"), send("q", b"b"))
         self.assertFalse(sender.connection.reading)
-        self.broker.resume("q")
+        self.broker.queues.resume("q")
         self.broker.dispatch()
         self.assertTrue(sender.connection.reading)
         self.assertEqual(self.waiting("q"), 2)

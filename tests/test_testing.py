@@ -115,7 +115,7 @@ class FakedTimeTests(SynchronousTestCase):
     def test_interfaces(self) -> None:
         """Its parts provide what they stand for."""
         self.assertTrue(verifyObject(IStreamClientEndpoint, self.server.endpoint))
-        self.assertTrue(verifyObject(IMirror, self.server.broker.receipts.mirror))
+        self.assertTrue(verifyObject(IMirror, self.server.broker.confirms.mirror))
         self.server.client()
         for end in self.server._ends:
             self.assertTrue(verifyObject(ITransport, end))
@@ -139,7 +139,7 @@ class FakedTimeTests(SynchronousTestCase):
         self.server.advance(0.001)
         [delivery] = got
         self.assertEqual((delivery.id, delivery.body, delivery.ttl, delivery.headers), (message_id, b"x", 58.5, {"a": "é"}))
-        self.server.broker.pause("q", 2)
+        self.server.broker.queues.pause("q", 2)
         self.assertRaises(QueueFull, self.server.send, "q", b"x")
 
     def test_views(self) -> None:

@@ -98,7 +98,7 @@ class TurnTests(AdminTestCase):
             self.server.client().subscribe("q", lambda delivery: None, window=8)
         self.server.settle()
         self.send("q", *[b"x"] * 8)
-        first, second = (channel for channel in self.server.broker.channels if "q" in channel.consumers)
+        first, second = (channel for channel in self.server.broker.lifecycle.channels if "q" in channel.consumers)
         self.assertEqual((len(first.unacked), len(second.unacked)), (4, 4))
         listing = self.admin.operators.messages("q", "in_flight", 0, 50, 256)
         for _ in range(3):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from zope.interface.verify import verifyClass
-
 from phpmq.broker import DELIVERIES, SENDS, Broker
 from phpmq.commands import Versions
 from phpmq.frames import (
@@ -23,20 +21,14 @@ from phpmq.frames import (
     USER,
     frame_header,
 )
-from phpmq.interfaces import IPeer
 from phpmq.session import Session
-from phpmq.session.version02 import Version02Peer
 from tests import wire
 from tests.doubles import RecordingConnection
 from tests.version02 import ConversationTestCase, Peer, consume, frame, hello, send
 
 
 class Version02Tests(ConversationTestCase):
-    """L{Version02Peer}, with the real broker and store."""
-
-    def test_interface(self) -> None:
-        """It provides IPeer."""
-        self.assertTrue(verifyClass(IPeer, Version02Peer))
+    """What a session does in version 02, with the real broker and store."""
 
     def test_receipt(self) -> None:
         """A send with a tag is answered with the id that its delivery has."""
@@ -59,7 +51,7 @@ class Version02Tests(ConversationTestCase):
     def test_no_tag(self) -> None:
         """Without a tag nothing is answered."""
         self.assertEqual(self.peer.says(send(b"x"), consume(0), frame(4, (ID, b"none"))), [])
-        self.assertEqual((self.broker.received, self.broker.unknown_ids), (1, 1))
+        self.assertEqual((self.broker.lifecycle.received, self.broker.outcomes.unknown_ids), (1, 1))
 
     def test_settle(self) -> None:
         """Acknowledge, re-queue, dead letter and touch are answered; of an unknown id with C{unknown-id}."""
@@ -96,10 +88,10 @@ class Version02Tests(ConversationTestCase):
         """A send with a tag that cannot be done is refused, and the conversation goes on; without one it waits."""
         [(_, contents)] = self.peer.says(send(b"x", (TAG, b"1"), queue=b"\n"))
         self.assertEqual((contents[0], contents[2]), (b"bad-name", b"1"))
-        self.broker.pause("q", SENDS)
+        self.broker.queues.pause("q", SENDS)
         [(_, contents)] = self.peer.says(send(b"x", (TAG, b"2")))
         self.assertEqual((contents[0], contents[2]), (b"queue-full", b"2"))
-        self.broker.memory_limit = 0
+        self.broker.memory.limit = 0
         [(_, contents)] = self.peer.says(send(b"x", (TAG, b"3")))
         self.assertEqual((contents[0], contents[2]), (b"memory-full", b"3"))
         self.assertEqual(self.peer.says(send(b"y")), [])
@@ -123,10 +115,10 @@ class Version02Tests(ConversationTestCase):
 
     def test_headers(self) -> None:
         """Headers come back as they were sent, also from the store."""
-        self.broker.pause("q", DELIVERIES)
+        self.broker.queues.pause("q", DELIVERIES)
         self.peer.says(send(b"x", (HEADERS, b'{"a": "b"}')), consume(1))
         self.store.write()
-        self.broker.resume("q")
+        self.broker.queues.resume("q")
         self.broker.dispatch()
         [(_, delivery)] = self.peer.hears()
         self.assertEqual(delivery[5], b'{"a": "b"}')
@@ -134,16 +126,16 @@ class Version02Tests(ConversationTestCase):
     def test_slow_reader(self) -> None:
         """A client that does not read its receipts is not read either."""
         self.peer.says(send(b"x", (TAG, b"1")))
-        self.peer.session.choke()
+        self.peer.session.pause_output()
         self.assertFalse(self.peer.connection.reading)
-        self.peer.session.unchoke()
+        self.peer.session.resume_output()
         self.assertTrue(self.peer.connection.reading)
 
     def test_fatal_is_the_end(self) -> None:
         """Nothing is carried out of what came behind a request that ended the conversation."""
         answers = self.peer.says(send(b"x", (LEVEL, b"synced")), send(b"y"), consume(1), send(b"z", (TAG, b"1")))
         self.assertEqual([(name, contents[0], contents[2]) for name, contents in answers], [("refused", b"not-allowed", None)])
-        self.assertEqual((self.broker.received, self.broker.queues), (0, {}))
+        self.assertEqual((self.broker.lifecycle.received, self.broker.queues), (0, {}))
 
     def test_first_frame(self) -> None:
         """A client whose very first frame is bad is told so, if it is of version 02."""
@@ -215,7 +207,7 @@ class Version02Tests(ConversationTestCase):
         self.peer.says(frame(9, (ID, message_id)), frame(5, (ID, message_id), (TTL, largest), (DELAY, largest)))
         self.store.write()
         again = Broker(self.store, lambda: self.now)
-        self.assertEqual((again.queues["q"].delayed, again.used), (2, self.broker.used))
+        self.assertEqual((again.queues["q"].delayed, again.memory.used), (2, self.broker.memory.used))
 
     def test_bad_headers(self) -> None:
         """Headers are a JSON object of strings, in UTF-8, or empty."""

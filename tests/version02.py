@@ -102,6 +102,6 @@ class ConversationTestCase(SynchronousTestCase):
     def mirrored(self) -> FileMirror:
         """Give the broker a mirror."""
         mirror = FileMirror(self.store)
-        mirror.synced = self.broker.receipts.synced
-        self.broker.receipts.mirror = mirror  # type: ignore[assignment]
+        mirror.synced = self.broker.synced
+        self.broker.confirms.mirror = mirror  # type: ignore[assignment]
         return mirror

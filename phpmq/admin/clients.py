@@ -49,7 +49,7 @@ class Clients:
             client.number,
             client.peer,
             client.listener,
-            "" if session is None else session.language,
+            "" if session is None else session.protocol_version,
             None,
             round(self._connections.seconds() - client.since, 3),
             sum(consumer.in_flight for consumer in consuming),
@@ -77,7 +77,7 @@ def _matcher(filter: str) -> Callable[[QueueProtocol], bool]:
     matches = matcher(filter)
 
     def is_meant(client: QueueProtocol) -> bool:
-        protocol = "" if client.session is None else client.session.language
+        protocol = "" if client.session is None else client.session.protocol_version
         return any(matches(text) for text in (client.peer, client.listener, protocol))
 
     return is_meant

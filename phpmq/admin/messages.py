@@ -243,7 +243,10 @@ class OneShotSend:
     def superseded(self) -> None:
         """It is no producer; see L{IPeer}."""
 
-    def room(self) -> None:
+    def blocked(self) -> None:
+        """It has a tag, so that its send is refused instead; see L{IPeer}."""
+
+    def unblocked(self) -> None:
         """It does not wait; see L{IPeer}."""
 
     def flush(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from zope.interface import implementer
 
 from phpmq.broker.broker import Broker
+from phpmq.broker.lifecycle import state_of
 from phpmq.broker.queue import DELIVERIES, SENDS, Consumer, Queue
 from phpmq.durations import Durations
 from phpmq.errors import BadSetting, NoSuchMessage, NoSuchQueue
@@ -56,13 +57,6 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def state_of(message: Message) -> str:
-    """The state of a message that is not dead."""
-    if message.consumer is not None:
-        return "in_flight"
-    return "delayed" if message.position < 0 else "ready"
-
-
 def moment(milliseconds: int) -> str:
     """A time of the store as ISO 8601 in UTC; the last that there is for what never comes."""
     seconds = min(milliseconds, _LAST_MOMENT) / 1000
@@ -96,7 +90,7 @@ class LocalOperators:
             "ready": lambda queue: queue.ready,
             "in_flight": lambda queue: queue.in_flight,
             "messages": lambda queue: queue.ready + queue.delayed + queue.in_flight,
-            "dead": lambda queue: broker.dead.count(queue.name),
+            "dead": lambda queue: broker.dead_letters.count_of(queue.name),
             "bytes": lambda queue: queue.ready_size,
             "age": self._age,
         }
@@ -106,86 +100,86 @@ class LocalOperators:
     @property
     def waits(self) -> Durations:
         """See L{IOperators}."""
-        return self._broker.waits
+        return self._broker.lifecycle.waits
 
     def now(self) -> int:
         """The time; see L{IOperators}."""
-        self._broker.enter()
-        return self._broker.now
+        self._broker.turn.enter()
+        return self._broker.turn.now
 
     def totals(self) -> ServerTotals:
         """Counters; see L{IOperators}."""
-        broker = self._broker
+        broker, lifecycle = self._broker, self._broker.lifecycle
         return ServerTotals(
-            received=broker.received,
-            delivered=broker.delivered,
-            redelivered=broker.redelivered,
-            acknowledged=broker.acknowledged_total,
-            requeued=broker.requeued,
-            expired=broker.expired,
-            dropped=broker.dropped,
-            flushed=broker.flushed,
-            dead_lettered=sum(broker.dead.buried.values()),
-            duplicates=broker.duplicates,
-            unknown_ids=broker.unknown_ids,
+            received=lifecycle.received,
+            delivered=lifecycle.delivered,
+            redelivered=lifecycle.redelivered,
+            acknowledged=lifecycle.acknowledged,
+            requeued=lifecycle.requeued,
+            expired=lifecycle.expired,
+            dropped=lifecycle.dropped,
+            flushed=broker.queues.flushed,
+            dead_lettered=sum(broker.dead_letters.by_reason.values()),
+            duplicates=broker.outcomes.duplicates,
+            unknown_ids=broker.outcomes.unknown_ids,
         )
 
     def dead_lettered(self) -> Mapping[str, int]:
         """Dead letters by reason; see L{IOperators}."""
-        return dict(self._broker.dead.buried)
+        return dict(self._broker.dead_letters.by_reason)
 
     def refused(self) -> Mapping[str, int]:
         """Refused sends by code; see L{IOperators}."""
-        return dict(self._broker.refused)
+        return dict(self._broker.outcomes.refused)
 
     def gauges(self) -> Mapping[str, int]:
         """What is there now; see L{IOperators}."""
         broker = self._broker
         return {
             "queues": len(broker.queues),
-            "memory_used": broker.used,
-            "memory_limit": broker.memory_limit,
-            "senders_waiting": broker.room.waiting,
-            "receipts_waiting": broker.receipts.unconfirmed,
+            "memory_used": broker.memory.used,
+            "memory_limit": broker.memory.limit,
+            "senders_waiting": broker.memory.blocked,
+            "receipts_waiting": broker.confirms.unconfirmed,
             "keys": broker.keys.count,
             "keys_limit": broker.keys.limit,
             "producers": len(broker.producers.by_name),
             "producer_timeout": broker.producers.timeout,
-            "unconfirmed_limit": broker.receipts.limit,
-            "window_limit": broker.max_window,
+            "unconfirmed_limit": broker.confirms.limit,
+            "window_limit": broker.lifecycle.max_window,
         }
 
     def alarms(self) -> Mapping[str, str]:
         """What is wrong; see L{IOperators}."""
-        full = self._broker.used >= self._broker.memory_limit
+        full = self._broker.memory.used >= self._broker.memory.limit
         return {"memory": "the memory limit is reached" if full else "", "keys": self._broker.keys.alarm}
 
     def sums(self) -> tuple[ServerMessages, int]:
         """Messages by state, and consumers; see L{IOperators}."""
         ready = delayed = in_flight = size = consumers = 0
-        for queue in self._broker.queues.values():
-            ready += queue.behind + len(queue.ahead)
+        for queue in self._broker.queues.by_name.values():
+            ready += queue.unread + len(queue.prefetched)
             delayed += queue.delayed
             in_flight += queue.in_flight
             size += queue.ready_size
             consumers += len(queue.consumers)
-        return ServerMessages(ready, delayed, in_flight, self._broker.dead.all, size), consumers
+        return ServerMessages(ready, delayed, in_flight, self._broker.dead_letters.count, size), consumers
 
     # Queues
 
     def _queue(self, name: str) -> Queue:
-        queue = self._broker.queues.get(name)
+        queue = self._broker.queues.by_name.get(name)
         if queue is None:
             raise NoSuchQueue(f"there is no queue {name!r}")
         return queue
 
     def names(self) -> list[str]:
         """The queues' names; see L{IOperators}."""
-        return list(self._broker.queues)
+        return list(self._broker.queues.by_name)
 
     def rank(self, name: str, by: str) -> float:
         """What queues are sorted by; see L{IOperators}."""
-        queue = self._broker.queues.get(name)
+        queue = self._broker.queues.by_name.get(name)
         return 0 if queue is None else self._sorts[by](queue)
 
     def numbers(self, name: str) -> QueueNumbers:
@@ -199,7 +193,7 @@ class LocalOperators:
             queue.ready,
             queue.delayed,
             queue.in_flight,
-            self._broker.dead.count(queue.name),
+            self._broker.dead_letters.count_of(queue.name),
             queue.ready_size,
             queue.keys,
             len(queue.consumers),
@@ -212,61 +206,61 @@ class LocalOperators:
         )
 
     def _oldest(self, queue: Queue) -> int | None:
-        if queue.ahead:
-            return queue.ahead[0].accepted
-        if not queue.behind:
+        if queue.prefetched:
+            return queue.prefetched[0].accepted
+        if not queue.unread:
             return None
         (oldest,) = self._store.peek(queue, queue.cursor, 1, 0)
         return oldest.accepted
 
     def _age(self, queue: Queue) -> float:
         oldest = self._oldest(queue)
-        return 0 if oldest is None else max(0, self._broker.now - oldest)
+        return 0 if oldest is None else max(0, self._broker.turn.now - oldest)
 
     def counters(self, name: str) -> tuple[int, tuple[int, int, int]] | None:
         """Counters of a queue; see L{IOperators}."""
-        queue = self._broker.queues.get(name)
+        queue = self._broker.queues.by_name.get(name)
         return None if queue is None else (queue.number, (queue.received, queue.delivered, queue.acknowledged))
 
-    def consumers(self, name: str) -> list[tuple[IChannel, int, int, float]]:
+    def consumers(self, name: str) -> list[tuple[object, int, int, float]]:
         """Who consumes a queue; see L{IOperators}."""
         return [(one.channel, one.window, one.held, one.lease / 1000) for one in self._queue(name).consumers]
 
     def consuming(self, channel: IChannel) -> tuple[ClientConsumer, ...]:
         """What a channel consumes; see L{IOperators}."""
-        consumers: Mapping[str, Consumer] = channel.consumers  # type: ignore[attr-defined]  # it is one of the broker's
+        consumers: Mapping[str, Consumer] = channel.consumers
         return tuple(ClientConsumer(name, one.window, one.held, one.lease / 1000) for name, one in consumers.items())
 
     def configure(self, name: str, changes: Mapping[str, Any]) -> QueueNumbers:
         """Change settings; see L{IOperators}."""
-        queue = self._broker.queues.get(name)
+        queue = self._broker.queues.by_name.get(name)
         changed = (DEFAULT_SETTINGS if queue is None else queue.settings).changed(changes)
         return self._numbers(self._broker.configure(name, changed))
 
     def pause(self, name: str, what: str) -> QueueNumbers:
         """Stop deliveries or sends; see L{IOperators}."""
-        self._broker.pause(name, _paused(what))
+        self._broker.queues.pause(name, _paused(what))
         return self.numbers(name)
 
     def resume(self, name: str, what: str) -> QueueNumbers:
         """Undo a pause; see L{IOperators}."""
         queue = self._queue(name)
-        self._broker.resume(name, _paused(what))
+        self._broker.queues.resume(name, _paused(what))
         return self._numbers(queue)
 
     def flush(self, name: str) -> FlushResult:
         """Remove what waits; see L{IOperators}."""
         self._queue(name)
-        return FlushResult(name, *self._broker.flush(name))
+        return FlushResult(name, *self._broker.queues.flush(name))
 
     def delete_queue(self, name: str) -> Steps[DeleteResult]:
         """Flush a queue and forget all about it; see L{IOperators}."""
         dead = yield from self.delete_dead(name)
         broker = self._broker
-        removed, in_flight = broker.flush(name)
-        broker.forget_keys(name)
+        removed, in_flight = broker.queues.flush(name)
+        broker.keys.forget(name)
         if name in broker.queues:
-            broker.resume(name)
+            broker.queues.resume(name)
         if name in broker.queues:
             broker.configure(name, DEFAULT_SETTINGS)
         return DeleteResult(name, removed, in_flight, dead)
@@ -275,10 +269,10 @@ class LocalOperators:
 
     def messages(self, name: str, state: str, after: int, limit: int, preview: int) -> Steps[Page]:
         """A page of messages; see L{IOperators}."""
-        self._broker.enter()
+        self._broker.turn.enter()
         if state == "dead":
             self._check_known(name)
-            dead, more = _some(self._broker.dead.some(name, after, limit + 1, preview=preview, size=PAGE_BYTES), limit, preview)
+            dead, more = _some(self._broker.dead_letters.page(name, after, limit + 1, preview=preview, size=PAGE_BYTES), limit, preview)
             yield
             letters = yield from steps_of(lambda one: self._dead_letter(one, preview), dead, _MADE)
             return Page(letters, str(dead[-1].number) if more else None)
@@ -297,9 +291,9 @@ class LocalOperators:
         return Page(items, place)
 
     def _ready(self, queue: Queue, start: int, count: int, preview: int) -> list[Message]:
-        place = bisect_right(queue.ahead, start, key=_position)
-        ahead = list(islice(queue.ahead, place, place + count))
-        if len(ahead) < count and queue.behind:
+        place = bisect_right(queue.prefetched, start, key=_position)
+        ahead = list(islice(queue.prefetched, place, place + count))
+        if len(ahead) < count and queue.unread:
             ahead += self._store.peek(queue, max(start, queue.cursor), count - len(ahead), preview, size=PAGE_BYTES)
         return ahead
 
@@ -314,7 +308,7 @@ class LocalOperators:
         def is_meant(message: Message) -> bool:
             return message.queue is queue and message.consumer is not None and start < message.position <= last
 
-        for channel in [channel for channel in self._broker.channels if queue.name in channel.consumers]:
+        for channel in [channel for channel in self._broker.lifecycle.channels if queue.name in channel.consumers]:
             held = list(channel.unacked.values())
             for place in range(0, len(held), _LOOK):
                 found = filter(is_meant, chain(first, held[place : place + _LOOK]))
@@ -340,20 +334,20 @@ class LocalOperators:
 
     def message(self, name: str, id: str, preview: int) -> tuple[MessageStatus | DeadLetterStatus, bytes]:
         """One message; see L{IOperators}."""
-        self._broker.enter()
+        self._broker.turn.enter()
         number = self._number(id)
-        if (dead := self._broker.dead.find(name, number)) is not None:
+        if (dead := self._broker.dead_letters.find(name, number)) is not None:
             return self._dead_letter(dead, preview), dead.body
-        queue = self._broker.queues.get(name)
+        queue = self._broker.queues.by_name.get(name)
         message = None if queue is None else self._store.get(queue, number)
         if queue is None or message is None or abs(message.position) <= queue.flushed_to:
             raise NoSuchMessage(f"there is no message {id!r} in the queue {name!r}")
         key = id.encode("ascii")
-        held = next((channel.unacked[key] for channel in self._broker.channels if key in channel.unacked), message)
+        held = next((channel.unacked[key] for channel in self._broker.lifecycle.channels if key in channel.unacked), message)
         return self._message(held, preview), held.body
 
     def _number(self, id: str) -> int:
-        prefix = self._broker.message_id(0)[:16].decode("ascii")
+        prefix = self._broker.lifecycle.message_id(0)[:16].decode("ascii")
         if not re.fullmatch(r"[0-9a-f]{32}", id) or not id.startswith(prefix):
             raise NoSuchMessage(f"there is no message {id!r}")
         return int(id[16:], 16)
@@ -362,8 +356,8 @@ class LocalOperators:
         properties = message.properties
         size, body = message.size - (0 if properties is None else properties.size), message.body[:preview]
         return MessageStatus(
-            self._broker.message_id(message.number).decode("ascii"),
-            state_of(message),  # type: ignore[arg-type]
+            self._broker.lifecycle.message_id(message.number).decode("ascii"),
+            state_of(message).value,  # type: ignore[arg-type]  # it is not dead
             message.attempts,
             moment(message.accepted),
             moment(message.expires) if message.expires else None,
@@ -378,7 +372,7 @@ class LocalOperators:
     def _dead_letter(self, dead: DeadMessage, preview: int) -> DeadLetterStatus:
         body = dead.body[:preview]
         return DeadLetterStatus(
-            self._broker.message_id(dead.number).decode("ascii"),
+            self._broker.lifecycle.message_id(dead.number).decode("ascii"),
             "dead",
             dead.reason,
             dead.text,
@@ -393,43 +387,43 @@ class LocalOperators:
 
     def move(self, source: str, target: str, count: int | None) -> Steps[int]:
         """Move ready messages; see L{IOperators}."""
-        broker = self._broker
+        broker, queues = self._broker, self._broker.queues
         ready = self._queue(source).ready
         left = ready if count is None else count
         # What comes meanwhile is not meant: two who move to and fro would never end.
-        last = broker.tail
-        broker.queue(target)
+        last = queues.tail
+        queues.get_or_create(target)
         moved = 0
-        while left > moved and (queue := broker.queues.get(source)) is not None:
+        while left > moved and (queue := queues.by_name.get(source)) is not None:
             broker.begin()
-            step = broker.move(queue, broker.queue(target), left - moved, last)
+            step = broker.lifecycle.move(queue, queues.get_or_create(target), left - moved, last)
             broker.end()
             if not step:
                 break
             moved += step
             yield True
-        broker.forget_if_unused(broker.queue(target))
+        queues.forget_if_unused(queues.get_or_create(target))
         return moved
 
     # Dead letters
 
     def _check_known(self, name: str) -> None:
         """Queues that are gone are known by their dead letters."""
-        if not self._broker.dead.count(name):
+        if not self._broker.dead_letters.count_of(name):
             self._queue(name)
 
     def dead_totals(self) -> Mapping[str, tuple[int, int]]:
         """Dead letters by queue; see L{IOperators}."""
-        return self._broker.dead.totals
+        return self._broker.dead_letters.totals
 
     def replay(self, name: str, target: str, ids: Iterable[str] | None, reason: str | None, count: int | None) -> Steps[int]:
         """Requeue dead letters; see L{IOperators}."""
         check_name(target)
-        return (yield from self._each_dead(lambda letters: self._broker.dead.replay(letters, target), None, name, ids, reason, count))
+        return (yield from self._each_dead(lambda letters: self._broker.lifecycle.replay(letters, target), None, name, ids, reason, count))
 
     def delete_dead(self, name: str, ids: Iterable[str] | None = None, reason: str | None = None, count: int | None = None) -> Steps[int]:
         """Delete dead letters; see L{IOperators}."""
-        return (yield from self._each_dead(self._broker.dead.delete, 0, name, ids, reason, count))
+        return (yield from self._each_dead(self._broker.lifecycle.delete, 0, name, ids, reason, count))
 
     def _each_dead(
         self,
@@ -460,9 +454,9 @@ class LocalOperators:
 
     def _some_dead(self, preview: int | None, name: str, reason: str | None, count: int | None) -> Iterator[list[DeadMessage]]:
         """Dead letters of a queue, the oldest first, a part at a time; those that die meanwhile are not meant."""
-        left, after, latest = 2**63 if count is None else count, 0, self._broker.latest
+        left, after, latest = 2**63 if count is None else count, 0, self._store.latest
         while left > 0:
-            letters = self._broker.dead.some(name, after, min(_LETTERS, left), reason, preview, _LETTERS_BYTES)
+            letters = self._broker.dead_letters.page(name, after, min(_LETTERS, left), reason, preview, _LETTERS_BYTES)
             letters = [dead for dead in letters if dead.number <= latest]
             if not letters:
                 break
@@ -471,7 +465,7 @@ class LocalOperators:
 
     def _named_dead(self, preview: int | None, name: str, ids: Iterable[str]) -> Iterator[list[DeadMessage]]:
         """Those of these ids, one at a time, if they are all there; one may have been dealt with meanwhile."""
-        ids, find = list(dict.fromkeys(ids)), self._broker.dead.find
+        ids, find = list(dict.fromkeys(ids)), self._broker.dead_letters.find
         for id in ids:
             if find(name, self._number(id), 0) is None:
                 raise NoSuchMessage(f"there is no dead letter {id!r} of the queue {name!r}")

@@ -137,7 +137,7 @@ class QueueProtocol(Protocol):
         transport.pauseProducing()
         self._connections.unread.add(self)
 
-    def go_on_reading(self) -> None:
+    def resume_reading(self) -> None:
         """See L{IConnection}."""
         self._connections.unread.discard(self)
         if self._session is not None and not (self._closing or self._leaving):
@@ -193,13 +193,13 @@ class QueueProtocol(Protocol):
         if self._session is not None:
             seconds = self._connections.write_timeout + self._written / _SLOWEST_READER
             self._connections.expect(self, "write", seconds)
-            self._session.choke()
+            self._session.pause_output()
 
     def resumeProducing(self) -> None:
         """The client took what it was sent."""
         if self._session is not None:
             self._connections.met(self, "write")
-            self._session.unchoke()
+            self._session.resume_output()
 
     def stopProducing(self) -> None:
         """The connection is going; see L{connectionLost}."""

@@ -55,8 +55,8 @@ def carry(count: int) -> None:
         connection.writes.clear()
         consumer.receive(b"".join([begin + delivery[:32] for delivery in deliveries]))
         now[0] += 1
-    if broker.acknowledged_total != count:
-        raise AssertionError(f"{broker.acknowledged_total} of {count} came through")
+    if broker.lifecycle.acknowledged != count:
+        raise AssertionError(f"{broker.lifecycle.acknowledged} of {count} came through")
     store.close()
 
 

@@ -10,9 +10,10 @@ from phpmq.admin.admin import Admin
 from phpmq.admin.console import answers
 from phpmq.admin.console.language import Answer, BadCommand, Call, Command, Terminal, find
 from phpmq.admin.console.monitor import View
-from phpmq.admin.console.text import Heading, several, table
+from phpmq.admin.console.text import Heading, table
 from phpmq.errors import NoSuchClient
 from phpmq.results import as_json
+from phpmq.text import plural
 
 # So many messages, dead letters, queues, clients and consumers are listed at most; a body is shown up to so many bytes, in lists and alone.
 _MESSAGES, _DEAD, _QUEUES, _CLIENTS, _CONSUMERS = 10, 50, 200, 200, 200
@@ -56,12 +57,12 @@ async def _show(terminal: Terminal, call: Call) -> Answer:
     more = queue["in_flight"] + queue["ready"] + queue["delayed"] - len(found)
     lines = [*answers.queue(queue), *_block(_consumers(queue["consuming"])), *_block(answers.settings(queue["settings"]))]
     lines += _block(answers.messages(found, _now(admin)) if found else [])
-    return Answer([*lines, *([f"and {several(more, 'more message')}"] if more > 0 else [])], {**queue, "messages": found})
+    return Answer([*lines, *([f"and {plural(more, 'more message')}"] if more > 0 else [])], {**queue, "messages": found})
 
 
 def _consumers(consuming: list[dict[str, Any]]) -> list[str]:
     more = len(consuming) - _CONSUMERS
-    return [*answers.consumers(consuming[:_CONSUMERS]), *([f"and {several(more, 'more consumer')}"] if more > 0 else [])]
+    return [*answers.consumers(consuming[:_CONSUMERS]), *([f"and {plural(more, 'more consumer')}"] if more > 0 else [])]
 
 
 def _block(lines: list[str]) -> list[str]:
@@ -83,7 +84,7 @@ async def _search(terminal: Terminal, call: Call) -> Answer:
 
 def _flush(terminal: Terminal, call: Call) -> Answer:
     done = as_json(terminal.admin.queues.flush(call.words[0]))
-    return Answer([f"{several(done['removed'], 'message')} removed from {answers.name(done['queue'])}{_left(done)}"], done)
+    return Answer([f"{plural(done['removed'], 'message')} removed from {answers.name(done['queue'])}{_left(done)}"], done)
 
 
 def _left(done: dict[str, Any]) -> str:
@@ -93,10 +94,10 @@ def _left(done: dict[str, Any]) -> str:
 async def _flush_all(terminal: Terminal, call: Call) -> Answer:
     if call.words != ["yes"]:
         messages = as_json(terminal.admin.status())["messages"]
-        waiting = several(messages["ready"] + messages["delayed"], "message")
+        waiting = plural(messages["ready"] + messages["delayed"], "message")
         raise BadCommand(f"this removes all that waits, {waiting} now; if that is what you want, type: flushall yes")
     done = as_json(await terminal.admin.queues.flush_all())
-    return Answer([f"{several(done['removed'], 'message')} removed from {several(done['queues'], 'queue')}{_left(done)}"], done)
+    return Answer([f"{plural(done['removed'], 'message')} removed from {plural(done['queues'], 'queue')}{_left(done)}"], done)
 
 
 def _pause(terminal: Terminal, call: Call) -> Answer:
@@ -128,7 +129,7 @@ async def _dead(terminal: Terminal, call: Call) -> Answer:
 async def _replay(terminal: Terminal, call: Call) -> Answer:
     name, *target = call.words
     done = as_json(await terminal.admin.dead_letters.replay(name, target[0] if target else None))
-    return Answer([f"{several(done['replayed'], 'dead letter')} of {answers.name(name)} replayed to {answers.name(done['target'])}"], done)
+    return Answer([f"{plural(done['replayed'], 'dead letter')} of {answers.name(name)} replayed to {answers.name(done['target'])}"], done)
 
 
 async def _clients(terminal: Terminal, call: Call) -> Answer:
@@ -141,14 +142,14 @@ def _disconnect(terminal: Terminal, call: Call) -> Answer:
     if not re.fullmatch(r"\d{1,18}", call.words[0], re.ASCII):
         raise NoSuchClient(f"a client has a number, not {call.words[0]!r}")
     client = as_json(terminal.admin.clients.disconnect(int(call.words[0])))
-    returned = several(client["in_flight"], "message")
+    returned = plural(client["in_flight"], "message")
     return Answer([f"client {client['id']} ({client['address']}) disconnected; {returned} in flight given back"], client)
 
 
 async def _move(terminal: Terminal, call: Call) -> Answer:
     source, target = call.words
     done = as_json(await terminal.admin.messages.move(source, target))
-    return Answer([f"{several(done['moved'], 'message')} moved from {answers.name(source)} to {answers.name(target)}"], done)
+    return Answer([f"{plural(done['moved'], 'message')} moved from {answers.name(source)} to {answers.name(target)}"], done)
 
 
 def _settings(terminal: Terminal, call: Call) -> Answer:

@@ -14,7 +14,8 @@ from phpmq.cli.admin.several import each, in_json, there
 from phpmq.cli.admin.words import lease, paused, rates_of, states, totals
 from phpmq.cli.exits import Exit
 from phpmq.cli.options import ParamType, QueueName, Seconds, want_verb
-from phpmq.cli.output import counted, json_line, size, span, table, visible
+from phpmq.cli.output import json_line, table
+from phpmq.text import format_duration, format_size, plural, terminal_safe
 
 if TYPE_CHECKING:
     from phpmq.cli.admin.api import Api
@@ -78,7 +79,7 @@ def _facts(queue: Mapping[str, Any]) -> str:
     lines = [
         f"queue     {queue['name']}",
         f"messages  {states(queue)}",
-        f"waiting   {size(queue['bytes'])}" + ("" if age is None else f", the next message for {span(age)}"),
+        f"waiting   {format_size(queue['bytes'])}" + ("" if age is None else f", the next message for {format_duration(age)}"),
         f"rates     {rates_of(queue['rates'])}",
         f"totals    {totals(queue['totals'])}",
         *([f"PAUSED    {stopped}: phpmq resume goes on"] if stopped else []),
@@ -87,7 +88,7 @@ def _facts(queue: Mapping[str, Any]) -> str:
         (str(one["client"] or "the server"), f"{one['in_flight']:,}", f"{one['window']:,}", lease(one["lease_seconds"]))
         for one in queue["consuming"]
     ]
-    text = "".join(f"{visible(line)}\n" for line in lines)
+    text = "".join(f"{terminal_safe(line)}\n" for line in lines)
     if consumers:
         text += "\n" + table(("CONSUMER", "IN FLIGHT", "WINDOW", "LEASE"), consumers)
     return f"{text}\n{_settings(queue['settings'])}"
@@ -161,8 +162,8 @@ async def delete_question(api: Api, names: tuple[str, ...]) -> str:
     for name in names:
         if (found := await there(api.get(f"delete {name}", "queues", name, wants=("ready", "delayed", "dead")))) is not None:
             waiting, dead = waiting + found["ready"] + found["delayed"], dead + found["dead"]
-    which = names[0] if len(names) == 1 else counted(len(names), "queue")
-    return f"Delete {which} with {counted(waiting)} and {counted(dead, 'dead letter')}?"
+    which = names[0] if len(names) == 1 else plural(len(names), "queue")
+    return f"Delete {which} with {plural(waiting)} and {plural(dead, 'dead letter')}?"
 
 
 async def delete_queues(api: Api, output: Output, names: tuple[str, ...], as_json: bool) -> int:
@@ -171,7 +172,7 @@ async def delete_queues(api: Api, output: Output, names: tuple[str, ...], as_jso
     async def remove(name: str) -> None:
         done = await api.delete(f"delete {name}", "queues", name, wants=("removed", "in_flight", "dead"))
         left = f"; {done['in_flight']:,} in flight left to their consumers" if done["in_flight"] else ""
-        line = f"{name}: deleted with {counted(done['removed'])} and {counted(done['dead'], 'dead letter')}{left}"
-        output.put(json_line(done) if as_json else f"{visible(line)}\n".encode())
+        line = f"{name}: deleted with {plural(done['removed'])} and {plural(done['dead'], 'dead letter')}{left}"
+        output.put(json_line(done) if as_json else f"{terminal_safe(line)}\n".encode())
 
     return await each(names, remove, in_json(output, as_json))

@@ -1,43 +1,51 @@
-"""Receipts that wait for the file."""
+"""Receipts (publisher confirms) that wait for the mirror file."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from phpmq.broker.memory import Memory
+from phpmq.broker.turn import Turn, Writer
 from phpmq.errors import DiskFailing, NotAllowed
 from phpmq.interfaces import IMirror, IStore
 
-if TYPE_CHECKING:
-    from phpmq.broker.broker import Broker
-    from phpmq.broker.channel import Channel
+
+class Publisher(Writer, Protocol):
+    """A channel: what waits for receipts."""
+
+    unconfirmed: list[tuple[int, bytes, bytes, bool]]
+
+    def answer(self, tag: bytes | None, message_id: bytes, duplicate: bool) -> None:
+        """Give a receipt now."""
 
 
-class Receipts:
+class Confirms:
     """
-    The receipts of synced sends, which are given once the file has all that was accepted before.
+    The receipts of synced sends, which are given once the mirror file has all that was accepted before.
 
-    @ivar mirror: who copies the store to the file; None without one
-    @ivar limit: how many may wait on one client's channel; its next synced send has to L{hold_up}
-    @ivar held_up: how many sends had to
+    @ivar mirror: what copies the store to the file; None without one
+    @ivar limit: how many may wait on one client's channel; its next synced send is blocked
+    @ivar blocked: how many sends were
     """
 
-    def __init__(self, broker: Broker, store: IStore, limit: int) -> None:
-        self._broker = broker
+    def __init__(self, turn: Turn, memory: Memory, store: IStore, limit: int) -> None:
+        self._turn = turn
+        self._memory = memory
         self._store = store
         self.mirror: IMirror | None = None
         self.limit = limit
-        self.held_up = 0
+        self.blocked = 0
         # Those with unconfirmed sends.
-        self._channels: dict[Channel, None] = {}
+        self._channels: dict[Publisher, None] = {}
 
     @property
     def unconfirmed(self) -> int:
-        """How many wait."""
+        """How many receipts wait."""
         return sum(len(channel.unconfirmed) for channel in self._channels)
 
     def check(self) -> None:
         """
-        Whether a message can get on a disk.
+        Make sure that a message can be synced.
 
         @raise NotAllowed: the server keeps no file
         @raise DiskFailing: the file cannot be written now
@@ -47,12 +55,12 @@ class Receipts:
         if self.mirror.failing:
             raise DiskFailing("the store's file cannot be written")
 
-    def hold_up(self, channel: Channel) -> None:
-        """A send waits for earlier ones: tell the channel's peer that there is room once there are receipts for it."""
-        self.held_up += 1
-        self._broker.room.wait(channel)
+    def block(self, channel: Publisher) -> None:
+        """Block a channel's sends until it gets a receipt."""
+        self.blocked += 1
+        self._memory.block(channel)
 
-    def give_when_synced(self, channel: Channel, number: int, tag: bytes, message_id: bytes, duplicate: bool) -> None:
+    def confirm_when_synced(self, channel: Publisher, number: int, tag: bytes, message_id: bytes, duplicate: bool) -> None:
         """Give a receipt once all up to C{number} is in the file."""
         if number <= self._store.mirrored or self.mirror is None:
             channel.answer(tag, message_id, duplicate)
@@ -64,10 +72,9 @@ class Receipts:
         channel.unconfirmed.append((number, tag, message_id, duplicate))
         self._store.request_sync()
 
-    def synced(self) -> None:
-        """The file got further: give the receipts that waited for it."""
-        broker, mirrored = self._broker, self._store.mirrored
-        broker.begin()
+    def confirm(self) -> None:
+        """Give the receipts that waited for what the file has now."""
+        mirrored = self._store.mirrored
         for channel in list(self._channels):
             receipt, unconfirmed, given = channel.peer.receipt, channel.unconfirmed, 0
             for number, tag, message_id, duplicate in unconfirmed:
@@ -77,16 +84,15 @@ class Receipts:
                 given += 1
             if given:
                 del unconfirmed[:given]
-                broker.touch(channel)
-                broker.room.came_for(channel)
+                self._turn.flush_later(channel)
+                self._memory.unblock(channel)
                 if not unconfirmed:
                     # Whoever got the last one may have closed the channel.
                     self._channels.pop(channel, None)
         if self._channels and self.mirror is not None:
             self.mirror.hurry()
-        broker.end()
 
-    def forget(self, channel: Channel) -> None:
-        """The channel's peer is gone: nobody waits for its receipts."""
+    def remove(self, channel: Publisher) -> None:
+        """Forget a channel that is gone, with the receipts that it waits for."""
         if self._channels.pop(channel, channel) is None:
             channel.unconfirmed.clear()

@@ -1,4 +1,4 @@
-"""Tests of L{phpmq.broker.producer}."""
+"""Tests of L{phpmq.broker.producers}."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class ProducerTests(ConversationTestCase):
 
     def test_producer_refused(self) -> None:
         """After a refusal all is refused until the next hello, so that a retry in order loses and doubles nothing."""
-        self.broker.pause("full", SENDS)
+        self.broker.queues.pause("full", SENDS)
         self.peer.says(hello(b"h", b"me"))
         answers = self.peer.says(send(b"1", (TAG, b"1"), queue=b"full"), send(b"2", (TAG, b"2")))
         self.assertEqual([contents[0] for _, contents in answers], [b"queue-full", b"queue-full"])
-        self.broker.resume("full")
+        self.broker.queues.resume("full")
         answers = self.peer.says(hello(b"h", b"me"), send(b"1", (TAG, b"1"), queue=b"full"), send(b"2", (TAG, b"2")))
         self.assertEqual([(name, contents[2]) for name, contents in answers], [("receipt", None)] * 3)
 
@@ -64,7 +64,7 @@ class ProducerTests(ConversationTestCase):
         mirror = self.mirrored()
         synced = (LEVEL, b"synced")
         for queue, code in (b"\n", b"bad-name"), (b"full", b"queue-full"):
-            self.broker.pause("full", SENDS)
+            self.broker.queues.pause("full", SENDS)
             self.peer.says(hello(b"h", b"me-" + code))
             burst = [send(b"%d" % number, (TAG, b"%d" % number), synced) for number in range(1, 8)]
             burst[3] = send(b"4", (TAG, b"4"), synced, queue=queue)
@@ -75,7 +75,7 @@ class ProducerTests(ConversationTestCase):
             mirror.write()
             self.assertEqual(self.receipts(self.peer.hears()), [(b"1", False), (b"2", False), (b"3", False)])
             self.assertEqual(self.refusals(self.peer.says(send(b"9", (TAG, b"9")))), [(code, b"9")])
-            self.broker.resume("full")
+            self.broker.queues.resume("full")
             repeated = [send(b"%d" % number, (TAG, b"%d" % number), synced) for number in range(4, 9)]
             self.assertEqual(self.receipts(self.peer.says(hello(b"h", b"me-" + code), *repeated)), [(b"h", False)])
             mirror.write()
@@ -85,18 +85,18 @@ class ProducerTests(ConversationTestCase):
 
     def test_refusal_holds_nothing(self) -> None:
         """However often it is repeated, a refusal keeps neither bodies nor calls alive."""
-        self.broker.pause("q", SENDS)
+        self.broker.queues.pause("q", SENDS)
         self.peer.says(hello(b"h", b"me"), *[send(b"x", (TAG, b"%d" % number)) for number in range(5)])
-        refusal = self.peer.session.channel.refusal
+        refusal = next(iter(self.broker.lifecycle.channels)).refusal  # type: ignore[attr-defined]
         assert refusal is not None
         self.assertIsNone(refusal.__traceback__)
 
     def test_refused_hello(self) -> None:
         """If there is no room for a new producer, its sends are refused too: they must not be stored as if they had no numbers."""
-        limit, self.broker.memory_limit = self.broker.memory_limit, 0
+        limit, self.broker.memory.limit = self.broker.memory.limit, 0
         peer = Peer(self.broker)
         answers = peer.says(hello(b"h", b"me"))
-        self.broker.memory_limit = limit
+        self.broker.memory.limit = limit
         answers += peer.says(send(b"1", (TAG, b"1")), send(b"2", (TAG, b"2")))
         self.assertEqual(self.refusals(answers), [(b"memory-full", tag) for tag in (b"h", b"1", b"2")])
         answers = peer.says(hello(b"h", b"me"), *[send(b"1", (TAG, b"1"))] * 2)
@@ -105,11 +105,11 @@ class ProducerTests(ConversationTestCase):
     def test_takeover_within_a_burst(self) -> None:
         """What the first connection sent behind the takeover is not carried out, neither what waited nor what comes."""
         self.peer.says(hello(b"h", b"me"), send(b"1", (TAG, b"1")))
-        self.broker.pause("full", SENDS)
+        self.broker.queues.pause("full", SENDS)
         self.peer.says(send(b"waits", queue=b"full"), send(b"2", (TAG, b"2")), send(b"3", (TAG, b"3")))
         other = Peer(self.broker)
         self.assertEqual(self.receipts(other.says(hello(b"h", b"me"), send(b"2", (TAG, b"2")))), [(b"h", False), (b"2", False)])
-        self.broker.resume("full")
+        self.broker.queues.resume("full")
         self.broker.dispatch()
         self.peer.session.receive(send(b"4", (TAG, b"4")))
         self.assertEqual(self.refusals(self.peer.hears()), [(b"not-allowed", None)])
@@ -127,7 +127,7 @@ class ProducerTests(ConversationTestCase):
         self.peer.hears()
         mirror.write()
         self.assertEqual(self.receipts(other.hears()), [(b"1", True), (b"2", True), (b"3", True)])
-        self.assertEqual((self.peer.hears(), self.broker.received), ([], 3))
+        self.assertEqual((self.peer.hears(), self.broker.lifecycle.received), ([], 3))
 
     def test_synced_duplicate(self) -> None:
         """A synced duplicate waits for the message that it repeats and no longer, whatever else got a place in a queue meanwhile."""
@@ -151,7 +151,7 @@ class ProducerTests(ConversationTestCase):
         self.now += 3_600_000
         self.broker.sweep()
         self.assertEqual(self.peer.says(numbered), [("receipt", [b"5", None, b"1"])])
-        self.assertEqual(self.broker.received, 1)
+        self.assertEqual(self.broker.lifecycle.received, 1)
 
     def test_duplicate_by_key_is_mirrored(self) -> None:
         """That number gets to the file with what was accepted before it, and without anything new as well."""
@@ -173,7 +173,7 @@ class ProducerTests(ConversationTestCase):
         answers = self.peer.says(hello(b"h", b"me"), send(b"1", (TAG, b"007")), send(b"2", (TAG, b"7")), send(b"3"), send(b"4", (TAG, top)))
         self.assertEqual(self.receipts(answers), [(b"h", False), (b"007", False), (b"7", True), (top, False)])
         self.assertEqual(self.receipts(self.peer.says(frame(2, (QUEUE, b"other"), (COUNT, b"1"), (TAG, b"c")))), [(b"c", False)])
-        self.assertEqual(self.broker.received, 3)
+        self.assertEqual(self.broker.lifecycle.received, 3)
         for bad in b"", b"x", b"-1", b"1.0", b"1" * 19, b"\xb2":
             peer = Peer(self.broker)
             self.assertEqual(self.refusals(peer.says(hello(b"h", b"you"), send(b"x", (TAG, bad)))[1:]), [(b"bad-frame", None)], bad)
@@ -181,11 +181,11 @@ class ProducerTests(ConversationTestCase):
 
     def test_other_name(self) -> None:
         """A connection may go on as another producer; who never sent anything leaves nothing behind."""
-        used = self.broker.used
+        used = self.broker.memory.used
         self.peer.says(hello(b"h", b"one"), hello(b"h", b"two"), send(b"x", (TAG, b"1"), queue=b"\n"), hello(b"h", b"three"))
-        self.assertEqual(list(self.broker.producers.by_name), [b"three"])
+        self.assertEqual(list(self.broker.producers.by_name), [("", b"three")])
         self.peer.session.close()
-        self.assertEqual((self.broker.producers.by_name, self.broker.used), ({}, used))
+        self.assertEqual((self.broker.producers.by_name, self.broker.memory.used), ({}, used))
 
     def test_restart(self) -> None:
         """Number and message come back together: what is in the file is a duplicate, the rest is stored."""

@@ -1,8 +1,8 @@
-"""Tests of L{phpmq.broker.lifetime}, as far as version 01 does not show it: see also tests/test_broker.py."""
+"""Tests of L{phpmq.broker.lifecycle}, as far as version 01 does not show it: see also tests/test_broker.py."""
 
 from __future__ import annotations
 
-from phpmq.broker import Broker, lifetime
+from phpmq.broker import Broker, lifecycle
 from phpmq.frames import DELAY, HEADERS, ID, KEY, LEASE, TAG, TTL
 from phpmq.message import DEFAULT_SETTINGS, PROPERTIES_OVERHEAD, QueueSettings
 from tests.version02 import ConversationTestCase, Peer, consume, frame, send
@@ -24,9 +24,9 @@ class LifetimeTests(ConversationTestCase):
 
     def test_flush_delayed(self) -> None:
         """Flush removes delayed messages; one that is sent afterwards stays."""
-        used = self.broker.used
+        used = self.broker.memory.used
         self.peer.says(send(b"x", (DELAY, b"1")), send(b"y"))
-        self.assertEqual(self.broker.flush("q"), (2, 0))
+        self.assertEqual(self.broker.queues.flush("q"), (2, 0))
         self.peer.says(send(b"z", (DELAY, b"1")))
         self.broker.dispatch()
         self.now += 1000
@@ -35,7 +35,7 @@ class LifetimeTests(ConversationTestCase):
         self.assertEqual(self.peer.gets(), [b"z"])
         [message_id] = self.peer.session.channel.unacked
         self.peer.says(frame(4, (ID, message_id)), consume(0))
-        self.assertEqual(self.broker.used, used)
+        self.assertEqual(self.broker.memory.used, used)
 
     def test_lease(self) -> None:
         """What is held longer than the lease is somebody else's; touch starts it again."""
@@ -93,7 +93,7 @@ class LifetimeTests(ConversationTestCase):
         self.now += 900
         self.broker.tick()
         self.assertEqual(other.gets(), [b"1"])
-        self.assertEqual((self.peer.session.channel.consumers, self.broker.lifetime.leased), ({}, {}))
+        self.assertEqual((self.peer.session.channel.consumers, self.broker.lifecycle.leased), ({}, {}))
 
     def test_consumers_come_and_go(self) -> None:
         """Consumers that ended are not remembered for their lease."""
@@ -101,10 +101,10 @@ class LifetimeTests(ConversationTestCase):
             self.peer.says(consume(1, (LEASE, b"9")), consume(0))
         self.peer.says(send(b"x"), consume(1, (LEASE, b"9")))
         [message_id] = self.peer.session.channel.unacked
-        self.assertEqual(len(self.broker.lifetime.leased), 1)
+        self.assertEqual(len(self.broker.lifecycle.leased), 1)
         self.peer.says(frame(4, (ID, message_id)), consume(0))
         self.broker.tick()
-        self.assertEqual(len(self.broker.lifetime.leased), 0)
+        self.assertEqual(len(self.broker.lifecycle.leased), 0)
 
     def test_lease_and_acknowledgement(self) -> None:
         """Whichever comes first within a tick counts: an acknowledgement at the last moment, or the end of the lease."""
@@ -115,27 +115,27 @@ class LifetimeTests(ConversationTestCase):
         self.broker.tick()
         [(_, delivery)] = self.peer.hears()
         self.assertEqual((delivery[1], delivery[2], delivery[3]), (b"2", second, b"2"))
-        self.assertEqual((self.broker.queues["q"].in_flight, self.broker.acknowledged_total), (1, 1))
+        self.assertEqual((self.broker.queues["q"].in_flight, self.broker.lifecycle.acknowledged), (1, 1))
 
     def test_lease_after_flush(self) -> None:
         """What was flushed while it was leased is gone when the lease is over; so is what has expired."""
-        used = self.broker.used
+        used = self.broker.memory.used
         self.peer.says(send(b"1"), send(b"2", (TTL, b"0.5")), consume(2, (LEASE, b"1")))
         self.peer.says(send(b"3"))
-        self.assertEqual(self.broker.flush("q"), (1, 2))
+        self.assertEqual(self.broker.queues.flush("q"), (1, 2))
         self.broker.dispatch()
         self.now += 1000
         self.broker.tick()
         self.assertEqual(self.peer.hears(), [])
         self.peer.says(consume(0))
-        self.assertEqual((self.broker.queues, self.broker.used), ({}, used))
+        self.assertEqual((self.broker.queues, self.broker.memory.used), ({}, used))
 
     def test_delayed_requeue_and_flush(self) -> None:
         """A message that was re-queued with a delay is flushed with the others; one re-queued after the flush is not."""
         self.peer.says(send(b"1"), send(b"2"), consume(2))
         first, second = self.peer.session.channel.unacked
         self.peer.says(frame(5, (ID, first), (DELAY, b"1")))
-        self.assertEqual(self.broker.flush("q"), (1, 1))
+        self.assertEqual(self.broker.queues.flush("q"), (1, 1))
         self.peer.says(frame(5, (ID, second), (DELAY, b"1")))
         self.broker.dispatch()
         self.now += 1000
@@ -143,7 +143,7 @@ class LifetimeTests(ConversationTestCase):
         [(_, delivery)] = self.peer.hears()
         self.assertEqual((delivery[1:4]), [b"2", second, b"2"])
         self.peer.says(frame(4, (ID, second)), consume(0))
-        self.assertEqual((self.broker.queues, self.broker.used), ({}, 0))
+        self.assertEqual((self.broker.queues, self.broker.memory.used), ({}, 0))
 
     def test_key_delay_and_ttl(self) -> None:
         """A key holds while its message is delayed; if it expires before it is due, nobody gets it, and the key is free once it may be."""
@@ -159,7 +159,7 @@ class LifetimeTests(ConversationTestCase):
         self.assertEqual((second != first, duplicate), (True, None))
         self.broker.sweep()
         self.broker.tick()
-        self.assertEqual((self.broker.expired, self.broker.queues["q"].delayed), (1, 1))
+        self.assertEqual((self.broker.lifecycle.expired, self.broker.queues["q"].delayed), (1, 1))
         self.assertEqual(both(b"2"), [("receipt", [b"t", second, b"1"])])
         self.now += 900
         self.broker.tick()
@@ -168,11 +168,11 @@ class LifetimeTests(ConversationTestCase):
         self.assertEqual(both(b"0"), [("receipt", [b"t", second, b"1"])])
         self.peer.says(frame(4, (ID, second)), consume(0))
         self.broker.configure("q", DEFAULT_SETTINGS)
-        self.assertEqual((self.broker.queues, self.broker.used), ({}, 0))
+        self.assertEqual((self.broker.queues, self.broker.memory.used), ({}, 0))
 
     def test_many_due(self) -> None:
         """However many are due at once, they are released in portions, each with the next turn, in order."""
-        self.patch(lifetime, "STEP", 2)
+        self.patch(lifecycle, "STEP", 2)
         self.peer.says(consume(99), *[send(b"%d" % number, (DELAY, b"1")) for number in range(5)])
         self.now += 1000
         self.assertFalse(self.broker.tick())
@@ -186,14 +186,14 @@ class LifetimeTests(ConversationTestCase):
         self.peer.says(send(b"x", (KEY, "schlüssel".encode()), (HEADERS, b'{"a": "b"}')), consume(1))
         [message_id] = self.peer.session.channel.unacked
         self.peer.says(frame(6, (ID, message_id)), consume(0))
-        self.assertEqual(Broker(self.store, lambda: self.now).used, self.broker.used)
+        self.assertEqual(Broker(self.store, lambda: self.now).memory.used, self.broker.memory.used)
 
     def test_dead_after_flush(self) -> None:
         """A message that was flushed while it was in flight is a dead letter like any other."""
         self.peer.says(send(b"x", (HEADERS, b'{"a": "b"}'), (KEY, b"k")), consume(1))
         [message_id] = self.peer.session.channel.unacked
-        self.broker.flush("q")
+        self.broker.queues.flush("q")
         self.broker.dispatch()
         self.peer.says(frame(6, (ID, message_id)), consume(0))
         self.assertEqual(self.store.dead_totals(), {"q": (1, 1 + PROPERTIES_OVERHEAD + len(b'{"a": "b"}'))})
-        self.assertEqual(Broker(self.store, lambda: self.now).used, self.broker.used)
+        self.assertEqual(Broker(self.store, lambda: self.now).memory.used, self.broker.memory.used)

@@ -1,4 +1,4 @@
-"""Tests of L{phpmq.broker.receipts}."""
+"""Tests of L{phpmq.broker.confirms}."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ReceiptsTests(ConversationTestCase):
     def test_limit(self) -> None:
         """At so many unconfirmed sends of a connection the next one waits, with all after it, for the receipts; nothing is lost."""
         mirror = self.mirrored()
-        self.broker.receipts.limit = 3
+        self.broker.confirms.limit = 3
         other = Peer(self.broker)
         self.assertEqual(self.synced(1, 2, 3), [])
         self.assertTrue(self.peer.connection.reading)
@@ -62,12 +62,12 @@ class ReceiptsTests(ConversationTestCase):
         self.assertEqual(self.synced(4, 5, 6, 7), [])
         self.assertEqual(self.peer.says(send(b"y", (TAG, b"t"))), [])
         self.assertFalse(self.peer.connection.reading)
-        self.assertEqual((self.broker.received, self.broker.receipts.unconfirmed, self.broker.receipts.held_up), (4, 3, 1))
+        self.assertEqual((self.broker.lifecycle.received, self.broker.confirms.unconfirmed, self.broker.confirms.blocked), (4, 3, 1))
         self.assertEqual(self.tags(other.says(send(b"z", (TAG, b"o")))), [b"o"])
         mirror.write()
         self.assertEqual(self.tags(self.peer.hears()), [b"1", b"2", b"3"])
         self.assertFalse(self.peer.connection.reading)
-        self.assertEqual(self.broker.received, 8)
+        self.assertEqual(self.broker.lifecycle.received, 8)
         mirror.write()
         self.assertEqual(self.tags(self.peer.hears()), [b"4", b"5", b"6", b"t"])
         self.assertTrue(self.peer.connection.reading)
@@ -79,45 +79,45 @@ class ReceiptsTests(ConversationTestCase):
     def test_limit_of_duplicates(self) -> None:
         """A duplicate that waits for the file counts as well."""
         mirror = self.mirrored()
-        self.broker.receipts.limit = 2
+        self.broker.confirms.limit = 2
         self.peer.says(hello(b"h", b"me"), send(b"x", (TAG, b"1")))
         for _ in range(5):
             self.peer.says(send(b"x", (TAG, b"1"), (LEVEL, b"synced")))
-        self.assertEqual(self.broker.receipts.unconfirmed, 2)
+        self.assertEqual(self.broker.confirms.unconfirmed, 2)
         mirror.write()
         self.assertEqual([contents[2] for _, contents in self.peer.hears()], [b"1"] * 5)
 
     def test_limit_and_gone(self) -> None:
         """A client that is gone leaves no receipts behind, and what it had waiting is not carried out."""
         mirror = self.mirrored()
-        self.broker.receipts.limit = 1
+        self.broker.confirms.limit = 1
         self.synced(1, 2, 3)
         self.peer.session.close()
-        self.assertEqual(self.broker.receipts.unconfirmed, 0)
+        self.assertEqual(self.broker.confirms.unconfirmed, 0)
         mirror.write()
-        self.assertEqual((self.peer.hears(), self.broker.received), ([], 1))
+        self.assertEqual((self.peer.hears(), self.broker.lifecycle.received), ([], 1))
 
     def test_acknowledged(self) -> None:
         """What is acknowledged frees its memory, but its receipt still counts."""
         self.mirrored()
-        self.broker.receipts.limit = 2
+        self.broker.confirms.limit = 2
         self.peer.says(consume(9), *[send(b"x", (LEVEL, b"synced"), (TAG, b"%d" % number)) for number in range(2)])
         for message_id in list(self.peer.session.channel.unacked):
             self.peer.says(frame(4, (ID, message_id)))
         self.synced(3)
-        self.assertEqual((self.broker.received, self.broker.receipts.unconfirmed), (2, 2))
+        self.assertEqual((self.broker.lifecycle.received, self.broker.confirms.unconfirmed), (2, 2))
 
     def test_drain_while_it_waits(self) -> None:
         """A stop gives the receipts of what was accepted, and accepts nothing more of what waited for them."""
         mirror = self.mirrored()
-        self.broker.receipts.limit = 2
+        self.broker.confirms.limit = 2
         self.synced(1, 2, 3, 4)
         self.broker.stop()
         self.peer.session.drain()
         mirror.write()
         mirror.write()
         self.assertEqual([(name, contents[0]) for name, contents in self.peer.hears()[1:]], [("receipt", b"1"), ("receipt", b"2")])
-        self.assertEqual(self.broker.received, 2)
+        self.assertEqual(self.broker.lifecycle.received, 2)
 
     def test_disk_heals(self) -> None:
         """What was accepted before the disk failed is receipted when it works again, on a key's duplicate as well; nothing before."""
