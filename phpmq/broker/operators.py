@@ -38,8 +38,8 @@ from phpmq.results import (
 #: The most bytes of bodies that a page of messages has: more would keep everybody else waiting.
 PAGE_BYTES = 4 * 1024 * 1024
 
-# How many messages in flight, and results of messages and queues, are looked at or made in one step.
-_LOOK, _MADE = 2000, 20
+# How many messages in flight are looked at in one step.
+_LOOK = 2000
 
 # How many dead letters with how many bytes are worked on in one step.
 _LETTERS, _LETTERS_BYTES = 250, 4 * 1024 * 1024
@@ -144,7 +144,7 @@ class LocalOperators:
             "keys": broker.keys.count,
             "keys_limit": broker.keys.limit,
             "producers": len(broker.producers.by_name),
-            "producer_timeout": broker.producers.timeout,
+            "producer_timeout": broker.producers.timeout // 1000,
             "unconfirmed_limit": broker.confirms.limit,
             "window_limit": broker.lifecycle.max_window,
         }
@@ -274,7 +274,7 @@ class LocalOperators:
             self._check_known(name)
             dead, more = _some(self._broker.dead_letters.page(name, after, limit + 1, preview=preview, size=PAGE_BYTES), limit, preview)
             yield
-            letters = yield from steps_of(lambda one: self._dead_letter(one, preview), dead, _MADE)
+            letters = yield from steps_of(lambda one: self._dead_letter(one, preview), dead)
             return Page(letters, str(dead[-1].number) if more else None)
         queue, place = self._queue(name), None
         if state == "in_flight":
@@ -287,7 +287,7 @@ class LocalOperators:
         if more:
             place = str(abs(found[-1].position))
         yield
-        items = yield from steps_of(lambda one: self._message(one, preview), found, _MADE)
+        items = yield from steps_of(lambda one: self._message(one, preview), found)
         return Page(items, place)
 
     def _ready(self, queue: Queue, start: int, count: int, preview: int) -> list[Message]:
