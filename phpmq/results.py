@@ -500,13 +500,37 @@ def docs(kind: Any) -> dict[str, str]:
     return {about.name: about.doc for *_, about in _fields(kind)}
 
 
-def as_json(value: Any) -> Any:
-    """What JSON can have of a result. A field whose default is None is left out while it is None."""
-    if is_dataclass(value):
-        told = [(about.name, getattr(value, name), optional) for name, _, optional, about in _fields(value.__class__)]
-        return {name: as_json(member) for name, member, optional in told if not (optional and member is None)}
-    return [as_json(item) for item in value] if isinstance(value, list | tuple) else value
+def members(result: Any) -> dict[str, Any]:
+    """
+    The members of a result's JSON object, those that are results as they are: C{json.dumps(result, default=members)} writes all of it.
 
+    A field whose default is None is left out while it is None.
+    """
+    found = dict(vars(result))
+    for attribute, name, optional in _special(result.__class__):
+        member = found.pop(attribute)
+        if not (optional and member is None):
+            found[name] = member
+    return found
+
+
+@cache
+def _special(kind: Any) -> list[tuple[str, str, bool]]:
+    """The fields of a result that have another name in JSON, or may be left out, up to the last field."""
+    special = [name != about.name or optional for name, _, optional, about in _fields(kind)]
+    return [(name, about.name, optional) for name, _, optional, about in _fields(kind)] if any(special) else []
+
+
+def as_json(value: Any) -> Any:
+    """What JSON can have of a result, as dicts and lists."""
+    if value.__class__ in _LEAVES:
+        return value
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    return {name: as_json(member) for name, member in members(value).items()} if is_dataclass(value) else value
+
+
+_LEAVES = frozenset({int, float, str, bool, dict, NoneType})
 
 _PLAIN: Mapping[Any, Schema] = {
     str: {"type": "string"},

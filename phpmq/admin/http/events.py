@@ -13,7 +13,6 @@ from zope.interface import implementer
 from phpmq.admin import Admin
 from phpmq.admin.http.problems import Problem
 from phpmq.admin.pieces import text_of
-from phpmq.results import as_json
 
 if TYPE_CHECKING:
     from phpmq.admin.http.request import Request
@@ -121,7 +120,7 @@ class Events:
         reader.start(_RETRY + self._status + b"".join(_alarm(name, text, True) for name, text in self._alarms.items()))
 
     def _make(self) -> bytes:
-        return event("status", as_json(self._admin.status()))
+        return event("status", self._admin.status())
 
     def leave(self, reader: Reader) -> None:
         """A reader is gone. Nothing is made while there is none."""

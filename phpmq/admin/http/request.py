@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web import http
 
-from phpmq.admin.http.answers import HEADERS, Pieces, grouped, has_lists, is_long, slices_of
+from phpmq.admin.http.answers import HEADERS, Pieces, grouped, has_lists, is_long, plain, slices_of
 from phpmq.admin.http.flat import Reader
 from phpmq.admin.http.headers import accepts, is_json, path_parts, target
 from phpmq.admin.http.operations import BODY_LIMIT, Answer, Operation
@@ -23,7 +23,6 @@ from phpmq.admin.http.schemas import check, parse
 from phpmq.admin.pieces import PIECE, pieces_of, text_of
 from phpmq.broker import steps_of
 from phpmq.errors import BadSetting, PHPMQError
-from phpmq.results import as_json
 
 if TYPE_CHECKING:
     from phpmq.admin.http.channel import Channel
@@ -228,7 +227,7 @@ class Request(http.Request):
 
     async def _answer(self, answer: Answer) -> None:
         """Answer with a result, which may be large."""
-        value, media = as_json(answer.value), self._operation.media
+        value, media = plain(answer.value), self._operation.media
         if is_long(value):
             self.begin(answer.status, media, answer.headers)
             self._write(grouped(chain(pieces_of(value), (b"\n",))))
