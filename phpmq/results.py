@@ -150,7 +150,7 @@ class Paused:
 
 @dataclass(frozen=True)
 class QueueStatus:
-    """One queue."""
+    """A queue, with all its numbers and settings."""
 
     name: _Queue
     ready: _Ready
@@ -233,7 +233,7 @@ class MessageStatus:
 
 @dataclass(frozen=True)
 class DeadLetterStatus:
-    """A dead letter."""
+    """A message that nobody gets until an operator decides."""
 
     id: _MessageId
     state: Annotated[Literal["dead"], About(title="STATE", unit=Unit.TEXT)]
@@ -270,7 +270,7 @@ class ClientConsumer:
 
 @dataclass(frozen=True)
 class ClientStatus:
-    """One connection."""
+    """A connection, with what it consumes."""
 
     id: Annotated[int, About("The connection's number.", "ID", Unit.NUMBER)]
     address: Annotated[str, About("The peer's address.", "ADDRESS", Unit.TEXT)]
@@ -315,7 +315,7 @@ class ServerTotals:
 
 @dataclass(frozen=True)
 class Connections:
-    """Connections of clients."""
+    """How many connections there are, and what happened to them."""
 
     open: Annotated[int, About("Connections that are open.")]
     limit: Annotated[int, About("Connections that may be open.")]
@@ -335,7 +335,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class MemoryStatus:
-    """Memory, in bytes."""
+    """The memory that messages and the process take, in bytes."""
 
     used: Annotated[int, About("What messages, dead letters, queues, keys and producers count for.", unit=Unit.BYTES)]
     limit: Annotated[int, About("Used memory from which on sends are blocked.", unit=Unit.BYTES)]
@@ -373,7 +373,7 @@ class Health:
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """The whole server."""
+    """The status of the whole server."""
 
     version: str
     state: Literal["running", "draining"]

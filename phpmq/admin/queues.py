@@ -102,7 +102,7 @@ class Rates:
         return round(self._averages[0][1], 2)
 
     def result(self) -> results.Rates:
-        """All rates."""
+        """Return all rates as a result."""
         return results.Rates(*(Rate(*(round(average, 2) for average in averages)) for averages in self._averages))
 
 

@@ -139,7 +139,7 @@ class ReactorLag:
         return self._next is not None
 
     def start(self) -> None:
-        """Begin to measure."""
+        """Begin to measure the lag."""
         self._due = self._reactor.seconds() + INTERVAL
         self._next = self._reactor.callLater(INTERVAL, self._measure)
 
@@ -148,6 +148,6 @@ class ReactorLag:
         self.start()
 
     def stop(self) -> None:
-        """End."""
+        """Stop measuring the lag."""
         self._next.cancel()
         self._next = None

@@ -99,7 +99,7 @@ class LocalOperators:
 
     @property
     def waits(self) -> Durations:
-        """See L{IOperators}."""
+        """How long messages waited; see L{IOperators}."""
         return self._broker.lifecycle.waits
 
     def now(self) -> int:

@@ -119,7 +119,7 @@ class _Only:
         self._family = family
 
     def collect(self) -> list[Metric]:
-        """It."""
+        """Return the one family."""
         return [self._family]
 
 
@@ -180,7 +180,7 @@ class MetricsResource(Resource):
         return NOT_DONE_YET
 
     def render_GET(self, request: Any) -> int:
-        """The metrics."""
+        """Write the metrics in the format that the client likes best."""
         gone: list[Failure] = []
         request.notifyFinish().addErrback(gone.append)
 
