@@ -201,7 +201,7 @@ class OwnershipTests(SynchronousTestCase):
         )
 
     def test_no_owner_is_held(self) -> None:
-        """No object of the broker or the store is given the object that owns it. The operators' side is above the broker, not a part of it."""
+        """No object of the broker or the store is given the object that owns it. The operators' side is above the broker, no part of it."""
         owners = {"Broker", "SQLiteStore", "IBroker"}
         parts = [path for path in (_PACKAGE / "broker").glob("*.py") if path.name != "operators.py"]
         for path in [*parts, *(_PACKAGE / "store").glob("*.py")]:
