@@ -13,7 +13,7 @@ from phpmq.admin.console.language import Answer, BadCommand, Call, Command, Term
 from phpmq.admin.console.monitor import View
 from phpmq.admin.console.text import Heading, table
 from phpmq.errors import NoSuchClient
-from phpmq.results import as_json, members
+from phpmq.results import as_json, members, paused
 from phpmq.text import plural
 
 # So many messages, dead letters, queues, clients and consumers are listed at most; a body is shown up to so many bytes, in lists and alone.
@@ -113,15 +113,15 @@ def _resume(terminal: Terminal, call: Call) -> Answer:
 
 
 def _how_paused(queue: dict[str, Any]) -> str:
-    paused = answers.paused(queue)
-    return f"{answers.name(queue['name'])}: {paused + ' paused' if paused else 'nothing is paused'}"
+    stopped = paused(queue)
+    return f"{answers.name(queue['name'])}: {stopped + ' paused' if stopped else 'nothing is paused'}"
 
 
 async def _dead(terminal: Terminal, call: Call) -> Answer:
     admin = terminal.admin
     if not call.words:
         page = as_json(admin.dead_letters.totals(limit=_QUEUES))
-        lines = answers.graves(page["items"]) if page["items"] else ["there are no dead letters"]
+        lines = answers.dead_totals(page["items"]) if page["items"] else ["there are no dead letters"]
     else:
         page = as_json(await admin.messages.list(call.words[0], "dead", limit=_DEAD, preview=_PREVIEW))
         lines = answers.dead(page["items"], _now(admin)) if page["items"] else [f"{answers.name(call.words[0])} has no dead letters"]
