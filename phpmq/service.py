@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
@@ -22,9 +23,12 @@ from phpmq.broker import Broker
 from phpmq.clock import SteadyClock
 from phpmq.commands import Versions
 from phpmq.frames import CONTENT, DEFAULT_LIMITS
+from phpmq.interfaces import IConnection
 from phpmq.listeners import Listener
 from phpmq.mirror import MirrorService, StoreFile
-from phpmq.protocol import Connections, QueueFactory
+from phpmq.ports import Connections
+from phpmq.protocol import QueueFactory, QueueProtocol, deadlines
+from phpmq.session import Session
 from phpmq.store import SQLiteStore
 
 if TYPE_CHECKING:
@@ -67,6 +71,7 @@ class Settings:
     @ivar max_message_size: bytes of one message's body
     @ivar memory_limit: bytes of all messages, from which on senders wait
     @ivar max_connections: connections at a time, over all listeners
+    @ivar max_connections_per_address: connections at a time from one address, at each port; 0 for half of C{max_connections}
     @ivar max_window: messages that a consumer may hold unacknowledged in one queue, whatever it asks for
     @ivar max_unconfirmed: synced sends that one connection may have without a receipt
     @ivar max_keys: keys of sends that all queues may remember
@@ -90,6 +95,7 @@ class Settings:
     max_message_size: int = DEFAULT_LIMITS[CONTENT]
     memory_limit: int = field(default_factory=default_memory_limit)
     max_connections: int = 10000
+    max_connections_per_address: int = 0
     max_window: int = 65535
     max_unconfirmed: int = 10000
     max_keys: int = 5_000_000
@@ -104,6 +110,11 @@ class Settings:
     http: Sequence[str] = ()
     http_hosts: Sequence[str] = ()
     insecure_admin: bool = False
+
+    @property
+    def per_address(self) -> int:
+        """Connections at a time from one address."""
+        return self.max_connections_per_address or max(1, self.max_connections // 2)
 
 
 class QueueService(MultiService):
@@ -131,13 +142,12 @@ class QueueService(MultiService):
         self.settings = settings
         self._reactor = reactor
         self.clock = SteadyClock()
-        version = Versions(settings.max_message_size)
-        self.connections = Connections(
-            version,
+        self._versions = Versions(settings.max_message_size)
+        self.connections: Connections[QueueProtocol] = Connections(
             reactor,
+            deadlines(settings.frame_timeout, settings.write_timeout),
             settings.max_connections,
-            settings.frame_timeout,
-            settings.write_timeout,
+            settings.per_address,
             max(settings.memory_limit // _UNFINISHED_SHARE, settings.max_message_size + 1024),
         )
         self.broker: Broker
@@ -150,8 +160,8 @@ class QueueService(MultiService):
         self._listeners: list[Listener] = []
         for option, descriptions in ("--listen", settings.listen), ("--listen-original", settings.listen_original):
             for description in descriptions:
-                factory = QueueFactory(self.connections, option == "--listen-original", description)
-                self._listen(option, description, factory)
+                open_session = partial(self.open_session, original=option == "--listen-original")
+                self._listen(option, description, QueueFactory(self.connections, open_session, description))
         if settings.console:
             self._listen_for_operators("--console", settings.console, self.consoles)
         if settings.http:
@@ -228,7 +238,6 @@ class QueueService(MultiService):
             settings.max_keys,
         )
         self.broker.dispatch()
-        self.connections.broker = self.broker
         if self.mirror is not None:
             self.mirror.synced = self.broker.synced
             self.broker.confirms.mirror = self.mirror
@@ -287,6 +296,14 @@ class QueueService(MultiService):
 
     # While it runs
 
+    def open_session(self, connection: IConnection, original: bool = False) -> Session:
+        """
+        Return the session of a connection.
+
+        @param original: the client is taken for one of the original revision of protocol 01
+        """
+        return Session(self.broker, self._versions, connection, original)
+
     def _dispatch_soon(self) -> None:
         if self._wake is None:
             self._wake = self._reactor.callLater(0, self._dispatch)
@@ -336,12 +353,12 @@ class QueueService(MultiService):
         connections = list(self.connections.open)
         self.broker.stop()
         for connection in connections:
-            connection.leave()
+            connection.drain()
         if self.mirror is not None:
             await self.mirror.stopService()
         for connection in connections:
             connection.close()
-        await self.connections.all_gone(_LAST_WORDS)
+        await self.connections.wait_closed(_LAST_WORDS)
         # To the last it tells that the server stops, and answers sends that waited for the file.
         await self._close_http()
         if self._wake is not None:

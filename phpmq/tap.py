@@ -80,6 +80,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "max-message-size": _at_least(1, _size, _LARGEST_MESSAGE),
     "memory-limit": _at_least(1024**2, _size),
     "max-connections": _at_least(1, int),
+    "max-connections-per-address": _at_least(1, int),
     "max-window": _at_least(1, int),
     "max-unconfirmed": _at_least(1, int),
     "max-keys": _at_least(1, int),
@@ -124,6 +125,7 @@ class Options(usage.Options):
             "What all messages may take before senders have to wait [default: 60 % of the memory]",
         ],
         ["max-connections", None, None, "Connections at a time [default: 10000]"],
+        ["max-connections-per-address", None, None, "Connections at a time from one address [default: half of max-connections]"],
         [
             "max-window",
             None,

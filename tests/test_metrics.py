@@ -568,10 +568,10 @@ class SliceTests(MetricsTestCase):
         """A scrape that fails fails for all who wait for it; the next one is a new try."""
         wrong = ValueError("wrong")
 
-        def expecting() -> None:
+        def count_deadlines() -> None:
             raise wrong
 
-        patch = self.patch(self.server.service.connections, "expecting", expecting)
+        patch = self.patch(self.server.service.connections, "count_deadlines", count_deadlines)
         deferreds = [self.metrics.scrape(), self.metrics.scrape()]
         while self.breaths:
             self.turn()
@@ -603,6 +603,7 @@ class LimitTests(MetricsTestCase):
             {name: found(f"phpmq_{name}") for name in _LIMITS},
             {
                 "connections_limit": 11,
+                "connections_per_address_limit": 5,
                 "window_limit": 12,
                 "producer_timeout_seconds": 13,
                 "memory_limit_bytes": 16 * 1024**2,
@@ -748,6 +749,7 @@ class _SlowDisk:
 
 _LIMITS = (
     "connections_limit",
+    "connections_per_address_limit",
     "window_limit",
     "producer_timeout_seconds",
     "memory_limit_bytes",
@@ -903,7 +905,7 @@ class ResourceTests(SynchronousTestCase):
         """A scrape that fails is an error of the server's, logged."""
         events: list[Any] = []
         self.patch(MetricsResource, "_log", Logger(observer=events.append))  # type: ignore[arg-type]
-        patch = self.patch(self.server.service.connections, "expecting", None)
+        patch = self.patch(self.server.service.connections, "count_deadlines", None)
         response, body = self.get(accept_encoding="gzip", accept=PROMETHEUS)
         self.assertEqual((response.code, self.header(response, "content-encoding")), (500, ""))
         self.assertEqual(body, b"metrics could not be collected, the log says why\n")

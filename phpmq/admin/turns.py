@@ -14,7 +14,8 @@ from phpmq.broker import Broker, Queue
 from phpmq.clock import SteadyClock
 from phpmq.errors import Draining, NoSuchQueue
 from phpmq.mirror import MirrorService
-from phpmq.protocol import Connections
+from phpmq.ports import Connections
+from phpmq.protocol import QueueProtocol
 from phpmq.store import SQLiteStore
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Server(Protocol):
     """What an L{phpmq.admin.Admin} looks at: a L{phpmq.service.QueueService}."""
 
     broker: Broker
-    connections: Connections
+    connections: Connections[QueueProtocol]
     mirror: MirrorService | None
     store: SQLiteStore | None
     running: int

@@ -14,7 +14,6 @@ from phpmq import __version__
 from phpmq.admin.admin import Admin
 from phpmq.durations import Durations
 from phpmq.errors import ProtocolError
-from phpmq.protocol import CLOSE_TIMEOUT, DEADLINES, HANDSHAKE_TIMEOUT
 
 # What has a series before it happens for the first time; otherwise that first time does not show as an increase.
 _REASONS = "rejected", "max-attempts", "expired"
@@ -53,6 +52,11 @@ _COUNTERS: tuple[tuple[str, _Number, str], ...] = (
     ("phpmq_unknown_ids", lambda admin: admin.broker.outcomes.unknown_ids, "Settlements of messages that their client did not hold."),
     ("phpmq_connections_accepted", lambda admin: admin.service.connections.accepted, "Connections accepted."),
     ("phpmq_connections_rejected", lambda admin: admin.service.connections.rejected, "Connections turned away, as there were too many."),
+    (
+        "phpmq_connections_rejected_by_address",
+        lambda admin: admin.service.connections.rejected_by_address,
+        "Those of them whose address had too many.",
+    ),
     ("phpmq_received_bytes", lambda admin: admin.service.connections.received, "Bytes that came from clients."),
     ("phpmq_sent_bytes", lambda admin: admin.service.connections.sent, "Bytes that went to clients."),
 )
@@ -80,10 +84,15 @@ _GAUGES: tuple[tuple[str, _Number, str], ...] = (
     ("phpmq_window_limit", lambda admin: admin.broker.lifecycle.max_window, "Messages that one consumer may hold."),
     ("phpmq_message_limit_bytes", lambda admin: admin.service.max_message_size, "Largest body of a message."),
     ("phpmq_connections_limit", lambda admin: admin.service.connections.max_connections, "Connections that there may be."),
+    (
+        "phpmq_connections_per_address_limit",
+        lambda admin: admin.service.connections.max_per_address,
+        "Connections that one address may have.",
+    ),
     ("phpmq_unfinished_frame_bytes", lambda admin: admin.service.connections.held, "Bytes that wait for the rest of their frame."),
     (
         "phpmq_unfinished_frame_limit_bytes",
-        lambda admin: admin.service.connections.unfinished_limit,
+        lambda admin: admin.service.connections.max_held,
         "Bytes that may wait for the rest of their frame.",
     ),
     ("phpmq_mirror_enabled", lambda admin: admin.service.mirror is not None, "Whether messages are mirrored to a file."),
@@ -127,21 +136,18 @@ def _labelled(admin: Admin) -> Iterator[Metric]:
     )
     yield gauges("phpmq_connections", "listener", connections.by_listener, "Connections.")
     yield counters(
-        "phpmq_connection_timeouts", "kind", none(DEADLINES, 0) | connections.timeouts, "Connections closed, as they missed a deadline."
+        "phpmq_connection_timeouts",
+        "kind",
+        none(connections.deadlines, 0) | connections.timeouts,
+        "Connections closed, as they missed a deadline.",
     )
     yield gauges(
         "phpmq_connection_deadlines",
         "kind",
-        connections.expecting(),
+        connections.count_deadlines(),
         "Connections that have a deadline, to complete a handshake or a frame, to read (write) or to close.",
     )
-    deadlines = {
-        "handshake": HANDSHAKE_TIMEOUT,
-        "frame": connections.frame_timeout,
-        "write": connections.write_timeout,
-        "close": CLOSE_TIMEOUT,
-    }
-    yield gauges("phpmq_connection_deadline_seconds", "kind", deadlines, "Time that such a deadline gives.")
+    yield gauges("phpmq_connection_deadline_seconds", "kind", connections.deadlines, "Time that such a deadline gives.")
     errors = none(_PROTOCOL_ERRORS, 0) | connections.errors
     yield counters("phpmq_protocol_errors", "kind", errors, "Connections closed, as the client broke the protocol.")
     checks = {name: not wrong for name, wrong in admin.health().checks.items()}
