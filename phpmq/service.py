@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import resource
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +19,19 @@ from phpmq.admin.pulse import Pulse
 from phpmq.broker import Broker
 from phpmq.clock import SteadyClock
 from phpmq.commands import Versions
-from phpmq.frames import CONTENT, DEFAULT_LIMITS
 from phpmq.interfaces import IConnection
 from phpmq.listeners import Listener
 from phpmq.mirror import MirrorService, StoreFile
 from phpmq.ports import Connections
 from phpmq.protocol import QueueFactory, QueueProtocol, deadlines
 from phpmq.session import Session
+from phpmq.settings import Settings
 from phpmq.store import SQLiteStore
 
 if TYPE_CHECKING:
     from phpmq.admin.http import Site
+
+__all__ = ["QueueService", "Settings"]
 
 #: File descriptors that the server needs beside its connections and those of its operators.
 _SPARE_DESCRIPTORS = 64
@@ -45,76 +44,6 @@ _CHECK_INTERVAL, _TICK_INTERVAL = 1.0, 0.1
 
 # Seconds that a stop waits for clients to take their last receipts, after all is in the file.
 _LAST_WORDS = 1.0
-
-
-def default_memory_limit() -> int:
-    """60 % of the machine's memory, or of the control group's where that is less; bytes."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes":
-        try:
-            with open(path) as file:
-                total = min(total, int(file.read()))
-        except (OSError, ValueError):
-            continue  # No such control group, or "max".
-    return total * 6 // 10
-
-
-@dataclass(frozen=True)
-class Settings:
-    """
-    How a server is to be.
-
-    @ivar listen: strports strings, for example C{tcp:9100}
-    @ivar listen_original: strports strings of listeners for clients of the original revision of protocol 01
-    @ivar store: path of the SQLite file, or C{memory} for none
-    @ivar mirror_interval: seconds between two writes of the file
-    @ivar max_message_size: bytes of one message's body
-    @ivar memory_limit: bytes of all messages, from which on senders wait
-    @ivar max_connections: connections at a time, over all listeners
-    @ivar max_connections_per_address: connections at a time from one address, at each port; 0 for half of C{max_connections}
-    @ivar max_window: messages that a consumer may hold unacknowledged in one queue, whatever it asks for
-    @ivar max_unconfirmed: synced sends that one connection may have without a receipt
-    @ivar max_keys: keys of sends that all queues may remember
-    @ivar producer_timeout: seconds after which a producer that sends nothing is forgotten
-    @ivar frame_timeout: seconds that a begun frame may make no progress
-    @ivar write_timeout: seconds that a consumer may leave its deliveries unread
-    @ivar metrics_queues: queues that the metrics have series of their own for
-    @ivar max_consoles: consoles at a time
-    @ivar max_http_connections: connections of HTTP at a time
-    @ivar max_http_bodies: bytes of the bodies of requests that are not complete, all together
-    @ivar console: strports string of the operator's console; empty for none
-    @ivar http: strports strings of listeners for the HTTP API; none unless asked for
-    @ivar http_hosts: names that the HTTP API answers to, beside those of loopback and the addresses at which it listens
-    @ivar insecure_admin: whether other machines may reach the console and the HTTP API, though there is no login
-    """
-
-    listen: Sequence[str] = ("tcp:9100",)
-    listen_original: Sequence[str] = ()
-    store: str = "phpmq.db"
-    mirror_interval: float = 0.1
-    max_message_size: int = DEFAULT_LIMITS[CONTENT]
-    memory_limit: int = field(default_factory=default_memory_limit)
-    max_connections: int = 10000
-    max_connections_per_address: int = 0
-    max_window: int = 65535
-    max_unconfirmed: int = 10000
-    max_keys: int = 5_000_000
-    producer_timeout: float = 86400.0
-    frame_timeout: float = 30.0
-    write_timeout: float = 60.0
-    metrics_queues: int = 200
-    max_consoles: int = 16
-    max_http_connections: int = 256
-    max_http_bodies: int = 64 * 1024 * 1024
-    console: str = ""
-    http: Sequence[str] = ()
-    http_hosts: Sequence[str] = ()
-    insecure_admin: bool = False
-
-    @property
-    def per_address(self) -> int:
-        """Connections at a time from one address."""
-        return self.max_connections_per_address or max(1, self.max_connections // 2)
 
 
 class QueueService(MultiService):

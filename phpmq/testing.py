@@ -39,7 +39,8 @@ from phpmq.clock import SteadyClock
 from phpmq.interfaces import IMirror
 from phpmq.message import DeadMessage, Properties
 from phpmq.protocol import QueueFactory
-from phpmq.service import QueueService, Settings
+from phpmq.service import QueueService
+from phpmq.settings import Settings
 from phpmq.store import SQLiteStore
 
 # What one end may have on its way before it is told to wait, in bytes.

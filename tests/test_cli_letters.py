@@ -67,7 +67,7 @@ class PeekTests(LettersTestCase):
         before = self.done(self.admin.queue(ODD))
         heading, first, second = self.rows()
         self.assertEqual(heading.split(), ["ID", "SIZE", "ATTEMPTS", "AGE", "BODY"])
-        self.assertEqual(first, f"{ready}   {len(NASTY.encode())} B         0  1m 05s  \\e[2J\\u202e\\n<b>é")
+        self.assertEqual(first, f"{ready}   {len(NASTY.encode())} B         0  1m 05s  \\x1b[2J\\u202e\\n<b>é")
         self.assertEqual(second, f"{long}  200 B         0  1m 05s  {'x' * 80}…")
         heading, row = self.rows("delayed")
         self.assertEqual((heading.split()[3:6], row.split("  ")[-2:]), (["AGE", "READY", "IN"], ["25 s", "\\xff\\x00"]))
@@ -130,7 +130,7 @@ class PeekTests(LettersTestCase):
         text = self.whole(id).decode()
         self.assertTrue(text.startswith(f"message   {id}\nqueue     {ODD}, delayed\nbody      15 B\nattempts  0\naccepted  "), text)
         self.assertRegex(text, r"\nready     \S+Z, in 30 s\nexpires   \S+Z, in 1m 00s\nkey       k\\u2028ey\n")
-        self.assertTrue(text.endswith("\nheader    na\\eme: \\e[2J\\u202e\\n<b>é\n\n\\e[2J\\u202e\n<b>é\\xff\n"), text)
+        self.assertTrue(text.endswith("\nheader    na\\x1bme: \\x1b[2J\\u202e\\n<b>é\n\n\\x1b[2J\\u202e\n<b>é\\xff\n"), text)
         (dead,) = self.die(ODD, why="gone")
         self.assertRegex(self.whole(dead).decode(), r"\nattempts  1\n(.*\n)*reason    rejected: why\nheader    a: b\n\ngone\n\Z")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from unittest import mock
 
@@ -14,40 +13,14 @@ from phpmq.cli import output
 from phpmq.cli.bench.figures import HEADINGS, Figures
 from phpmq.cli.consume.formats import format_of
 from phpmq.cli.exits import Exit, Failed, code_of, not_reached
-from phpmq.cli.output import counted, json_line, rate, seconds, table, visible
+from phpmq.cli.output import table
 from phpmq.client import Delivery
 from phpmq.conversation import Conversation
 from phpmq.errors import BadFrame, LoginRequired, MemoryFull, NotAllowed, NotConnected, TimedOut
 
 
-class VisibleTests(SynchronousTestCase):
-    """What is shown obeys nobody."""
-
-    #: Each of them would be obeyed by some terminal, or shown where it is not.
-    dangerous = "".join(
-        map(chr, [*range(0x20), *range(0x7F, 0xA0), 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xDC80])
-    )
-
-    def test_visible(self) -> None:
-        """Control characters have escapes; other text is as it is."""
-        self.assertEqual(visible("a\x1b[1m\n\r\t\0\x9b\u202e\udcff"), "a\\e[1m\\n\\r\\t\\x00\\x9b\\u202e\\udcff")
-        self.assertTrue(visible(self.dangerous).isascii() and visible(self.dangerous).isprintable())
-        text = "Grüße, 日本, 👩\u200d👩\u200d👧 {}"
-        self.assertEqual(visible(text), text)
-
-    def test_json(self) -> None:
-        """JSON is one line, readable, harmless, and means what it is made of."""
-        value = {"text": self.dangerous, "name": "Grüße"}
-        line = json_line(value).decode()
-        self.assertEqual(json.loads(line), value)
-        self.assertIn("Grüße", line)
-        self.assertTrue(line.endswith("}\n") and line[:-1].isprintable())
-
-    def test_numbers(self) -> None:
-        """Numbers are for reading."""
-        self.assertEqual([counted(number) for number in (0, 1, 1234)], ["0 messages", "1 message", "1,234 messages"])
-        self.assertEqual([seconds(number) for number in (0.0123, 1.5, 1234.56)], ["0.012 s", "1.50 s", "1,235 s"])
-        self.assertEqual([rate(12345, 2), rate(1, 3), rate(0, 0)], ["6,172/s", "0.33/s", "0/s"])
+class TableTests(SynchronousTestCase):
+    """Tables in a pipe."""
 
     def test_table(self) -> None:
         """In a pipe a table is aligned, and has no lines."""

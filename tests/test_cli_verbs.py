@@ -303,4 +303,4 @@ class CheckTests(VerbTestCase):
 
     def test_line(self) -> None:
         """It is one line, and no terminal obeys it."""
-        self.assertEqual(line(State.UNKNOWN, "a\nb\x1b[1m"), b"UNKNOWN - a\\nb\\e[1m\n")
+        self.assertEqual(line(State.UNKNOWN, "a\nb\x1b[1m"), b"UNKNOWN - a\\nb\\x1b[1m\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +15,7 @@ from phpmq.admin.console.language import BadCommand, Call, complaint, json_piece
 from phpmq.admin.console.telnet import Telnet
 from phpmq.errors import BadName, NoSuchQueue, PHPMQError
 from phpmq.message import check_name
+from phpmq.text import terminal_safe
 
 IAC, WILL, WONT, DO, DONT, SB, SE = 255, 251, 252, 253, 254, 250, 240
 
@@ -132,56 +132,11 @@ class TelnetTests(SynchronousTestCase):
 class TextTests(SynchronousTestCase):
     """L{phpmq.admin.console.text}"""
 
-    def test_printable(self) -> None:
-        """All that could steer a terminal is escaped, and the rest is as it is."""
-        for raw, shown in (
-            ("a/b %d <b>é漢", "a/b %d <b>é漢"),
-            ("\x1b[31mred\x07", r"\x1b[31mred\x07"),
-            ("a\r\nb\tc\x7f\x9b", r"a\r\nb\tc\x7f\x9b"),
-            ("\u202egnp.exe\u2066\u200b\ufeff", r"\u202egnp.exe\u2066\u200b\ufeff"),
-            ("\u2028\u00a0\u3000", r"\u2028\xa0\u3000"),
-            ("\U000e0041\ud800\ue000", r"\U000e0041\ud800\ue000"),
-        ):
-            self.assertEqual(text.printable(raw), shown)
-
-    def test_every_character(self) -> None:
-        """Of every character there is, none gets through that controls, formats or separates."""
-        every = [chr(code) for code in range(0x110000)]
-        kept = [one for one in every if text.printable(one) == one]
-        self.assertEqual([one for one in kept if unicodedata.category(one)[0] in "CZ"], [" "])
-        escaped = text.printable("".join(set(every).difference(kept)))
-        self.assertTrue(escaped.isascii() and escaped.isprintable())
-
-    def test_width(self) -> None:
-        """Wide characters take two columns and combining ones none; a cut text fits and says that it is cut."""
-        self.assertEqual([text.width(one) for one in ("abc", "é", "e\u0301", "漢字", "ﾊﾝ")], [3, 1, 1, 4, 2])
-        self.assertEqual(
-            [text.cut("abcdefgh", columns) for columns in (8, 7, 4, 3, 2, 0)], ["abcdefgh", "abcd...", "a...", "...", "..", ""]
-        )
-        self.assertEqual(text.cut("漢字のキュー", 8), "漢字...")
-
     def test_table(self) -> None:
         """Columns stay below each other, also with wide characters, and as wide as asked."""
         rows = [("漢", "1", "x"), ("abc", "12,345", "")]
         self.assertEqual(text.table(("A", ">B", "C"), rows), ["A         B  C", "漢        1  x", "abc  12,345"])
         self.assertEqual(text.table(("A", ">B", "C"), [("", "1", "x")], (3, 5)), ["A        B  C", "         1  x"])
-
-    def test_numbers(self) -> None:
-        """Numbers are short, and exact where there is room."""
-        self.assertEqual(
-            [text.count(number) for number in (0, 999_999, 1_000_000, 1_234_567, 123_456_789, 12_345_678_901)],
-            ["0", "999,999", "1M", "1.2346M", "123.46M", "12.346G"],
-        )
-        self.assertEqual(
-            [text.size(number) for number in (0, 1023, 1024, 102_400, 1024**2 - 1, 5 * 1024**3, 2048 * 1024**4)],
-            ["0 B", "1023 B", "1.0 KiB", "100 KiB", "1.0 MiB", "5.0 GiB", "2048 TiB"],
-        )
-        self.assertEqual(
-            [text.duration(seconds) for seconds in (None, -1, 0.9, 59, 60, 3599, 3600, 86399, 86400, 10**7)],
-            ["-", "0 s", "0 s", "59 s", "1m 00s", "59m 59s", "1h 00m", "23h 59m", "1d 00h", "115d 17h"],
-        )
-        self.assertEqual([text.rate(number) for number in (0, 9.94, 9.96, 12345.6)], ["0.0/s", "9.9/s", "10/s", "12,346/s"])
-        self.assertEqual([text.several(1, "queue"), text.several(1200, "queue")], ["1 queue", "1,200 queues"])
 
     def test_json(self) -> None:
         """JSON is one line of printable ASCII, and means what it was."""
@@ -236,7 +191,7 @@ class LanguageTests(SynchronousTestCase):
         """Every name can be quoted so that it arrives, and where it is printable that is how it is shown."""
         quoted = "'" + name.replace("'", "'\\''") + "'"
         self.assertEqual(self.call(f"show -- {quoted}").words, [name])
-        if name.isprintable():
+        if terminal_safe(name) == name:
             self.assertEqual(self.call(f"show -- {answers.name(name)}").words, [name])
 
     def test_options(self) -> None:

@@ -27,7 +27,8 @@ from zope.interface.verify import verifyObject
 
 from phpmq import service
 from phpmq.errors import StartError
-from phpmq.service import QueueService, Settings, default_memory_limit
+from phpmq.service import QueueService
+from phpmq.settings import Settings, default_memory_limit
 from tests.doubles import RecordingPeer
 from tests.wire import Delivery, acknowledge, consume, deliveries, send
 

@@ -19,8 +19,9 @@ from zope.interface.verify import verifyObject
 from phpmq import tap
 from phpmq.clock import SteadyClock
 from phpmq.errors import StartError
+from phpmq.frames import CONTENT, DEFAULT_LIMITS
 from phpmq.protocol import QueueProtocol
-from phpmq.service import Settings
+from phpmq.settings import DURATION, FLAG, LOG_LEVELS, OPTIONS, SIZE, Settings
 
 
 class Case(SynchronousTestCase):
@@ -92,9 +93,9 @@ class OptionsTests(Case):
 
     def test_bad_sizes(self) -> None:
         """What is no size, or too small or large a one, is named with its option."""
-        for text in "", "huge", "-1", "1.5M", "1_000", "1T", "+1", "0x10", "\u0661", "0", "513M":
+        for text in "", "huge", "-1", "1.5", "1_000", "1T", "+1", "0x10", "\u0661", "0", "513M":
             self.assertIn(f"--max-message-size {text}: expected ", self.refusal(f"--max-message-size={text}"))
-        self.assertIn("--memory-limit 1023k: expected at least 1048576", self.refusal("--memory-limit", "1023k"))
+        self.assertIn("--memory-limit 1023k: expected at least 1M", self.refusal("--memory-limit", "1023k"))
 
     def test_numbers(self) -> None:
         """Numbers are taken as such, within their limits."""
@@ -135,8 +136,10 @@ class OptionsTests(Case):
 
     def test_empty_values(self) -> None:
         """An empty value, as an unset shell variable leaves it, is refused, not taken for the default."""
-        for option in *tap._PARSERS, "config":
-            self.refusal(f"--{option}=")
+        for name, option in OPTIONS.items():
+            if not option.repeated and option.kind is not FLAG:
+                self.refusal(f"--{name}=")
+        self.refusal("--config=")
 
     def test_one_line(self) -> None:
         """A refusal is one line that says who is speaking."""
@@ -158,11 +161,39 @@ class OptionsTests(Case):
 
     def test_help(self) -> None:
         """Every option is explained."""
-        text = tap.Options().getUsage(80)
-        for name in (*tap._PARSERS, *tap._LISTS, "config"):
-            self.assertRegex(text, rf"--{name}=\s+\w+")
-        for name in tap._FLAGS:
-            self.assertRegex(text, rf"--{name} +\w+")
+        text = " ".join(tap.Options().getUsage(80).split())
+        for name, option in OPTIONS.items():
+            self.assertIn(f"--{name}{'' if option.kind is FLAG else '='} {option.usage}", text)
+        for words in "-l, --listen= Where", "-s, --store= ", "-c, --config= ", "[default: 16M]", "64k, 16M or 2G", "30s, 5m, 2h or 1d":
+            self.assertIn(words, text)
+
+    def test_durations(self) -> None:
+        """Every option that is a time takes units, on the command line and in the file."""
+        durations = {name: option.attribute for name, option in OPTIONS.items() if option.kind is DURATION}
+        self.assertEqual(len(durations), 4)
+        for name, attribute in durations.items():
+            for text, seconds in ("30", 30.0), ("30s", 30.0), ("5m", 300.0), ("2000ms", 2.0), ("1h", 3600.0):
+                self.assertEqual(getattr(self.settings(f"--{name}", text), attribute), seconds)
+                path = self.config(f'{name} = "{text}"')
+                self.assertEqual(getattr(self.settings("--config", path), attribute), seconds)
+        self.assertEqual(self.settings("--producer-timeout", "2d").producer_timeout, 172800)
+        self.assertIn("--mirror-interval 2h: expected at least 1ms and at most 1h", self.refusal("--mirror-interval", "2h"))
+        self.assertIn("--mirror-interval soon: expected a number of seconds or a duration", self.refusal("--mirror-interval", "soon"))
+
+    def test_limits(self) -> None:
+        """Each limit holds, and the values at the limits are taken."""
+        for name, option in OPTIONS.items():
+            for limit in filter(None, (option.least, option.most)):
+                self.assertEqual(option.parse(limit), option.kind.read(limit))
+            if option.least not in ("", "0"):
+                self.assertIn(f"--{name} 0: expected {option.limits}", self.refusal(f"--{name}", "0"))
+            if option.most:
+                self.assertIn(f"expected {option.limits}", self.refusal(f"--{name}", "600T" if option.kind is SIZE else "1000000"))
+
+    def test_shared(self) -> None:
+        """What others define is the same here: the decoder's limit, and Twisted's levels."""
+        self.assertEqual(Settings().max_message_size, DEFAULT_LIMITS[CONTENT])
+        self.assertEqual(set(LOG_LEVELS), {level.name for level in LogLevel.iterconstants()})
 
 
 class ConfigurationTests(Case):

@@ -23,6 +23,7 @@ class Shouter(Service):
     def __init__(self, server):
         self.server = server
         self.words = deque()
+        self.full = False
 
     def startService(self):
         """The server was added to the application first, so it has started and has a broker now."""
@@ -43,8 +44,7 @@ class Shouter(Service):
 
     def shout(self):
         while self.words:
-            self.full = False
-            self.channel.publish(None, "shouts", self.words[0].body.upper(), 0)
+            self.channel.publish("shouts", self.words[0].body.upper(), 0)
             if self.full:
                 return
             self.channel.ack(None, self.words.popleft().id)
@@ -55,11 +55,15 @@ class Shouter(Service):
         self.shout()
 
     def refused(self, tag, error):
-        """Called from within publish: the server has no room for the message."""
+        """Nothing here has a tag."""
+
+    def blocked(self):
+        """Called from within publish: the memory or the queue is full, and the message was not taken."""
         self.full = True
 
-    def room(self):
-        """There may be room again."""
+    def unblocked(self):
+        """It may be taken now."""
+        self.full = False
         self.shout()
 
     def flush(self):

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-# Control characters, line separators, what turns the direction of text, and halves of characters.
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+from phpmq.text import json_safe, terminal_safe
 
 # A column that is folded has so many characters at least.
 _FOLDED = 12
-
-_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\x1b": "\\e"}
 
 
 def is_terminal(descriptor: int) -> bool:
@@ -27,74 +23,16 @@ def is_terminal(descriptor: int) -> bool:
         return False
 
 
-def visible(text: str) -> str:
-    """The text on one line, with escapes in place of what a terminal would obey or could not show."""
-    return _UNSEEN.sub(lambda match: _SHORT.get(match[0]) or _escape(match[0]), text)
-
-
-def _escape(character: str) -> str:
-    number = ord(character)
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
-
-
 def note(sentence: str) -> None:
     """A line for the user, on stderr."""
     # If nobody reads it, so be it.
     with suppress(OSError):
-        os.write(2, f"phpmq: {visible(sentence)}\n".encode())
+        os.write(2, f"phpmq: {terminal_safe(sentence)}\n".encode())
 
 
 def json_line(value: Mapping[str, Any]) -> bytes:
     """A JSON object on a line of its own; readable, and harmless for a terminal."""
-    text = json.dumps(value, ensure_ascii=False)
-    return _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text).encode() + b"\n"
-
-
-def counted(number: int, thing: str = "message") -> str:
-    """C{1 message}, C{1,234 messages}."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
-def digits(number: float) -> str:
-    """C{0.123}, C{1.23}, C{12.3}, C{1,234}: three digits, unless there are more before the point."""
-    number = round(number, 3)
-    places = 3 if number < 1 else 2 if number < 10 else 1 if number < 100 else 0
-    return f"{number:,.{places}f}"
-
-
-def seconds(number: float) -> str:
-    """C{0.123 s}, C{12.3 s}."""
-    return f"{digits(number)} s"
-
-
-def size(number: float) -> str:
-    """C{12 B}, C{1.5 MiB}."""
-    if number < 1024:
-        return f"{number:.0f} B"
-    for unit in "KMGT":
-        number /= 1024
-        if number < 999.5 or unit == "T":
-            break
-    return f"{number:.1f} {unit}iB" if number < 99.95 else f"{number:,.0f} {unit}iB"
-
-
-def span(number: float | None) -> str:
-    """A time span, in the two units that matter: C{12 s}, C{1m 05s}, C{2d 03h}; a dash for none."""
-    if number is None:
-        return "-"
-    whole = max(0, int(number))
-    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
-    if not minutes:
-        return f"{whole} s"
-    if not hours:
-        return f"{minutes}m {whole % 60:02}s"
-    return f"{days:,}d {hours % 24:02}h" if days else f"{hours}h {minutes % 60:02}m"
-
-
-def rate(number: int, duration: float) -> str:
-    """C{1,234/s}."""
-    per_second = number / max(duration, 1e-9)
-    return f"{per_second:,.0f}/s" if per_second >= 10 else f"{per_second:.2g}/s"
+    return json_safe(json.dumps(value, ensure_ascii=False)).encode() + b"\n"
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -118,7 +56,7 @@ class Listing:
 
     def add(self, rows: Sequence[Sequence[str]]) -> str:
         """The text of these rows; at first that of the headings, too."""
-        cells = [[visible(cell) for cell in row] for row in rows]
+        cells = [[terminal_safe(cell) for cell in row] for row in rows]
         self._widths = [max(width, *map(len, column), 0) for width, *column in zip(self._widths, *cells, strict=True)]
         begun, self._begun = self._begun, True
         if self._shown:

@@ -6,7 +6,8 @@ from typing import Any
 
 from twisted.internet.task import LoopingCall
 
-from phpmq.cli.output import counted, is_terminal, note, rate, visible
+from phpmq.cli.output import is_terminal, note
+from phpmq.text import format_rate, plural, terminal_safe
 
 # Seconds after which there is something to tell, and between two looks, on a terminal and elsewhere.
 _AFTER, _TERMINAL, _ELSEWHERE = 0.4, 0.1, 1.0
@@ -26,7 +27,7 @@ class Progress:
         """
         self.done = 0
         self._reactor = reactor
-        self._label, self._total = visible(label), total
+        self._label, self._total = terminal_safe(label), total
         self._started = reactor.seconds()
         self._live: Any = None
         self._task: Any = None
@@ -46,10 +47,10 @@ class Progress:
         self._looking.start(_ELSEWHERE if self._live is None else _TERMINAL)
 
     def _look(self) -> None:
-        speed = rate(self.done, self._reactor.seconds() - self._started)
+        speed = format_rate(self.done, self._reactor.seconds() - self._started)
         if self._live is None:
             total = "" if self._total is None else f" of {self._total:,}"
-            note(f"{self._label}: {counted(self.done)}{total}, {speed}")
+            note(f"{self._label}: {plural(self.done)}{total}, {speed}")
         else:
             self._live.update(self._task, completed=self.done, rate=speed)
             self._live.refresh()

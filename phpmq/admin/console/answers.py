@@ -7,7 +7,8 @@ from datetime import datetime
 from shlex import quote
 from typing import Any
 
-from phpmq.admin.console.text import Alarm, Heading, count, cut, duration, printable, rate, several, size, table
+from phpmq.admin.console.text import Alarm, Heading, table
+from phpmq.text import cut, format_count, format_duration, format_rate, format_size, plural, terminal_safe
 
 #: How much of a body a line shows, in columns; in bytes that is four times as much at most.
 BODY = 60
@@ -23,23 +24,25 @@ _STATES = {"ready": "waiting", "in_flight": "delivered"}
 
 def name(text: str) -> str:
     """A name as a command takes it, in quotes if it needs them."""
-    shown = printable(text)
+    shown = terminal_safe(text)
     return shown if shown and all(one.isalnum() or one in _BARE for one in shown) else quote(shown)
 
 
 def status(status: Mapping[str, Any]) -> list[str]:
     """The whole server, in a few lines."""
     messages, rates, memory, connections = (status[part] for part in ("messages", "rates", "memory", "connections"))
-    counted = f"queues take {size(memory['used'])} of {size(memory['limit'])}"
-    process = f"{size(memory['resident'])} now, {size(memory['peak'])} peak; " if "resident" in memory else ""
+    counted = f"queues take {format_size(memory['used'])} of {format_size(memory['limit'])}"
+    process = f"{format_size(memory['resident'])} now, {format_size(memory['peak'])} peak; " if "resident" in memory else ""
     return [
-        Heading(f"phpmq {status['version']}  {status['state']}, up {duration(status['uptime_seconds'])}, {_clock(status['now'])} UTC"),
+        Heading(
+            f"phpmq {status['version']}  {status['state']}, up {format_duration(status['uptime_seconds'])}, {_clock(status['now'])} UTC"
+        ),
         f"memory    {process}{counted}",
         f"file      {_mirror(status['mirror'])}",
-        f"messages  {_messages(messages)}; {size(messages['bytes'])} wait",
-        "rates     " + ", ".join(f"{counter} {rate(rates[counter]['1s'])}" for counter in rates),
-        f"clients   {connections['open']:,} of {connections['limit']:,}, with {several(status['consumers'], 'consumer')}"
-        f" of {several(status['queues'], 'queue')}",
+        f"messages  {_messages(messages)}; {format_size(messages['bytes'])} wait",
+        "rates     " + ", ".join(f"{counter} {format_rate(rates[counter]['1s'])}" for counter in rates),
+        f"clients   {connections['open']:,} of {connections['limit']:,}, with {plural(status['consumers'], 'consumer')}"
+        f" of {plural(status['queues'], 'queue')}",
         *(Alarm(f"ALARM     {alarm['text']}") for alarm in status["alarms"]),
     ]
 
@@ -63,14 +66,14 @@ def _clock(moment: str) -> str:
 def _mirror(mirror: Mapping[str, Any]) -> str:
     if mirror["file"] is None:
         return "none, the messages are in memory only"
-    file, pending, lag = printable(mirror["file"]), several(mirror["pending_changes"], "change"), mirror["lag_seconds"]
+    file, pending, lag = terminal_safe(mirror["file"]), plural(mirror["pending_changes"], "change"), mirror["lag_seconds"]
     if mirror["failing"]:
-        return f"{file}, which cannot be written since {duration(lag)}: {pending} not in it"
+        return f"{file}, which cannot be written since {format_duration(lag)}: {pending} not in it"
     return f"{file}, {pending} not in it yet, the oldest for {lag:.1f} s" if mirror["pending_changes"] else f"{file}, up to date"
 
 
 def _messages(numbers: Mapping[str, Any]) -> str:
-    return ", ".join(f"{count(numbers[state])} {state.replace('_', ' ')}" for state in ("ready", "delayed", "in_flight", "dead"))
+    return ", ".join(f"{format_count(numbers[state])} {state.replace('_', ' ')}" for state in ("ready", "delayed", "in_flight", "dead"))
 
 
 def paused(queue: Mapping[str, Any]) -> str:
@@ -85,11 +88,11 @@ def queue(queue: Mapping[str, Any]) -> list[str]:
     return [
         Heading(f"queue {name(queue['name'])}"),
         f"messages  {_messages(queue)}",
-        f"waiting   {size(queue['bytes'])}" + ("" if age is None else f", the next message for {duration(age)}"),
-        "rates     " + ", ".join(f"{counter} {rate(rates[counter]['1s'])}" for counter in rates),
+        f"waiting   {format_size(queue['bytes'])}" + ("" if age is None else f", the next message for {format_duration(age)}"),
+        "rates     " + ", ".join(f"{counter} {format_rate(rates[counter]['1s'])}" for counter in rates),
         "totals    " + ", ".join(f"{counter} {number:,}" for counter, number in queue["totals"].items()),
-        f"clients   {several(queue['consumers'], 'consumer')}",
-        *([f"keys      {count(queue['keys'])} remembered"] if queue["keys"] else []),
+        f"clients   {plural(queue['consumers'], 'consumer')}",
+        *([f"keys      {format_count(queue['keys'])} remembered"] if queue["keys"] else []),
         *([Alarm(f"PAUSED    {stopped}; resume {name(queue['name'])} goes on")] if stopped else []),
     ]
 
@@ -97,7 +100,8 @@ def queue(queue: Mapping[str, Any]) -> list[str]:
 def consumers(consuming: Iterable[Mapping[str, Any]]) -> list[str]:
     """Who consumes a queue; no lines for nobody."""
     rows = [
-        (str(one["client"] or "inside"), count(one["in_flight"]), count(one["window"]), _lease(one["lease_seconds"])) for one in consuming
+        (str(one["client"] or "inside"), format_count(one["in_flight"]), format_count(one["window"]), _lease(one["lease_seconds"]))
+        for one in consuming
     ]
     return table((">CLIENT", ">IN FLIGHT", ">WINDOW", ">LEASE"), rows) if rows else []
 
@@ -117,10 +121,10 @@ def queues(found: Iterable[Mapping[str, Any]]) -> list[str]:
     """Queues, a line each. Their names come last, as they are: they can be of any length."""
     rows = [
         (
-            *(count(one[state]) for state in ("ready", "delayed", "in_flight", "dead")),
-            size(one["bytes"]),
-            duration(one["oldest_message_age_seconds"]),
-            count(one["consumers"]),
+            *(format_count(one[state]) for state in ("ready", "delayed", "in_flight", "dead")),
+            format_size(one["bytes"]),
+            format_duration(one["oldest_message_age_seconds"]),
+            format_count(one["consumers"]),
             name(one["name"]) + (f"  (paused: {paused(one)})" if paused(one) else ""),
         )
         for one in found
@@ -140,7 +144,16 @@ def places(found: Iterable[Mapping[str, Any]], now: float) -> list[tuple[str, ..
         place += one["state"] == "ready"
         where = f"{place:,}" if one["state"] == "ready" else "-"
         state = _STATES.get(one["state"], one["state"])
-        rows.append((where, state, one["id"], size(one["size"]), duration(_since(one["accepted_at"], now)), count(one["attempts"])))
+        rows.append(
+            (
+                where,
+                state,
+                one["id"],
+                format_size(one["size"]),
+                format_duration(_since(one["accepted_at"], now)),
+                format_count(one["attempts"]),
+            )
+        )
     return rows
 
 
@@ -156,13 +169,20 @@ def messages(found: list[dict[str, Any]], now: float) -> list[str]:
 def dead(found: list[dict[str, Any]], now: float) -> list[str]:
     """Dead letters, likewise."""
     rows = [
-        (one["id"], size(one["size"]), count(one["attempts"]), f"{duration(_since(one['died_at'], now))} ago", _why(one)) for one in found
+        (
+            one["id"],
+            format_size(one["size"]),
+            format_count(one["attempts"]),
+            f"{format_duration(_since(one['died_at'], now))} ago",
+            _why(one),
+        )
+        for one in found
     ]
     return _with_bodies(table(("ID", ">SIZE", ">ATTEMPTS", ">DIED", "REASON"), rows), found)
 
 
 def _why(one: Mapping[str, Any]) -> str:
-    return f"{one['reason']}: {cut(printable(one['text']), BODY)}" if one["text"] else str(one["reason"])
+    return f"{one['reason']}: {cut(terminal_safe(one['text']), BODY)}" if one["text"] else str(one["reason"])
 
 
 def _with_bodies(lines: list[str], found: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -174,7 +194,7 @@ def _with_bodies(lines: list[str], found: Iterable[Mapping[str, Any]]) -> list[s
 
 def _body(one: Mapping[str, Any]) -> str:
     text = one["body"] if "body" in one else f"base64 {one['body_base64']}"
-    return cut(printable(text) + ("..." if one["truncated"] else ""), BODY)
+    return cut(terminal_safe(text) + ("..." if one["truncated"] else ""), BODY)
 
 
 def _since(moment: str, now: float) -> float:
@@ -188,15 +208,15 @@ def message(one: Mapping[str, Any]) -> list[str]:
         for key, value in one.items()
         if value not in (None, "", {}) and key not in ("body", "body_base64", "headers", "truncated")
     }
-    lines = [f"{key + ':':12} {printable(value)}" for key, value in facts.items()]
-    lines += [f"header:      {printable(header)}: {printable(value)}" for header, value in one["headers"].items()]
+    lines = [f"{key + ':':12} {terminal_safe(value)}" for key, value in facts.items()]
+    lines += [f"header:      {terminal_safe(header)}: {terminal_safe(value)}" for header, value in one["headers"].items()]
     text = one["body"] if "body" in one else f"base64 {one['body_base64']}"
-    return [*lines, "", *map(printable, text.split("\n")), *(["..."] if one["truncated"] else [])]
+    return [*lines, "", *map(terminal_safe, text.split("\n")), *(["..."] if one["truncated"] else [])]
 
 
 def graves(found: Iterable[Mapping[str, Any]]) -> list[str]:
     """Queues that have dead letters."""
-    return table((">DEAD", ">SIZE", "QUEUE"), [(count(one["dead"]), size(one["bytes"]), name(one["queue"])) for one in found])
+    return table((">DEAD", ">SIZE", "QUEUE"), [(format_count(one["dead"]), format_size(one["bytes"]), name(one["queue"])) for one in found])
 
 
 def clients(found: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -206,10 +226,10 @@ def clients(found: Iterable[Mapping[str, Any]]) -> list[str]:
             str(one["id"]),
             one["address"],
             one["protocol"] or "-",
-            duration(one["connected_seconds"]),
-            count(one["in_flight"]),
-            size(one["bytes_received"]),
-            size(one["bytes_sent"]),
+            format_duration(one["connected_seconds"]),
+            format_count(one["in_flight"]),
+            format_size(one["bytes_received"]),
+            format_size(one["bytes_sent"]),
             _consumed(one["consuming"]) + (" (waits for room)" if one["waiting_for_room"] else ""),
         )
         for one in found

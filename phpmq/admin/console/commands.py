@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from textwrap import wrap
 from typing import Any
 
@@ -10,8 +11,9 @@ from phpmq.admin.admin import Admin
 from phpmq.admin.console import answers
 from phpmq.admin.console.language import Answer, BadCommand, Call, Command, Terminal, find
 from phpmq.admin.console.monitor import View
-from phpmq.admin.console.text import Heading, several, table
+from phpmq.admin.console.text import Heading, table
 from phpmq.errors import NoSuchClient
+from phpmq.text import parse_duration, parse_size, plural
 
 # So many messages, dead letters, queues, clients and consumers are listed at most; a body is shown up to so many bytes, in lists and alone.
 _MESSAGES, _DEAD, _QUEUES, _CLIENTS, _CONSUMERS = 10, 50, 200, 200, 200
@@ -55,12 +57,12 @@ async def _show(terminal: Terminal, call: Call) -> Answer:
     more = queue["in_flight"] + queue["ready"] + queue["delayed"] - len(found)
     lines = [*answers.queue(queue), *_block(_consumers(queue["consuming"])), *_block(answers.settings(queue["settings"]))]
     lines += _block(answers.messages(found, _now(admin)) if found else [])
-    return Answer([*lines, *([f"and {several(more, 'more message')}"] if more > 0 else [])], {**queue, "messages": found})
+    return Answer([*lines, *([f"and {plural(more, 'more message')}"] if more > 0 else [])], {**queue, "messages": found})
 
 
 def _consumers(consuming: list[dict[str, Any]]) -> list[str]:
     more = len(consuming) - _CONSUMERS
-    return [*answers.consumers(consuming[:_CONSUMERS]), *([f"and {several(more, 'more consumer')}"] if more > 0 else [])]
+    return [*answers.consumers(consuming[:_CONSUMERS]), *([f"and {plural(more, 'more consumer')}"] if more > 0 else [])]
 
 
 def _block(lines: list[str]) -> list[str]:
@@ -82,7 +84,7 @@ async def _search(terminal: Terminal, call: Call) -> Answer:
 
 def _flush(terminal: Terminal, call: Call) -> Answer:
     done = terminal.admin.flush(call.words[0])
-    return Answer([f"{several(done['removed'], 'message')} removed from {answers.name(done['queue'])}{_left(done)}"], done)
+    return Answer([f"{plural(done['removed'], 'message')} removed from {answers.name(done['queue'])}{_left(done)}"], done)
 
 
 def _left(done: dict[str, Any]) -> str:
@@ -92,10 +94,10 @@ def _left(done: dict[str, Any]) -> str:
 async def _flush_all(terminal: Terminal, call: Call) -> Answer:
     if call.words != ["yes"]:
         messages = terminal.admin.status()["messages"]
-        waiting = several(messages["ready"] + messages["delayed"], "message")
+        waiting = plural(messages["ready"] + messages["delayed"], "message")
         raise BadCommand(f"this removes all that waits, {waiting} now; if that is what you want, type: flushall yes")
     done = await terminal.admin.flush_all()
-    return Answer([f"{several(done['removed'], 'message')} removed from {several(done['queues'], 'queue')}{_left(done)}"], done)
+    return Answer([f"{plural(done['removed'], 'message')} removed from {plural(done['queues'], 'queue')}{_left(done)}"], done)
 
 
 def _pause(terminal: Terminal, call: Call) -> Answer:
@@ -127,7 +129,7 @@ async def _dead(terminal: Terminal, call: Call) -> Answer:
 async def _replay(terminal: Terminal, call: Call) -> Answer:
     name, *target = call.words
     done = await terminal.admin.replay(name, target[0] if target else None)
-    return Answer([f"{several(done['replayed'], 'dead letter')} of {answers.name(name)} replayed to {answers.name(done['target'])}"], done)
+    return Answer([f"{plural(done['replayed'], 'dead letter')} of {answers.name(name)} replayed to {answers.name(done['target'])}"], done)
 
 
 async def _clients(terminal: Terminal, call: Call) -> Answer:
@@ -140,28 +142,32 @@ def _disconnect(terminal: Terminal, call: Call) -> Answer:
     if not re.fullmatch(r"\d{1,18}", call.words[0], re.ASCII):
         raise NoSuchClient(f"a client has a number, not {call.words[0]!r}")
     client = terminal.admin.disconnect(int(call.words[0]))
-    returned = several(client["in_flight"], "message")
+    returned = plural(client["in_flight"], "message")
     return Answer([f"client {client['id']} ({client['address']}) disconnected; {returned} in flight given back"], client)
 
 
 async def _move(terminal: Terminal, call: Call) -> Answer:
     source, target = call.words
     done = await terminal.admin.move(source, target)
-    return Answer([f"{several(done['moved'], 'message')} moved from {answers.name(source)} to {answers.name(target)}"], done)
+    return Answer([f"{plural(done['moved'], 'message')} moved from {answers.name(source)} to {answers.name(target)}"], done)
 
 
 def _settings(terminal: Terminal, call: Call) -> Answer:
     name, *pairs = call.words
-    values = {setting: _value(text) for setting, text in zip(pairs[::2], pairs[1::2], strict=True)}
+    values = {setting: _value(setting, text) for setting, text in zip(pairs[::2], pairs[1::2], strict=True)}
     queue = terminal.admin.configure(name, values) if values else terminal.admin.numbers(name)
     return Answer(answers.settings(queue["settings"]), {"queue": name, "settings": queue["settings"]})
 
 
-def _value(text: str) -> Any:
+# Settings that take a unit.
+_WITH_UNIT: dict[str, Callable[[str], float]] = {"max_bytes": parse_size, "lease": parse_duration, "dedup": parse_duration}
+
+
+def _value(setting: str, text: str) -> Any:
     """A setting's value: a number, a word, or None for the default."""
     if text == "default":
         return None
-    for kind in int, float:
+    for kind in int, float, _WITH_UNIT.get(setting, float):
         try:
             return kind(text)
         except ValueError:
@@ -306,12 +312,12 @@ TABLE: dict[str, Command] = {
             "QUEUE [NAME VALUE]...",
             "what is set for a queue, or set it",
             "The value default gives a setting its default back. A queue that is not there is made.\n"
-            "max_messages, max_bytes: how much may wait, 0 for no limit\n"
+            "max_messages, max_bytes: how much may wait, such as 1000 or 64M, 0 for no limit\n"
             "when_full: refuse or drop-oldest\n"
             "max_attempts: dead after so many deliveries, 0 for never\n"
-            "lease: seconds that a consumer may hold a message, 0 for no limit\n"
+            "lease: how long a consumer may hold a message, such as 30, 30s or 5m, 0 for no limit\n"
             "expired: drop, or dead to keep what expires as dead letters\n"
-            "dedup: seconds that a message's key is known, 0 for while it is there",
+            "dedup: how long a message's key is known, 0 for while it is there",
             _settings,
             changes=True,
         ),

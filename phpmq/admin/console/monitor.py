@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from phpmq.admin.admin import Admin
 from phpmq.admin.console import answers
-from phpmq.admin.console.text import Heading, count, cut, printable, several, size, table
+from phpmq.admin.console.text import Heading, table
 from phpmq.errors import NoSuchQueue
+from phpmq.text import cut, format_count, format_size, plural, terminal_safe
 
 #: Columns and rows of the smallest screen, of one that nobody named the size of, and of the largest.
 SMALLEST, USUAL, LARGEST = (40, 16), (80, 24), (400, 200)
@@ -59,7 +60,7 @@ class Screens:
         lines = self._drawn.get(view)
         if lines is None:
             whole = await (self._overview(admin, view) if view.queue is None else _queue(admin, view.queue, view))
-            lines = self._drawn[view] = [type(line)(cut(printable(line), view.columns)) for line in whole]
+            lines = self._drawn[view] = [type(line)(cut(terminal_safe(line), view.columns)) for line in whole]
         return lines
 
     async def _overview(self, admin: Admin, view: View) -> list[str]:
@@ -72,7 +73,7 @@ class Screens:
         headings = ">WAITING", ">IN FLIGHT", ">DEAD", ">SIZE", ">CLIENTS", "", "QUEUE"
         lines += table(headings, [_row(queue, most) for queue in shown], _OVERVIEW) if shown else ["no queues"]
         hidden = status["queues"] - len(shown)
-        return [*lines, f"{several(hidden, 'smaller queue')}. {_HINT}" if hidden > 0 else _HINT]
+        return [*lines, f"{plural(hidden, 'smaller queue')}. {_HINT}" if hidden > 0 else _HINT]
 
     async def _ask(self, admin: Admin, rows: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The server's numbers, with the largest queues for a screen of so many rows."""
@@ -89,13 +90,13 @@ def _waiting(queue: Mapping[str, Any]) -> int:
 
 def _row(queue: Mapping[str, Any], most: int) -> tuple[str, ...]:
     return (
-        count(_waiting(queue)),
-        count(queue["in_flight"]),
-        count(queue["dead"]),
-        size(queue["bytes"]),
-        count(queue["consumers"]),
+        format_count(_waiting(queue)),
+        format_count(queue["in_flight"]),
+        format_count(queue["dead"]),
+        format_size(queue["bytes"]),
+        format_count(queue["consumers"]),
         _bar(_waiting(queue), queue["in_flight"], most),
-        ("(paused) " if answers.paused(queue) else "") + printable(queue["name"]),
+        ("(paused) " if answers.paused(queue) else "") + terminal_safe(queue["name"]),
     )
 
 
@@ -127,4 +128,4 @@ async def _queue(admin: Admin, name: str, view: View) -> list[str]:
             found += (await admin.messages(name, state, limit=limit - len(found), preview=0)).items
     lines += table(answers.PLACES, answers.places(found, admin.broker.turn.now / 1000), _QUEUE)
     hidden = queue["in_flight"] + queue["ready"] + queue["delayed"] - len(found)
-    return [*lines, f"{several(hidden, 'more message')}. {_HINT}" if hidden > 0 else _HINT]
+    return [*lines, f"{plural(hidden, 'more message')}. {_HINT}" if hidden > 0 else _HINT]

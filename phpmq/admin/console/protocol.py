@@ -20,8 +20,9 @@ from phpmq.admin.console.keyboard import MAX_LINE, Key, Keyboard
 from phpmq.admin.console.language import BadCommand, Call, complaint, json_pieces, parse
 from phpmq.admin.console.monitor import View
 from phpmq.admin.console.telnet import Telnet
-from phpmq.admin.console.text import Alarm, Heading, printable
+from phpmq.admin.console.text import Alarm, Heading
 from phpmq.errors import Draining, PHPMQError
+from phpmq.text import terminal_safe
 
 if TYPE_CHECKING:
     from phpmq.admin.console.factory import ConsoleFactory
@@ -251,7 +252,7 @@ class ConsoleProtocol(Protocol):
             if call is None:
                 return
             if call.command.changes:
-                self._log.info("the console of {peer} says: {line}", peer=self.peer, line=printable(_decode(line)))
+                self._log.info("the console of {peer} says: {line}", peer=self.peer, line=terminal_safe(_decode(line)))
             answer = await call.run(self)
             self._say([await self._json(answer.data)] if call.json else answer.lines)
         except PHPMQError as error:
@@ -261,7 +262,7 @@ class ConsoleProtocol(Protocol):
         except CancelledError:
             self._say([Alarm("error: the server stops, not all of it was done")])
         except Exception:
-            self._log.failure("a command of the console failed: {line}", line=printable(_decode(line)))
+            self._log.failure("a command of the console failed: {line}", line=terminal_safe(_decode(line)))
             self._unwatch()
             self._say([Alarm(_FAILED)])
 
@@ -327,7 +328,7 @@ class ConsoleProtocol(Protocol):
     def _styled(self, line: str) -> str:
         """The line as it leaves: whatever is in it, the only control characters are those of colours."""
         before, after = _COLOURS.get(type(line), ("", "")) if self.style == "colour" else ("", "")
-        return before + printable(line) + after
+        return before + terminal_safe(line) + after
 
     def _say(self, lines: Iterable[str]) -> None:
         self._send("".join(f"{self._styled(line)}\r\n" for line in lines).encode())

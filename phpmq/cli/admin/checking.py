@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from phpmq.cli.admin.several import there
 from phpmq.cli.exits import Exit, Failed
-from phpmq.cli.output import counted, note, span, visible
+from phpmq.cli.output import note
+from phpmq.text import format_duration, plural, terminal_safe
 
 if TYPE_CHECKING:
     from phpmq.cli.admin.api import Api
@@ -126,7 +127,7 @@ def say(state: State, text: str) -> int:
 
 def line(state: State, text: str) -> bytes:
     """The line."""
-    return f"{state.name} - {visible(text)}\n".encode()
+    return f"{state.name} - {terminal_safe(text)}\n".encode()
 
 
 async def look(api: Api, limits: Limits) -> tuple[State, str]:
@@ -141,7 +142,7 @@ async def look(api: Api, limits: Limits) -> tuple[State, str]:
         # Who stops a server knows it.
         findings.add(State.WARNING if alarm["name"] == "running" else State.CRITICAL, str(alarm["text"]))
     lag = status["mirror"].get("lag_seconds")
-    findings.over("", lag or 0.0, None, limits.mirror_lag, f"the file is {span(lag)} late")
+    findings.over("", lag or 0.0, None, limits.mirror_lag, f"the file is {format_duration(lag)} late")
     tally = Tally(limits, findings)
     seen: set[str] = set()
     for pattern in limits.patterns:
@@ -187,17 +188,17 @@ class Tally:
             self._values[kind].append(value)
         findings.over(f"{name}: ", queue["ready"], limits.ready_warn, limits.ready_crit, f"{queue['ready']:,} ready")
         findings.over(f"{name}: ", age, limits.age_warn, limits.age_crit, f"the next message waits for {age:,.0f} s")
-        findings.over(f"{name}: ", queue["dead"], limits.dead_warn, limits.dead_crit, counted(queue["dead"], "dead letter"))
+        findings.over(f"{name}: ", queue["dead"], limits.dead_warn, limits.dead_crit, plural(queue["dead"], "dead letter"))
         if queue["consumers"] < (limits.min_consumers or 0):
-            findings.add(State.CRITICAL, f"{name}: {counted(queue['consumers'], 'consumer')}, fewer than {limits.min_consumers:,}")
+            findings.add(State.CRITICAL, f"{name}: {plural(queue['consumers'], 'consumer')}, fewer than {limits.min_consumers:,}")
 
     def summary(self) -> str:
         """What there is to say where nothing is wrong."""
         values = self._values
         ready, dead, consumers = (round(sum(values[kind])) for kind in ("ready", "dead", "consumers"))
-        oldest = span(max(values["age"], default=0.0))
-        which = self._names[0] if len(self._names) == 1 else counted(len(self._names), "queue")
-        return f"{which}: {ready:,} ready, {dead:,} dead, waiting for {oldest} at most, {counted(consumers, 'consumer')}"
+        oldest = format_duration(max(values["age"], default=0.0))
+        which = self._names[0] if len(self._names) == 1 else plural(len(self._names), "queue")
+        return f"{which}: {ready:,} ready, {dead:,} dead, waiting for {oldest} at most, {plural(consumers, 'consumer')}"
 
     def numbers(self, lag: float | None) -> str:
         """The numbers, for graphs."""

@@ -12,7 +12,8 @@ from phpmq.cli.admin.options import Pattern, api_option, json_option
 from phpmq.cli.admin.several import each, in_json
 from phpmq.cli.admin.words import consumed
 from phpmq.cli.exits import Exit
-from phpmq.cli.output import Listing, counted, json_line, note, size, span, visible
+from phpmq.cli.output import Listing, json_line, note
+from phpmq.text import format_duration, format_size, plural, terminal_safe
 
 if TYPE_CHECKING:
     from phpmq.cli.admin.api import Api
@@ -69,10 +70,10 @@ def _row(client: Mapping[str, Any]) -> tuple[str, ...]:
         client["address"],
         client["listener"],
         client["protocol"] or "-",
-        span(client["connected_seconds"]),
+        format_duration(client["connected_seconds"]),
         f"{client['in_flight']:,}",
-        size(client["bytes_received"]),
-        size(client["bytes_sent"]),
+        format_size(client["bytes_received"]),
+        format_size(client["bytes_sent"]),
         consumed(client["consuming"]) + ("  (waits for room)" if client["waiting_for_room"] else ""),
     )
 
@@ -82,8 +83,8 @@ async def close_clients(api: Api, output: Output, ids: Sequence[int], as_json: b
 
     async def close(id: int) -> None:
         done = await api.delete(f"disconnect {id}", "clients", str(id), wants=("address", "in_flight"))
-        held = f"; the {counted(done['in_flight'])} that it held are ready again" if done["in_flight"] else ""
+        held = f"; the {plural(done['in_flight'])} that it held are ready again" if done["in_flight"] else ""
         line = f"{id}: {done['address']} is disconnected{held}"
-        output.put(json_line(done) if as_json else f"{visible(line)}\n".encode())
+        output.put(json_line(done) if as_json else f"{terminal_safe(line)}\n".encode())
 
     return await each(ids, close, in_json(output, as_json, "client"), "client")

@@ -15,7 +15,8 @@ from phpmq.cli.admin.question import check_askable, check_sure
 from phpmq.cli.admin.several import each, in_json
 from phpmq.cli.exits import Exit, Failed
 from phpmq.cli.options import QueueName, Text, want_verb
-from phpmq.cli.output import counted, json_line, visible
+from phpmq.cli.output import json_line
+from phpmq.text import plural, terminal_safe
 
 if TYPE_CHECKING:
     from phpmq.cli.admin.api import Api
@@ -159,7 +160,7 @@ def delete(
         if dry_run:
             return await letters.would("delete")
         if not yes and (number := await letters.count()):
-            await check_sure(api.reactor, f"Forget {counted(number, 'dead letter')} of {queue} for ever?", yes)
+            await check_sure(api.reactor, f"Forget {plural(number, 'dead letter')} of {queue} for ever?", yes)
         return await letters.delete()
 
     return reach(api, timeout, work)
@@ -172,7 +173,7 @@ class Letters:
         self._api, self._output, self._which, self._as_json = api, output, which, as_json
 
     def _put(self, line: str, value: dict[str, Any]) -> None:
-        self._output.put(json_line(value) if self._as_json else f"{visible(line)}\n".encode())
+        self._output.put(json_line(value) if self._as_json else f"{terminal_safe(line)}\n".encode())
 
     # How many
 
@@ -206,7 +207,7 @@ class Letters:
         """Tell how many are meant: the exit code."""
         found, queue = await self.count(), self._which.queue
         participle = {"replay": "replayed", "delete": "deleted"}[verb]
-        self._put(f"{queue}: {counted(found, 'dead letter')} would be {participle}", {"queue": queue, f"would_{verb}": found})
+        self._put(f"{queue}: {plural(found, 'dead letter')} would be {participle}", {"queue": queue, f"would_{verb}": found})
         return Exit.OK
 
     # Work
@@ -228,7 +229,7 @@ class Letters:
                     raise
                 raise Failed(f"{error.sentence}; {done:,} were replayed before", Exit.PARTLY) from error
             done += answer["replayed"]
-        line = f"{which.queue}: {counted(done, 'dead letter')} replayed" + (f" to {into}" if into != which.queue else "")
+        line = f"{which.queue}: {plural(done, 'dead letter')} replayed" + (f" to {into}" if into != which.queue else "")
         self._put(line, {"queue": which.queue, "target": into, "replayed": done})
         return Exit.OK
 
@@ -240,7 +241,7 @@ class Letters:
         what = f"forget dead letters of {which.queue}"
         fields = {"state": "dead", "reason": which.reason, "count": which.count}
         done = await self._api.delete(what, "queues", which.queue, "messages", wants=("deleted",), **fields)
-        self._put(f"{which.queue}: {counted(done['deleted'], 'dead letter')} deleted", done)
+        self._put(f"{which.queue}: {plural(done['deleted'], 'dead letter')} deleted", done)
         return Exit.OK
 
     async def _forget(self, id: str) -> None:

@@ -11,7 +11,8 @@ from phpmq.cli.admin.address import Address
 from phpmq.cli.admin.options import STATES, api_option
 from phpmq.cli.exits import Exit
 from phpmq.cli.options import QueueName, progress_option
-from phpmq.cli.output import counted, is_terminal, note, rate, seconds
+from phpmq.cli.output import is_terminal, note
+from phpmq.text import format_rate, format_seconds, plural
 
 if TYPE_CHECKING:
     from phpmq.cli.admin.api import Api
@@ -76,5 +77,5 @@ async def export_messages(api: Api, output: Output, queue: str, states: set[str]
     finally:
         progress.close()
     duration = api.reactor.seconds() - started
-    note(f"exported {counted(exporting.written)} in {seconds(duration)}, {rate(exporting.written, duration)}")
+    note(f"exported {plural(exporting.written)} in {format_seconds(duration)}, {format_rate(exporting.written, duration)}")
     return Exit.OK

@@ -12,7 +12,8 @@ from phpmq.cli.admin.question import check_askable, check_sure
 from phpmq.cli.admin.several import each, in_json, there
 from phpmq.cli.exits import Exit
 from phpmq.cli.options import QueueName
-from phpmq.cli.output import counted, json_line, visible
+from phpmq.cli.output import json_line
+from phpmq.text import plural, terminal_safe
 
 if TYPE_CHECKING:
     from phpmq.cli.admin.api import Api
@@ -62,31 +63,31 @@ class Flushing:
         self._api, self._output, self._as_json = api, output, as_json
 
     def _put(self, line: str, value: dict[str, Any]) -> None:
-        self._output.put(json_line(value) if self._as_json else f"{visible(line)}\n".encode())
+        self._output.put(json_line(value) if self._as_json else f"{terminal_safe(line)}\n".encode())
 
     async def question(self, names: tuple[str, ...] | None) -> str:
         """What to ask before it happens."""
         if names is None:
             status = await self._api.get("count messages", "status", wants=("messages",))
-            waiting, which = _waiting(status["messages"]), f"all {counted(status['queues'], 'queue')}"
+            waiting, which = _waiting(status["messages"]), f"all {plural(status['queues'], 'queue')}"
         else:
-            waiting, which = 0, names[0] if len(names) == 1 else counted(len(names), "queue")
+            waiting, which = 0, names[0] if len(names) == 1 else plural(len(names), "queue")
             for name in names:
                 if (queue := await there(self._api.get(f"flush {name}", "queues", name, wants=("ready", "delayed")))) is not None:
                     waiting += _waiting(queue)
-        return f"Remove {counted(waiting)} from {which}?"
+        return f"Remove {plural(waiting)} from {which}?"
 
     async def flush(self, names: tuple[str, ...] | None) -> int:
         """Do it, and tell what happened to each: the exit code."""
         if names is None:
             done = await self._api.post("flush all queues", "flush", wants=("queues", "removed", "in_flight"))
-            self._put(f"{counted(done['removed'])} removed from {counted(done['queues'], 'queue')}{_left(done)}", done)
+            self._put(f"{plural(done['removed'])} removed from {plural(done['queues'], 'queue')}{_left(done)}", done)
             return Exit.OK
         return await each(names, self._flush, in_json(self._output, self._as_json))
 
     async def _flush(self, name: str) -> None:
         done = await self._api.post(f"flush {name}", "queues", name, "flush", wants=("removed", "in_flight"))
-        self._put(f"{name}: {counted(done['removed'])} removed{_left(done)}", done)
+        self._put(f"{name}: {plural(done['removed'])} removed{_left(done)}", done)
 
     async def count(self, names: tuple[str, ...] | None) -> int:
         """Tell what would be removed: the exit code."""
@@ -104,7 +105,7 @@ class Flushing:
 
     def _would(self, queue: dict[str, Any]) -> None:
         would = {"queue": queue["name"], "would_remove": _waiting(queue), "in_flight": queue["in_flight"]}
-        self._put(f"{queue['name']}: {counted(_waiting(queue))} would be removed{_left(queue)}", would)
+        self._put(f"{queue['name']}: {plural(_waiting(queue))} would be removed{_left(queue)}", would)
 
 
 def _waiting(numbers: dict[str, Any]) -> int:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from phpmq.cli.output import size, span
 from phpmq.requests import MAX_BODY
+from phpmq.text import format_duration, format_size
 
 if TYPE_CHECKING:
     from phpmq.cli.admin.api import Api
@@ -54,11 +54,11 @@ def headings(state: str) -> tuple[str, ...]:
 
 def row(letter: Letter, now: float) -> tuple[str, ...]:
     """A message's line in such a table."""
-    common = letter["id"], size(letter["size"]), f"{letter['attempts']:,}"
+    common = letter["id"], format_size(letter["size"]), f"{letter['attempts']:,}"
     body = body_of(letter).decode("utf-8", "backslashreplace") + ("…" if letter["truncated"] else "")
     if letter["state"] == "dead":
         return (*common, f"{_since(letter['died_at'], now)} ago", why(letter), body)
-    due = (span(moment(letter["due_at"]) - now),) if letter["state"] == "delayed" else ()
+    due = (format_duration(moment(letter["due_at"]) - now),) if letter["state"] == "delayed" else ()
     return (*common, _since(letter["accepted_at"], now), *due, body)
 
 
@@ -77,7 +77,7 @@ def facts(queue: str, letter: Letter, now: float) -> list[str]:
     lines = [
         f"message   {letter['id']}",
         f"queue     {queue}, {letter['state'].replace('_', ' ')}",
-        f"body      {size(letter['size'])}",
+        f"body      {format_size(letter['size'])}",
         f"attempts  {letter['attempts']:,}",
         f"accepted  {letter['accepted_at']}, {_since(letter['accepted_at'], now)} ago",
     ]
@@ -85,13 +85,13 @@ def facts(queue: str, letter: Letter, now: float) -> list[str]:
         lines += [f"died      {letter['died_at']}, {_since(letter['died_at'], now)} ago", f"reason    {why(letter)}"]
     else:
         if letter["due_at"] is not None:
-            lines.append(f"ready     {letter['due_at']}, in {span(moment(letter['due_at']) - now)}")
+            lines.append(f"ready     {letter['due_at']}, in {format_duration(moment(letter['due_at']) - now)}")
         if letter["expires_at"] is not None:
-            lines.append(f"expires   {letter['expires_at']}, in {span(moment(letter['expires_at']) - now)}")
+            lines.append(f"expires   {letter['expires_at']}, in {format_duration(moment(letter['expires_at']) - now)}")
         if letter["key"] is not None:
             lines.append(f"key       {letter['key']}")
     return [*lines, *(f"header    {name}: {value}" for name, value in letter["headers"].items())]
 
 
 def _since(text: str, now: float) -> str:
-    return span(now - moment(text))
+    return format_duration(now - moment(text))

@@ -10,7 +10,8 @@ from phpmq.cli.admin.address import Address
 from phpmq.cli.admin.options import api_option, json_option
 from phpmq.cli.exits import Exit
 from phpmq.cli.options import QueueName
-from phpmq.cli.output import counted, json_line, visible
+from phpmq.cli.output import json_line
+from phpmq.text import plural, terminal_safe
 
 if TYPE_CHECKING:
     from phpmq.cli.admin.api import Api
@@ -42,5 +43,5 @@ def move(source: str, target: str, count: int | None, as_json: bool, api: Addres
 async def move_messages(api: Api, output: Output, source: str, target: str, count: int | None, as_json: bool) -> int:
     """Do it, and tell how many: the exit code."""
     done = await api.post(f"move messages of {source}", "queues", source, "move", target=target, count=count, wants=("moved",))
-    output.put(json_line(done) if as_json else visible(f"{counted(done['moved'])} moved from {source} to {target}").encode() + b"\n")
+    output.put(json_line(done) if as_json else terminal_safe(f"{plural(done['moved'])} moved from {source} to {target}").encode() + b"\n")
     return Exit.OK

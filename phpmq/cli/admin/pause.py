@@ -11,7 +11,8 @@ from phpmq.cli.admin.options import api_option, json_option
 from phpmq.cli.admin.several import each, in_json
 from phpmq.cli.admin.words import paused
 from phpmq.cli.options import QueueName
-from phpmq.cli.output import json_line, visible
+from phpmq.cli.output import json_line
+from phpmq.text import terminal_safe
 
 if TYPE_CHECKING:
     from phpmq.cli.admin.api import Api
@@ -63,6 +64,6 @@ async def change_pauses(api: Api, output: Output, verb: str, queues: tuple[str, 
     async def change(name: str) -> None:
         queue = await api.post(f"{verb} {name}", "queues", name, verb, what=what, wants=("paused",))
         line = f"{name}: {paused(queue) or 'nothing'} paused"
-        output.put(json_line(queue) if as_json else f"{visible(line)}\n".encode())
+        output.put(json_line(queue) if as_json else f"{terminal_safe(line)}\n".encode())
 
     return await each(tuple(dict.fromkeys(queues)), change, in_json(output, as_json))

@@ -10,7 +10,8 @@ from phpmq.cli.admin.address import Address
 from phpmq.cli.admin.options import STATES, api_option, json_option, limit_option, preview_option
 from phpmq.cli.exits import Exit
 from phpmq.cli.options import QueueName, Text
-from phpmq.cli.output import Listing, counted, is_terminal, json_line, note, visible
+from phpmq.cli.output import Listing, is_terminal, json_line, note
+from phpmq.text import plural, terminal_safe
 
 if TYPE_CHECKING:
     from phpmq.cli.admin.api import Api
@@ -78,7 +79,7 @@ async def list_messages(api: Api, output: Output, queue: str, state: str, limit:
         kind = "dead letters" if state == "dead" else f"{state.replace('_', ' ')} messages"
         note(f"{queue} has no {kind}")
     elif more and is_terminal(1):
-        note(f"there are more than {counted(limit)}: --limit shows others")
+        note(f"there are more than {plural(limit)}: --limit shows others")
     return Exit.OK
 
 
@@ -93,7 +94,7 @@ async def show_message(api: Api, output: Output, queue: str, id: str, as_json: b
         lines = facts(queue, letter, await now(api))
         # Its lines stay lines; what would do more than that does not.
         text = body_of(letter).decode("utf-8", "backslashreplace").removesuffix("\n").split("\n")
-        output.put("".join(f"{visible(line)}\n" for line in [*lines, "", *text]).encode())
+        output.put("".join(f"{terminal_safe(line)}\n" for line in [*lines, "", *text]).encode())
     else:
         output.put(body_of(letter))
     return Exit.OK

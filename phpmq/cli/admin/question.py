@@ -6,7 +6,8 @@ import os
 from typing import Any
 
 from phpmq.cli.exits import Exit, Failed
-from phpmq.cli.output import is_terminal, visible
+from phpmq.cli.output import is_terminal
+from phpmq.text import terminal_safe
 
 
 def check_askable(yes: bool, what: str) -> None:
@@ -33,7 +34,7 @@ async def check_sure(reactor: Any, question: str, yes: bool) -> None:
 
     from phpmq.cli.pipes import Input
 
-    os.write(2, f"{visible(question)} [y/N] ".encode())
+    os.write(2, f"{terminal_safe(question)} [y/N] ".encode())
     try:
         lines = await Input(reactor).lines()
     except CancelledError:

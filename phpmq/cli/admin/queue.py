@@ -13,8 +13,9 @@ from phpmq.cli.admin.question import check_askable, check_sure
 from phpmq.cli.admin.several import each, in_json, there
 from phpmq.cli.admin.words import lease, paused, rates_of, states, totals
 from phpmq.cli.exits import Exit
-from phpmq.cli.options import ParamType, QueueName, Seconds, want_verb
-from phpmq.cli.output import counted, json_line, size, span, table, visible
+from phpmq.cli.options import ParamType, QueueName, Seconds, Size, want_verb
+from phpmq.cli.output import json_line, table
+from phpmq.text import format_duration, format_size, plural, terminal_safe
 
 if TYPE_CHECKING:
     from phpmq.cli.admin.api import Api
@@ -78,7 +79,7 @@ def _facts(queue: Mapping[str, Any]) -> str:
     lines = [
         f"queue     {queue['name']}",
         f"messages  {states(queue)}",
-        f"waiting   {size(queue['bytes'])}" + ("" if age is None else f", the next message for {span(age)}"),
+        f"waiting   {format_size(queue['bytes'])}" + ("" if age is None else f", the next message for {format_duration(age)}"),
         f"rates     {rates_of(queue['rates'])}",
         f"totals    {totals(queue['totals'])}",
         *([f"PAUSED    {stopped}: phpmq resume goes on"] if stopped else []),
@@ -87,7 +88,7 @@ def _facts(queue: Mapping[str, Any]) -> str:
         (str(one["client"] or "the server"), f"{one['in_flight']:,}", f"{one['window']:,}", lease(one["lease_seconds"]))
         for one in queue["consuming"]
     ]
-    text = "".join(f"{visible(line)}\n" for line in lines)
+    text = "".join(f"{terminal_safe(line)}\n" for line in lines)
     if consumers:
         text += "\n" + table(("CONSUMER", "IN FLIGHT", "WINDOW", "LEASE"), consumers)
     return f"{text}\n{_settings(queue['settings'])}"
@@ -101,7 +102,7 @@ def _settings(settings: Mapping[str, Any]) -> str:
 @queue.command("set", short_help="Change settings of a queue; it is made if it is not there.")
 @click.argument("name", type=QueueName(), metavar="QUEUE")
 @click.option("--max-messages", type=_NUMBER, metavar="N", help="How many messages may wait; 0 for no limit.")
-@click.option("--max-bytes", type=_NUMBER, metavar="N", help="How many bytes may wait; 0 for no limit.")
+@click.option("--max-bytes", type=Setting(Size(_MOST)), metavar="B", help="How many bytes may wait, such as 64M; 0 for no limit.")
 @click.option("--when-full", type=click.Choice(["refuse", "drop-oldest", DEFAULT]), help="What happens to one more.")
 @click.option("--max-attempts", type=_NUMBER, metavar="N", help="Deliveries after which a message is dead; 0 for no limit.")
 @click.option("--lease", type=Setting(Seconds()), metavar="S", help="Seconds that a consumer which asks for no lease has; 0 for no limit.")
@@ -114,7 +115,7 @@ def set_verb(name: str, as_json: bool, api: Address, timeout: float, **settings:
     Change settings of a QUEUE. Others stay as they are; the value "default" gives one back its default.
 
     \b
-    phpmq queue set jobs --max-messages 100000 --lease 30
+    phpmq queue set jobs --max-messages 100000 --max-bytes 1G --lease 5m
     phpmq queue set jobs --lease default
     """
     changes = {setting: None if value == DEFAULT else value for setting, value in settings.items() if value is not None}
@@ -161,8 +162,8 @@ async def delete_question(api: Api, names: tuple[str, ...]) -> str:
     for name in names:
         if (found := await there(api.get(f"delete {name}", "queues", name, wants=("ready", "delayed", "dead")))) is not None:
             waiting, dead = waiting + found["ready"] + found["delayed"], dead + found["dead"]
-    which = names[0] if len(names) == 1 else counted(len(names), "queue")
-    return f"Delete {which} with {counted(waiting)} and {counted(dead, 'dead letter')}?"
+    which = names[0] if len(names) == 1 else plural(len(names), "queue")
+    return f"Delete {which} with {plural(waiting)} and {plural(dead, 'dead letter')}?"
 
 
 async def delete_queues(api: Api, output: Output, names: tuple[str, ...], as_json: bool) -> int:
@@ -171,7 +172,7 @@ async def delete_queues(api: Api, output: Output, names: tuple[str, ...], as_jso
     async def remove(name: str) -> None:
         done = await api.delete(f"delete {name}", "queues", name, wants=("removed", "in_flight", "dead"))
         left = f"; {done['in_flight']:,} in flight left to their consumers" if done["in_flight"] else ""
-        line = f"{name}: deleted with {counted(done['removed'])} and {counted(done['dead'], 'dead letter')}{left}"
-        output.put(json_line(done) if as_json else f"{visible(line)}\n".encode())
+        line = f"{name}: deleted with {plural(done['removed'])} and {plural(done['dead'], 'dead letter')}{left}"
+        output.put(json_line(done) if as_json else f"{terminal_safe(line)}\n".encode())
 
     return await each(names, remove, in_json(output, as_json))

@@ -9,9 +9,10 @@ import click
 
 from phpmq.cli.admin.address import Address
 from phpmq.cli.admin.options import SORTS, Pattern, api_option, json_option, order
-from phpmq.cli.admin.words import marked, speed
+from phpmq.cli.admin.words import marked
 from phpmq.cli.exits import Exit
-from phpmq.cli.output import Listing, json_line, note, size, span
+from phpmq.cli.output import Listing, json_line, note
+from phpmq.text import format_duration, format_rate, format_size
 
 if TYPE_CHECKING:
     from phpmq.cli.admin.api import Api
@@ -60,9 +61,9 @@ def row(queue: Mapping[str, Any]) -> tuple[str, ...]:
     """A queue's line in a table."""
     return (
         *(f"{queue[state]:,}" for state in ("ready", "delayed", "in_flight", "dead")),
-        size(queue["bytes"]),
-        span(queue["oldest_message_age_seconds"]),
+        format_size(queue["bytes"]),
+        format_duration(queue["oldest_message_age_seconds"]),
         f"{queue['consumers']:,}",
-        *(speed(queue["rates"][counter]["10s"]) for counter in ("received", "delivered")),
+        *(format_rate(queue["rates"][counter]["10s"]) for counter in ("received", "delivered")),
         marked(queue),
     )

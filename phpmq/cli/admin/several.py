@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from phpmq.cli.exits import Exit, Failed
-from phpmq.cli.output import counted, json_line, note
+from phpmq.cli.output import json_line, note
+from phpmq.text import plural
 
 if TYPE_CHECKING:
     from phpmq.cli.pipes import Output
@@ -38,7 +39,7 @@ async def each(
             failures.append(error)
             if error.code in _FINAL:
                 if left := len(names) - place - 1:
-                    note(f"{counted(left, f'more {thing}')} not tried")
+                    note(f"{plural(left, f'more {thing}')} not tried")
                 break
     if not failures:
         return Exit.OK

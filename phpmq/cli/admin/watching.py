@@ -13,9 +13,10 @@ from phpmq.cli.admin.api import Api
 from phpmq.cli.admin.queues import HEADINGS, row
 from phpmq.cli.admin.status import lines
 from phpmq.cli.exits import Exit, Failed
-from phpmq.cli.output import Listing, is_terminal, json_line, note, visible
+from phpmq.cli.output import Listing, is_terminal, json_line, note
 from phpmq.cli.pipes import Output
 from phpmq.cli.running import sleep
+from phpmq.text import terminal_safe
 
 # Queues that are asked for where frames are printed, and for a screen, which may become larger.
 _USUAL, _LARGEST = 20, 200
@@ -54,7 +55,7 @@ class Frame:
 
     def head(self) -> list[str]:
         """The lines above the table."""
-        return [visible(line) for line in lines(self.status)]
+        return [terminal_safe(line) for line in lines(self.status)]
 
     def hint(self, shown: int) -> str:
         """What is to be said below it."""
@@ -146,7 +147,7 @@ class Screen:
         below = frame.hint(room)
         hint = Text(self._trouble or (f"{below}; Ctrl-C ends" if below else "Ctrl-C ends"), no_wrap=True, overflow="ellipsis")
         hint.stylize("bold red" if self._trouble else "dim")
-        rows = [[visible(cell) for cell in row(queue)] for queue in frame.queues[:room]]
+        rows = [[terminal_safe(cell) for cell in row(queue)] for queue in frame.queues[:room]]
         headings = [heading.removeprefix(">") for heading in HEADINGS]
         widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
         columns, gap = _fitting(widths, self._console.size.width)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from phpmq.text import format_rate
+
 # So many of the queues that a client consumes are named.
 _NAMED = 4
 
@@ -16,17 +18,12 @@ def states(numbers: Mapping[str, Any]) -> str:
 
 def rates_of(rates: Mapping[str, Any]) -> str:
     """How fast, in the last ten seconds."""
-    return ", ".join(f"{counter} {speed(numbers['10s'])}" for counter, numbers in rates.items())
+    return ", ".join(f"{counter} {format_rate(numbers['10s'])}" for counter, numbers in rates.items())
 
 
 def totals(numbers: Mapping[str, Any]) -> str:
     """What was counted, as far as there was any."""
     return ", ".join(f"{number:,} {counter.replace('_', ' ')}" for counter, number in numbers.items() if number) or "nothing"
-
-
-def speed(number: float) -> str:
-    """Events a second."""
-    return f"{number:,.0f}/s" if number >= 9.95 else f"{number:.1f}/s"
 
 
 def paused(queue: Mapping[str, Any]) -> str:

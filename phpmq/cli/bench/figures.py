@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
-from phpmq.cli.output import digits, seconds
+from phpmq.text import format_number, format_seconds
 
 HEADINGS = ("", "messages", "time", "rate", "MB/s", "p50", "p95", "p99", "max")
 
@@ -49,8 +49,13 @@ class Figures:
     def row(self) -> tuple[str, ...]:
         """For people: the cells under L{HEADINGS}."""
         figures = self.as_json()
-        numbers = f"{figures['messages']:,}", seconds(self.seconds), f"{figures['rate']:,.0f}/s", digits(figures["mb_per_second"])
-        return (self.label, *numbers, *map(digits, self._latency().values()))
+        numbers = (
+            f"{figures['messages']:,}",
+            format_seconds(self.seconds),
+            f"{figures['rate']:,.0f}/s",
+            format_number(figures["mb_per_second"]),
+        )
+        return (self.label, *numbers, *map(format_number, self._latency().values()))
 
     def _latency(self) -> dict[str, float]:
         ordered = sorted(self.latencies) or [0.0]

@@ -17,11 +17,12 @@ from phpmq.cli.bench.figures import HEADINGS, Figures
 from phpmq.cli.connection import Watch, connect, disconnect, settled_down
 from phpmq.cli.consume.intake import Intake
 from phpmq.cli.exits import Exit, Failed
-from phpmq.cli.output import counted, json_line, note, table, visible
+from phpmq.cli.output import json_line, note, table
 from phpmq.cli.pipes import Output
 from phpmq.cli.progress import Progress
 from phpmq.cli.running import Pace, first, together
 from phpmq.client import Delivery, QueueClient
+from phpmq.text import plural, terminal_safe
 
 # Of a body: whose it is, and when it was sent.
 _STAMP = struct.Struct("!8sd")
@@ -233,8 +234,8 @@ async def measure(reactor: Any, order: Order) -> int:
         settings = {name: getattr(order, name) for name in ("server", "queue", "size", "clients", "window", "level")}
         out.put(json_line({**settings, **{name: one.as_json() for name, one in figures.items()}}))
     else:
-        clients = counted(order.clients, "client")
+        clients = plural(order.clients, "client")
         caption = f"queue {order.queue}, {clients}, window {order.window:,}, {order.size:,}-byte bodies, {order.level}; latency in ms"
-        out.put(f"{visible(caption)}\n{table(HEADINGS, [one.row() for one in figures.values()])}".encode())
+        out.put(f"{terminal_safe(caption)}\n{table(HEADINGS, [one.row() for one in figures.values()])}".encode())
     await out.written()
     return Exit.OK

@@ -15,9 +15,10 @@ from phpmq.cli.consume.intake import Intake
 from phpmq.cli.consume.printer import Printer
 from phpmq.cli.consume.runner import Runner
 from phpmq.cli.exits import Exit, Failed
-from phpmq.cli.output import counted, note
+from phpmq.cli.output import note
 from phpmq.cli.running import Signals, within
 from phpmq.client import Delivery, QueueClient
+from phpmq.text import plural
 
 #: The most messages of a queue that are held at a time, when bodies are written.
 WINDOW = 100
@@ -155,7 +156,7 @@ class Consuming:
         order, intake = self._order, self.intake
         if intake.unconfirmed:
             lost = "the connection was lost before the server knew that they are done"
-            return Failed(f"{counted(intake.unconfirmed)} may be delivered again: {lost}", Exit.PARTLY)
+            return Failed(f"{plural(intake.unconfirmed)} may be delivered again: {lost}", Exit.PARTLY)
         if self._watch.gave_up:
             missing = f", after {intake.finished:,} of {order.count:,}" if order.count else ""
             online = "" if self._client.conversation.online else f", as {order.server} cannot be reached"

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import click
 
 from phpmq.cli.lines import content
-from phpmq.cli.output import is_terminal, json_line, visible
+from phpmq.cli.output import is_terminal, json_line
 from phpmq.client import Delivery
+from phpmq.text import terminal_safe
 
 #: From a message to the bytes that are written.
 Format = Callable[[Delivery], bytes]
@@ -33,7 +34,7 @@ def format_of(template: str | None, as_json: bool) -> Format:
 
 
 def _shown(data: bytes) -> bytes:
-    return visible(data.decode("utf-8", "backslashreplace")).encode()
+    return terminal_safe(data.decode("utf-8", "backslashreplace")).encode()
 
 
 def _json(delivery: Delivery) -> bytes:

@@ -16,9 +16,10 @@ from twisted.internet.task import LoopingCall
 
 from phpmq.cli.consume.intake import Intake
 from phpmq.cli.exits import Exit, Failed
-from phpmq.cli.output import counted, note
+from phpmq.cli.output import note
 from phpmq.client import Delivery
 from phpmq.conversation import backoff
+from phpmq.text import plural
 
 
 class Job:
@@ -181,7 +182,7 @@ class Runner:
             return None
         total = self.succeeded + self.failed
         first = f"the first: {self._first}" if self.failed > 1 else self._first
-        sentence = f"{self.failed:,} of {counted(total, 'command')} failed: {first}"
+        sentence = f"{self.failed:,} of {plural(total, 'command')} failed: {first}"
         return Failed(sentence, Exit.PARTLY if self.succeeded else Exit.FAILED)
 
 

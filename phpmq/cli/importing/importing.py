@@ -9,12 +9,12 @@ from typing import Any
 
 from phpmq.cli.exits import Failed
 from phpmq.cli.lines import message_of
-from phpmq.cli.output import counted
 from phpmq.cli.pipes import Input
 from phpmq.cli.running import Pace, Signals
 from phpmq.cli.send.sender import Order, Sender, send_messages
 from phpmq.errors import TooLarge
 from phpmq.requests import MAX_BODY
+from phpmq.text import plural
 
 # JSON may take six characters for a byte; the rest is for headers and facts.
 _MAX_LINE = 6 * MAX_BODY + 1024 * 1024
@@ -52,7 +52,7 @@ class Importing:
                 except (TooLarge, ValueError) as error:
                     self._complain(sender, f"line {number:,} of {self._name} is no message: {error}")
         if self._bad:
-            raise Failed(f"{counted(self._bad, 'line')} of {self._name} left out, as no messages")
+            raise Failed(f"{plural(self._bad, 'line')} of {self._name} left out, as no messages")
 
     def _complain(self, sender: Sender, sentence: str) -> None:
         if not self._skip_bad:

@@ -13,12 +13,13 @@ from twisted.python.failure import Failure
 
 from phpmq.cli.connection import Watch, connect, disconnect
 from phpmq.cli.exits import Exit, Failed, code_of
-from phpmq.cli.output import counted, is_terminal, json_line, note, rate, seconds
+from phpmq.cli.output import is_terminal, json_line, note
 from phpmq.cli.pipes import Input, Output
 from phpmq.cli.progress import Progress
 from phpmq.cli.running import Pace, Signals, within
 from phpmq.client import MessageId, QueueClient
 from phpmq.errors import Closed, TimedOut
+from phpmq.text import format_rate, format_seconds, plural
 
 # More seconds than any receipt takes: it is progress that is watched, not each message.
 _FOR_EVER = 1e9
@@ -137,7 +138,7 @@ class Sender:
     def summary(self, duration: float) -> str:
         """One line about all that went well."""
         before = f", {self.duplicates:,} of them stored before" if self.duplicates else ""
-        return f"{self._order.done} {counted(self.taken)} in {seconds(duration)}, {rate(self.taken, duration)}{before}"
+        return f"{self._order.done} {plural(self.taken)} in {format_seconds(duration)}, {format_rate(self.taken, duration)}{before}"
 
     def complaint(self, interrupted: bool, gave_up: bool, online: bool) -> Failed | None:
         """
@@ -166,7 +167,7 @@ class Sender:
         return [] if self.first is None else [f"{'the first refusal' if self.failed > 1 else 'refused'}: {self.first}"]
 
     def _account(self) -> str:
-        text = f"{self.stored:,} of {counted(self.taken)} {self._order.done}"
+        text = f"{self.stored:,} of {plural(self.taken)} {self._order.done}"
         if self.unknown:
             text += f", {self.unknown:,} may have been stored or not"
         return text
