@@ -15,11 +15,11 @@ from twisted.logger import Logger
 from phpmq.admin import Admin
 from phpmq.admin.access import require_local
 from phpmq.admin.console import ConsoleFactory
-from phpmq.admin.pulse import Pulse
-from phpmq.broker import Broker
+from phpmq.admin.reactor import ReactorLag
+from phpmq.broker import Broker, LocalOperators
 from phpmq.clock import SteadyClock
 from phpmq.commands import Versions
-from phpmq.interfaces import IConnection
+from phpmq.interfaces import IConnection, IOperators
 from phpmq.listeners import Listener
 from phpmq.mirror import MirrorService, StoreFile
 from phpmq.ports import Connections
@@ -57,7 +57,8 @@ class QueueService(MultiService):
     @ivar admin: what an operator can see and do, once the service was started
     @ivar consoles: operators who are connected
     @ivar site: the HTTP API; None without one
-    @ivar pulse: how late the reactor is
+    @ivar lag: how late the reactor is
+    @ivar operators: what operators see of the broker, once the service was started
     """
 
     _log = Logger()
@@ -80,6 +81,7 @@ class QueueService(MultiService):
             max(settings.memory_limit // _UNFINISHED_SHARE, settings.max_message_size + 1024),
         )
         self.broker: Broker
+        self.operators: IOperators
         self.admin: Admin
         self.mirror: MirrorService | None = None
         self.store: SQLiteStore | None = None
@@ -101,7 +103,12 @@ class QueueService(MultiService):
         self._ticks.clock = reactor
         self._broker_ticks = LoopingCall(self._tick_broker)
         self._broker_ticks.clock = reactor
-        self.pulse = Pulse(reactor)
+        self.lag = ReactorLag(reactor)
+
+    @property
+    def pending_changes(self) -> int:
+        """Changes that are not in the store's file yet."""
+        return 0 if self.store is None else self.store.pending
 
     @property
     def max_message_size(self) -> int:
@@ -166,6 +173,7 @@ class QueueService(MultiService):
             settings.max_unconfirmed,
             settings.max_keys,
         )
+        self.operators = LocalOperators(self.broker, store)
         self.broker.dispatch()
         if self.mirror is not None:
             self.mirror.synced = self.broker.synced
@@ -177,7 +185,7 @@ class QueueService(MultiService):
         super().startService()
         self._ticks.start(_CHECK_INTERVAL, now=False)
         self._broker_ticks.start(_TICK_INTERVAL, now=False)
-        self.pulse.start()
+        self.lag.start()
         self._log.info(
             "phpmq is ready: {queues} queues, listening on {listeners}, console on {console}, HTTP on {http}, store {store}",
             queues=len(self.broker.queues),
@@ -271,7 +279,7 @@ class QueueService(MultiService):
 
     async def _stop(self) -> None:
         self.running = 0
-        for ticks in self._ticks, self._broker_ticks, self.pulse:
+        for ticks in self._ticks, self._broker_ticks, self.lag:
             if ticks.running:
                 ticks.stop()
         await self._close_listeners(http=False)

@@ -21,6 +21,7 @@ from phpmq.admin.console.language import BadCommand, Call, complaint, json_piece
 from phpmq.admin.console.monitor import View
 from phpmq.admin.console.telnet import Telnet
 from phpmq.admin.console.text import Alarm, Heading
+from phpmq.broker import steps_of
 from phpmq.errors import Draining, PHPMQError
 from phpmq.text import terminal_safe
 
@@ -267,7 +268,7 @@ class ConsoleProtocol(Protocol):
             self._say([Alarm(_FAILED)])
 
     async def _json(self, data: Any) -> str:
-        return "".join(await self.admin.slices().each(str, json_pieces(data)))
+        return "".join(await self.admin.work.run(steps_of(str, json_pieces(data))))
 
     # What is shown; see Terminal
 
