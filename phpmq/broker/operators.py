@@ -99,7 +99,7 @@ class LocalOperators:
 
     @property
     def waits(self) -> Histogram:
-        """See L{IOperators}."""
+        """How long messages waited; see L{IOperators}."""
         return self._broker.lifecycle.waits
 
     def now(self) -> int:
@@ -390,7 +390,7 @@ class LocalOperators:
         broker, queues = self._broker, self._broker.queues
         ready = self._queue(source).ready
         left = ready if count is None else count
-        # What comes meanwhile is not meant: two who move to and fro would never end.
+        # Messages that come after this are not moved: two moves in opposite directions would never end.
         last = queues.tail
         queues.get_or_create(target)
         moved = 0
@@ -453,7 +453,7 @@ class LocalOperators:
         return done
 
     def _some_dead(self, preview: int | None, name: str, reason: str | None, count: int | None) -> Iterator[list[DeadMessage]]:
-        """Dead letters of a queue, the oldest first, a part at a time; those that die meanwhile are not meant."""
+        """Dead letters of a queue, the oldest first, a part at a time; those that become dead letters after this began are left out."""
         left, after, latest = 2**63 if count is None else count, 0, self._store.latest
         while left > 0:
             letters = self._broker.dead_letters.page(name, after, min(_LETTERS, left), reason, preview, _LETTERS_BYTES)
@@ -464,7 +464,7 @@ class LocalOperators:
             yield letters
 
     def _named_dead(self, preview: int | None, name: str, ids: Iterable[str]) -> Iterator[list[DeadMessage]]:
-        """Those of these ids, one at a time, if they are all there; one may have been dealt with meanwhile."""
+        """Those of these ids, one at a time, if they are all there; one that was replayed or deleted since then is left out."""
         ids, find = list(dict.fromkeys(ids)), self._broker.dead_letters.find
         for id in ids:
             if find(name, self._number(id), 0) is None:
@@ -478,7 +478,7 @@ def steps_of(work: Callable[[_T], _R], things: Iterable[_T], size: int = 1) -> S
     """
     What comes of each thing, done one after the other.
 
-    @param things: nothing that changes meanwhile
+    @param things: what does not change between two steps
     @param size: how many are done in one step
     """
     results: list[_R] = []

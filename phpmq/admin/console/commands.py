@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from textwrap import wrap
 from typing import Any
 
@@ -13,7 +14,7 @@ from phpmq.admin.console.language import Answer, BadCommand, Call, Command, Term
 from phpmq.admin.console.monitor import View
 from phpmq.admin.console.text import Heading, table
 from phpmq.errors import NoSuchClient
-from phpmq.results import as_json
+from phpmq.results import as_json, members, paused
 from phpmq.text import parse_duration, parse_size, plural
 
 # So many messages, dead letters, queues, clients and consumers are listed at most; a body is shown up to so many bytes, in lists and alone.
@@ -50,20 +51,21 @@ async def _show(terminal: Terminal, call: Call) -> Answer:
     if id:
         message = as_json(await admin.messages.get(name, id[0], _WHOLE))
         return Answer(answers.message(message), message)
-    queue = as_json(await admin.queues.get(name))
+    detail = await admin.queues.get(name)
+    more_consumers = len(detail.consuming) - _CONSUMERS
+    queue = as_json(replace(detail, consuming=detail.consuming[:_CONSUMERS]))
     found: list[dict[str, Any]] = []
     for state in "in_flight", "ready", "delayed":
         if queue[state]:
             found += as_json(await admin.messages.list(name, state, limit=_MESSAGES, preview=_PREVIEW))["items"]
     more = queue["in_flight"] + queue["ready"] + queue["delayed"] - len(found)
-    lines = [*answers.queue(queue), *_block(_consumers(queue["consuming"])), *_block(answers.settings(queue["settings"]))]
+    lines = [*answers.queue(queue), *_block(_consumers(queue["consuming"], more_consumers)), *_block(answers.settings(queue["settings"]))]
     lines += _block(answers.messages(found, _now(admin)) if found else [])
-    return Answer([*lines, *([f"and {plural(more, 'more message')}"] if more > 0 else [])], {**queue, "messages": found})
+    return Answer([*lines, *([f"and {plural(more, 'more message')}"] if more > 0 else [])], {**members(detail), "messages": found})
 
 
-def _consumers(consuming: list[dict[str, Any]]) -> list[str]:
-    more = len(consuming) - _CONSUMERS
-    return [*answers.consumers(consuming[:_CONSUMERS]), *([f"and {plural(more, 'more consumer')}"] if more > 0 else [])]
+def _consumers(consuming: list[dict[str, Any]], more: int) -> list[str]:
+    return [*answers.consumers(consuming), *([f"and {plural(more, 'more consumer')}"] if more > 0 else [])]
 
 
 def _block(lines: list[str]) -> list[str]:
@@ -112,15 +114,15 @@ def _resume(terminal: Terminal, call: Call) -> Answer:
 
 
 def _how_paused(queue: dict[str, Any]) -> str:
-    paused = answers.paused(queue)
-    return f"{answers.name(queue['name'])}: {paused + ' paused' if paused else 'nothing is paused'}"
+    stopped = paused(queue)
+    return f"{answers.name(queue['name'])}: {stopped + ' paused' if stopped else 'nothing is paused'}"
 
 
 async def _dead(terminal: Terminal, call: Call) -> Answer:
     admin = terminal.admin
     if not call.words:
         page = as_json(admin.dead_letters.totals(limit=_QUEUES))
-        lines = answers.graves(page["items"]) if page["items"] else ["there are no dead letters"]
+        lines = answers.dead_totals(page["items"]) if page["items"] else ["there are no dead letters"]
     else:
         page = as_json(await admin.messages.list(call.words[0], "dead", limit=_DEAD, preview=_PREVIEW))
         lines = answers.dead(page["items"], _now(admin)) if page["items"] else [f"{answers.name(call.words[0])} has no dead letters"]

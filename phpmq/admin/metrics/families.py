@@ -49,31 +49,11 @@ class Reading(NamedTuple):
     @classmethod
     def of(cls, admin: Admin, started: float) -> Reading:
         """Read what the server has now."""
-        server, operators, connections, site = admin.server, admin.operators, admin.server.connections, admin.server.site
-        numbers = SimpleNamespace(
-            started=started,
-            dead_lettered=operators.dead_lettered(),
-            refused=operators.refused(),
-            healthy={name: text == "ok" for name, text in admin.health().checks.items()},
-            deadlines=connections.count_deadlines(),
-            mirrored=server.mirror is not None,
-            consoles=len(server.consoles.open),
-            console_deadlines=CONSOLE_DEADLINES,
-        )
-        if site is not None:
-            numbers.channels, numbers.readers = len(site.channels), len(site.events.readers)
-            numbers.http_deadlines = dict(idle=IDLE_TIMEOUT, request=site.request_timeout, write=site.write_timeout, close=LINGER_TIMEOUT)
-        return cls(
-            admin,
-            operators.totals(),
-            SimpleNamespace(**operators.gauges()),
-            connections,
-            server.mirror,
-            admin.mirror(),
-            server.consoles,
-            site,
-            numbers,
-        )
+        server, operators = admin.server, admin.operators
+        numbers = SimpleNamespace(started=started, **_numbers(admin), **({} if server.site is None else _http_numbers(server.site)))
+        gauges = SimpleNamespace(**operators.gauges())
+        files = server.mirror, admin.mirror()
+        return cls(admin, operators.totals(), gauges, server.connections, *files, server.consoles, server.site, numbers)
 
     def value(self, path: str) -> Any:
         """What is at a path; None where the server has no such thing, and the family no series."""
@@ -81,6 +61,24 @@ class Reading(NamedTuple):
         for name in path.split("."):
             value = getattr(value, name, None)
         return value
+
+
+def _numbers(admin: Admin) -> dict[str, Any]:
+    server, connections = admin.server, admin.server.connections
+    return {
+        "dead_lettered": admin.operators.dead_lettered(),
+        "refused": admin.operators.refused(),
+        "healthy": {name: text == "ok" for name, text in admin.health().checks.items()},
+        "deadlines": connections.count_deadlines(),
+        "mirrored": server.mirror is not None,
+        "consoles": len(server.consoles.open),
+        "console_deadlines": CONSOLE_DEADLINES,
+    }
+
+
+def _http_numbers(site: Any) -> dict[str, Any]:
+    deadlines = {"idle": IDLE_TIMEOUT, "request": site.request_timeout, "write": site.write_timeout, "close": LINGER_TIMEOUT}
+    return {"channels": len(site.channels), "readers": len(site.events.readers), "http_deadlines": deadlines}
 
 
 class Family(NamedTuple):
