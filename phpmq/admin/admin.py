@@ -28,7 +28,8 @@ from phpmq.broker.operators import moment
 from phpmq.clock import SteadyClock
 from phpmq.interfaces import IOperators
 from phpmq.mirror import MirrorService
-from phpmq.protocol import Connections
+from phpmq.ports import Connections
+from phpmq.protocol import QueueProtocol
 from phpmq.results import Alarm, Health, MemoryStatus, MirrorStatus, ServerStatus
 
 #: Seconds without a written mirror file after which it counts as failing.
@@ -42,7 +43,7 @@ class Server(Protocol):
     @ivar consoles: the console's port, and C{site} that of the HTTP API, for those who know them
     """
 
-    connections: Connections
+    connections: Connections[QueueProtocol]
     running: int
     lag: ReactorLag
     consoles: Any

@@ -9,8 +9,8 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Cooperator
 
-from phpmq.durations import Durations
 from phpmq.errors import Draining
+from phpmq.histogram import Histogram
 from phpmq.interfaces import Steps
 
 #: Seconds of operators' work in one reactor turn.
@@ -124,7 +124,7 @@ class ReactorLag:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self.delays = Durations(_UNIT, _BUCKETS)
+        self.delays = Histogram(_UNIT, _BUCKETS)
         self._due = 0.0
         self._next: Any = None
 
@@ -139,7 +139,7 @@ class ReactorLag:
         self._next = self._reactor.callLater(INTERVAL, self._measure)
 
     def _measure(self) -> None:
-        self.delays.took(self._reactor.seconds() - self._due)
+        self.delays.observe_seconds(self._reactor.seconds() - self._due)
         self.start()
 
     def stop(self) -> None:

@@ -19,8 +19,8 @@ from zope.interface import implementer
 from phpmq.broker.broker import Broker
 from phpmq.broker.lifecycle import state_of
 from phpmq.broker.queue import DELIVERIES, SENDS, Consumer, Queue
-from phpmq.durations import Durations
 from phpmq.errors import BadSetting, NoSuchMessage, NoSuchQueue
+from phpmq.histogram import Histogram
 from phpmq.interfaces import IChannel, IOperators, IStore, Steps
 from phpmq.message import DEFAULT_SETTINGS, DeadMessage, Message, check_name
 from phpmq.results import (
@@ -98,7 +98,7 @@ class LocalOperators:
     # The server
 
     @property
-    def waits(self) -> Durations:
+    def waits(self) -> Histogram:
         """How long messages waited; see L{IOperators}."""
         return self._broker.lifecycle.waits
 

@@ -17,9 +17,9 @@ from phpmq.admin.admin import Admin
 from phpmq.admin.console.protocol import DEADLINES as CONSOLE_DEADLINES
 from phpmq.admin.http.channel import CUTS, IDLE_TIMEOUT, LINGER_TIMEOUT
 from phpmq.admin.http.problems import CODES
-from phpmq.durations import Durations
 from phpmq.errors import ProtocolError
-from phpmq.protocol import CLOSE_TIMEOUT, DEADLINES, HANDSHAKE_TIMEOUT
+from phpmq.histogram import Histogram
+from phpmq.protocol import deadlines
 from phpmq.results import ServerTotals, docs
 
 # What has a series before it happens for the first time; otherwise that first time does not show as an increase.
@@ -65,13 +65,11 @@ class Reading(NamedTuple):
 
 def _numbers(admin: Admin) -> dict[str, Any]:
     server, connections = admin.server, admin.server.connections
-    deadlines = {"handshake": HANDSHAKE_TIMEOUT, "frame": connections.frame_timeout, "write": connections.write_timeout}
     return {
         "dead_lettered": admin.operators.dead_lettered(),
         "refused": admin.operators.refused(),
         "healthy": {name: text == "ok" for name, text in admin.health().checks.items()},
-        "deadlines": connections.expecting(),
-        "connection_deadlines": {**deadlines, "close": CLOSE_TIMEOUT},
+        "deadlines": connections.count_deadlines(),
         "mirrored": server.mirror is not None,
         "consoles": len(server.consoles.open),
         "console_deadlines": CONSOLE_DEADLINES,
@@ -116,7 +114,7 @@ class Family(NamedTuple):
         return metric  # type: ignore[no-any-return]
 
 
-def _buckets(durations: Durations) -> tuple[list[tuple[str, int]], float]:
+def _buckets(durations: Histogram) -> tuple[list[tuple[str, int]], float]:
     bounds = [*map(floatToGoString, durations.bounds), "+Inf"]
     return list(zip(bounds, accumulate(durations.counts), strict=True)), durations.seconds
 
@@ -162,15 +160,17 @@ FAMILIES = (
     # Connections
     Family(_C, "connections_accepted", "connections.accepted", "Connections accepted."),
     Family(_C, "connections_rejected", "connections.rejected", "Connections turned away, as there were too many."),
+    Family(_C, "connections_rejected_by_address", "connections.rejected_by_address", "Those of them whose address had too many."),
     Family(_C, "received_bytes", "connections.received", "Bytes that came from clients."),
     Family(_C, "sent_bytes", "connections.sent", "Bytes that went to clients."),
     Family(_G, "connections_limit", "connections.max_connections", "Connections that there may be."),
+    Family(_G, "connections_per_address_limit", "connections.max_per_address", "Connections that one address may have."),
     Family(_G, "unfinished_frame_bytes", "connections.held", "Bytes that wait for the rest of their frame."),
-    Family(_G, "unfinished_frame_limit_bytes", "connections.unfinished_limit", "Bytes that may wait for the rest of their frame."),
+    Family(_G, "unfinished_frame_limit_bytes", "connections.max_held", "Bytes that may wait for the rest of their frame."),
     Family(_G, "connections", "connections.by_listener", "Connections.", "listener"),
-    Family(_C, "connection_timeouts", "connections.timeouts", "Connections closed, as they missed a deadline.", "kind", DEADLINES),
+    Family(_C, "connection_timeouts", "connections.timeouts", "Connections closed, as they missed a deadline.", "kind", deadlines()),
     Family(_G, "connection_deadlines", "numbers.deadlines", _DEADLINE, "kind"),
-    Family(_G, "connection_deadline_seconds", "numbers.connection_deadlines", "Time that such a deadline gives.", "kind"),
+    Family(_G, "connection_deadline_seconds", "connections.deadlines", "Time that such a deadline gives.", "kind"),
     Family(_C, "protocol_errors", "connections.errors", "Connections closed, as the client broke the protocol.", "kind", _PROTOCOL_ERRORS),
     # The mirror file
     Family(_G, "mirror_enabled", "numbers.mirrored", "Whether messages are mirrored to a file."),
