@@ -1262,6 +1262,24 @@ class AttemptTests(BrokerTestCase):
         peer.channel.dead_letter(None, peer.take(b"1"))
         self.assertEqual([dead.attempts for dead in self.store.dead()], [2])
 
+    def test_most(self) -> None:
+        """Rule 15: what comes back after the most attempts that its queue allows is dead, not before."""
+        self.broker.configure("q", self.broker.queues.get_or_create("q").settings.changed({"max_attempts": 2}))
+        self.send(1)
+        self.assertEqual(self.attempts(), [1])
+        self.assertEqual((self.ready(), list(self.store.dead())), (1, []))
+        self.assertEqual(self.attempts(), [2])
+        [dead] = self.store.dead()
+        self.assertEqual((dead.reason, dead.attempts, dead.body), ("max-attempts", 2, b"1"))
+        self.assertEqual(self.ready(), 0)
+
+    def test_no_most(self) -> None:
+        """Without a limit of attempts a message always comes back."""
+        self.broker.configure("q", self.broker.queues.get_or_create("q").settings.changed({"max_attempts": 0}))
+        self.send(1)
+        for attempt in range(1, 100):
+            self.assertEqual(self.attempts(), [attempt])
+
     def test_beyond_the_read_ahead(self) -> None:
         """Attempts survive when a message leaves Python and is read again."""
         peer = self.consumer(1)

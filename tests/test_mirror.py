@@ -876,6 +876,34 @@ class MirrorServiceTests(FileTestCase):
         self.assertEqual(self.found(), [b"1", b"2"])
         self.stop()
 
+    def test_sync_soon(self) -> None:
+        """What somebody waits for is written at the end of the reactor turn, not an interval later."""
+        self.mirror.startService()
+        self.fill(self.store, b"1")
+        self.mirror.sync_soon()
+        self.assertEqual(self.found(), [])
+        self.reactor.advance(0)
+        self.assertEqual(self.found(), [b"1"])
+        self.stop()
+
+    def test_sync_soon_during_a_write(self) -> None:
+        """What somebody waits for while a write is running is written as soon as that one is over, not an interval later."""
+        self.mirror.startService()
+        self.pool.at_once = False
+        self.fill(self.store, b"1")
+        self.tick()
+        self.fill(self.store, b"2", name="r")
+        self.mirror.sync_soon()
+        self.assertEqual(len(self.pool.jobs), 1)
+        self.pool.at_once = True
+        self.pool.work()
+        self.reactor.advance(0)
+        self.assertEqual(self.found(), [b"1", b"2"])
+        applied = self.file.applied
+        self.reactor.advance(0)
+        self.assertEqual(self.file.applied, applied)
+        self.stop()
+
     def test_changes_during_a_write(self) -> None:
         """What is settled while it is written is not in the file in the end."""
         self.mirror.startService()

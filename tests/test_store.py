@@ -792,6 +792,30 @@ class SQLiteStoreTests(SynchronousTestCase):
             left.append((len(self.file.messages), len(self.file.queues)))
         self.assertEqual(left, [(6, 1), (2, 1), (0, 0)])
 
+    def test_queue_leaves_last(self) -> None:
+        """A queue's row leaves the file only with the last of its messages that go, die or move: it is needed to read them."""
+        messages = [self.add() for _ in range(6)]
+        self.mirror()
+        other = self.store.create_queue("other")
+        for message in messages[:2]:
+            self.store.remove(message.number)
+        for message in messages[2:4]:
+            self.store.dead_letter(message, "rejected", "", 1)
+        for message in messages[4:]:
+            message.queue = other
+            self.requeue(message)
+        self.store.drop_queue(self.queue)
+        of_queue = 6
+        while of_queue:
+            delta = self.extract(count=1)
+            self.file.apply(delta)
+            self.store.changelog.confirm(delta)
+            of_queue = sum(row[0] == self.queue.number for row in self.file.messages.values())
+            if of_queue:
+                self.assertIn(self.queue.number, self.file.queues)
+        self.mirror()
+        self.assertEqual(list(self.file.queues), [other.number])
+
     def test_gathered_writes_are_seen(self) -> None:
         """Every read sees what was gathered and not written yet."""
         other = self.store.create_queue("other")
