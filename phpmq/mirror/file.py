@@ -110,10 +110,7 @@ class StoreFile:
             raise self._refusal("belongs to another application", "name another --store")
         version = int.from_bytes(header[60:64], "big")
         if version > SCHEMA_VERSION:
-            raise self._refusal(
-                f"was written by a newer phpmq (schema {version}, this one knows {SCHEMA_VERSION})",
-                "upgrade phpmq",
-            )
+            raise self._refusal(f"was written by a newer phpmq (schema {version}, this one knows {SCHEMA_VERSION})", "upgrade phpmq")
         if not version:
             raise self._refusal("has the unknown schema 0", "restore it from a backup")
         if not os.access(self.path, os.W_OK):
@@ -176,18 +173,9 @@ class StoreFile:
     def _connect(self) -> sqlite3.Connection:
         if self._database is None:
             database = sqlite3.connect(
-                f"file:{quote(self.path)}?mode=rw",
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
-                timeout=2,
+                f"file:{quote(self.path)}?mode=rw", uri=True, isolation_level=None, check_same_thread=False, timeout=2
             )
-            for pragma in (
-                "journal_mode = WAL",
-                "synchronous = FULL",
-                "wal_autocheckpoint = 4000",
-                "journal_size_limit = 33554432",
-            ):
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "wal_autocheckpoint = 4000", "journal_size_limit = 33554432"):
                 database.execute(f"PRAGMA {pragma}").fetchall()
             self._database = database
         return self._database
@@ -204,14 +192,11 @@ class StoreFile:
             database.deserialize(delta.image, name="delta")
             run = database.execute
             run("BEGIN IMMEDIATE")
-            run("DELETE FROM message WHERE number IN delta.gone")
-            run("DELETE FROM message WHERE number IN delta.changed")
-            run("DELETE FROM message WHERE number IN (SELECT number FROM delta.dead)")
-            for keys in "gone", "changed":  # what was dead may wait again
-                run(f"DELETE FROM dead WHERE number IN delta.{keys}")
-            if delta.properties:
+            for table in ("message", "dead", "extra") if delta.properties else ("message", "dead"):  # what was dead may be ready again
                 for keys in "gone", "changed":
-                    run(f"DELETE FROM extra WHERE number IN delta.{keys}")
+                    run(f"DELETE FROM {table} WHERE number IN delta.{keys}")
+            run("DELETE FROM message WHERE number IN (SELECT number FROM delta.dead)")
+            if delta.properties:
                 run("INSERT OR REPLACE INTO main.extra SELECT * FROM delta.extra")
             run("DELETE FROM key WHERE number IN delta.gone_key")
             run("DELETE FROM producer WHERE name IN (SELECT name FROM delta.gone_producer)")

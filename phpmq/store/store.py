@@ -297,26 +297,12 @@ class SQLiteStore:
                 self._database.execute("INSERT OR REPLACE INTO extra VALUES (?, ?, 0, NULL, ?)", row)
             self._database.execute(
                 "INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    number,
-                    message.queue.name,
-                    reason,
-                    text,
-                    message.accepted,
-                    now,
-                    message.attempts,
-                    message.body,
-                ),
+                (number, message.queue.name, reason, text, message.accepted, now, message.attempts, message.body),
             )
         self.changelog.note_changed(message)
 
     def dead(
-        self,
-        queue: str | None = None,
-        after: int = 0,
-        count: int = -1,
-        reason: str | None = None,
-        preview: int | None = None,
+        self, queue: str | None = None, after: int = 0, count: int = -1, reason: str | None = None, preview: int | None = None
     ) -> Iterable[DeadMessage]:
         """The dead messages; see L{IStore}."""
         conditions, values = ["dead.number > ?"], [after]

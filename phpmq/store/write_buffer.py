@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from itertools import pairwise
+from operator import attrgetter
 
 from phpmq.message import Message, QueueRecord
-from phpmq.store.changelog import Batch, ChangeLog, Producers
+from phpmq.store.changelog import Batch, ChangeLog, Producers, take_sized
 from phpmq.store.rows import MESSAGE, extra_row, retried_row, row_of, scalar
 
 # So many changes of a kind, or bytes of bodies, are collected before they are written to the database; a message that is settled before
@@ -129,7 +131,8 @@ class WriteBuffer:
             keys, self._keys = self._keys, []
             if self._keyed:
                 self._keyed = {}
-            retried = self._take_retried()
+            # A part of them: their rows are written again with their bodies, and no receipt depends on that.
+            retried = take_sized(self._retried, _CHANGES, _BYTES, attrgetter("size")).values()
             self._write_rows(added, put, retried, removed, keys)
             self._log.note_gone(removed)
             for message in (*put.values(), *retried):
@@ -144,7 +147,7 @@ class WriteBuffer:
         self,
         added: dict[int, Message],
         put: dict[int, Message],
-        retried: list[Message],
+        retried: Iterable[Message],
         removed: list[int],
         keys: list[tuple[int, int, int, str]],
     ) -> None:
@@ -163,19 +166,6 @@ class WriteBuffer:
                 run("INSERT INTO extra VALUES (?, ?, ?, ?, ?)", map(extra_row, extras))
             if keys:
                 run("INSERT INTO key VALUES (?, ?, ?, ?)", keys)
-
-    def _take_retried(self) -> list[Message]:
-        """Take a part of the retried messages: their rows are written again with their bodies, and no receipt depends on them."""
-        taken: list[Message] = []
-        size = 0
-        for message in self._retried.values():
-            taken.append(message)
-            size += message.size
-            if len(taken) >= _CHANGES or size >= _BYTES:
-                break
-        for message in taken:
-            del self._retried[message.number]
-        return taken
 
 
 def _runs(numbers: list[int]) -> list[tuple[int, int]]:
