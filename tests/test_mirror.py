@@ -626,6 +626,16 @@ class ApplyTests(FileTestCase):
         file.close()
         self.assertLess(os.path.getsize(self.path), 10_000_000)
 
+    def test_vacuum_fails(self) -> None:
+        """That space cannot be given back is said in one way, and the next call starts over."""
+        file, store = self.open()
+        self.fill(store, b"1")
+        self.write(file, store)
+        file._connect().close()
+        with self.assertRaisesRegex(StoreError, self.path):
+            file.vacuum()
+        self.assertFalse(file.vacuum())
+
 
 class ThreadPoolDouble:
     """A thread pool without threads: a job runs when the test says so, or at once."""

@@ -390,6 +390,40 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         self.store.add(message)
         return message
 
+    def delayed(self, due: int) -> Message:
+        """Add a message that is due later to the store."""
+        message = Message(self.next, self.queue, -self.next, 1000, 0, 0, b"x", Properties(due))
+        self.next += 1
+        self.store.add(message)
+        return message
+
+    def test_due(self) -> None:
+        """Delayed messages are named once they are due, the earliest first and no more than asked for."""
+        self.assertEqual(self.store.next_due(), 0)
+        third, first, second = self.delayed(3000), self.delayed(1000), self.delayed(1000)
+        self.assertEqual(self.store.next_due(), 1000)
+        queues = {self.queue.number: self.queue}
+        self.assertEqual(self.store.due(999, 10, queues), [])
+        self.assertEqual([message.number for message in self.store.due(1000, 10, queues)], [first.number, second.number])
+        self.assertEqual([message.number for message in self.store.due(3000, 10, queues)], [first.number, second.number, third.number])
+        self.assertEqual(len(self.store.due(3000, 2, queues)), 2)
+        self.assertIs(self.store.due(3000, 10, queues)[0].queue, self.queue)
+
+    def test_no_keys(self) -> None:
+        """A store that never had a key knows none."""
+        self.add()
+        self.assertEqual((self.store.find(self.queue, "a", 0), self.store.keys()), (0, {}))
+
+    def test_key_follows_its_message(self) -> None:
+        """A message that is put into another queue before it is written is found there, and its key known where it came from."""
+        self.queue.settings = QueueSettings(dedup=2)
+        other = self.store.create_queue("other")
+        message = self.keyed("a")
+        message.queue, message.position = other, self.next
+        self.store.put(message)
+        self.assertEqual(self.store.find(other, "a", 9000), message.number)
+        self.assertEqual((self.store.find(self.queue, "a", 2999), self.store.find(self.queue, "a", 3000)), (message.number, 0))
+
     def test_find(self) -> None:
         """Without a dedup window a key finds its message until that is flushed, expired, dead or gone; not in another queue."""
         self.queue.settings = QueueSettings(dedup=0)
@@ -923,6 +957,58 @@ class SQLiteStoreTests(SynchronousTestCase):
             self.assertEqual(self.producers(), {(b"a", 1)})
             self.store.drop_producer(b"a")
             self.assertEqual(self.producers(), set())
+
+    def test_requested_sync(self) -> None:
+        """Who asks for a sync gets C{mirrored} up to the latest number, although its message is gone; who does not may wait."""
+        self.mirror()
+        for asks in False, True:
+            message = self.add()
+            if asks:
+                self.store.request_sync()
+            self.store.remove(message.number)
+            self.mirror()
+            self.assertEqual(self.store.mirrored, message.number if asks else self.next - 2)
+        self.assertEqual(self.store.latest, self.store.mirrored)
+        self.assertIsNone(self.store.changelog.extract(MANY, MANY, {}))
+
+    def test_put_is_bounded(self) -> None:
+        """Neither many small nor few large messages that are put are buffered without end."""
+        for count, size in (5000, 1), (20, 300_000):
+            messages = [self.add(b"x" * size) for _ in range(count)]
+            self.store.write()
+            for message in messages:
+                self.requeue(message)
+                self.assertLess(len(self.store._buffer._put), 2048)
+                self.assertLess(sum(len(message.body) for message in self.store._buffer._put.values()), 1024 * 1024)
+
+    def test_removed_is_bounded(self) -> None:
+        """Very many messages that are removed are deleted in parts."""
+        for message in [self.add() for _ in range(5000)]:
+            self.store.remove(message.number)
+            self.assertLess(len(self.store._buffer._removed), 2048)
+        self.assertEqual(self.store.read(self.queue, 0, MANY, MANY), [])
+
+    def test_flush_tells_what_is_left(self) -> None:
+        """Of very many retried messages a part is written at a time, and the log knows how many are left."""
+        messages = [self.add() for _ in range(3000)]
+        self.mirror()
+        for message in messages:
+            self.store.retried(message)
+        self.assertEqual(self.store.write(), 3000 - 2048)
+        self.assertEqual(self.store.write(), 0)
+
+    def test_loaded(self) -> None:
+        """A store that starts from a database finds messages with properties, keys and producers in it."""
+        database = sqlite3.connect(":memory:", isolation_level=None)
+        upgrade(database)
+        database.execute("INSERT INTO queue (number, name, revision, flushed, paused) VALUES (3, 'q', 0, 0, 0)")
+        database.execute("INSERT INTO key VALUES (5, 3, 1000, 'a')")
+        database.execute("INSERT INTO producer VALUES (x'61', 7, 1000)")
+        store = SQLiteStore(database)
+        self.addCleanup(store.close)
+        ((queue, *_),) = store.queues()
+        self.assertEqual((store.keys(), store.find(queue, "a", 1000), store.producers()), ({3: (1, 1)}, 5, [(b"a", 7, 1000)]))
+        self.assertEqual(store.create_queue("r").number, 4)
 
     def test_schema_version(self) -> None:
         """There is a schema file for every version up to the newest."""
