@@ -175,7 +175,9 @@ class Settings:
     """How a server is to be. In Python, sizes are bytes and times are seconds; see L{Option} for the rest of each line."""
 
     listen: Sequence[str] = _option(LISTENERS, "tcp:9100", "Where to listen, as a Twisted strports string, or 'none'", short="l")
-    listen_original: Sequence[str] = _option(LISTENERS, "none", "Where to listen for clients such as the published PHP client")
+    listen_original: Sequence[str] = _option(
+        LISTENERS, "none", "The same for clients of the protocol's original revision, such as the published PHP client"
+    )
     console: str = _option(
         LISTENER, "tcp:9101:interface=127.0.0.1", "Where the console for telnet, nc or socat listens, or 'none'", embedded=""
     )
@@ -224,6 +226,6 @@ def settings_of(values: Mapping[str, Any], directory: str) -> Settings:
     @raise StartError: one of the values is wrong
     """
     defaults = {"store": os.path.join(directory, Settings.store), **{name: OPTIONS[name].default for name in ("console", "http")}}
-    # Who wants only original listeners gets no other.
+    # With original listeners only there is no default for the others.
     original = {"listen": _NONE} if "listen-original" in values else {}
     return Settings(**{OPTIONS[name].attribute: OPTIONS[name].parse(value) for name, value in {**defaults, **original, **values}.items()})

@@ -77,7 +77,7 @@ class MemoryServer:
         defaults = {"listen": (), "store": "memory", "memory_limit": 64 * 1024**2, "max_connections": 100}
         self.service = QueueService(Settings(**{**defaults, **settings}), self.clock)
         if self._faked:
-            self.service.clock = SteadyClock(self._seconds, self._seconds)
+            self.service.engine.clock = SteadyClock(self._seconds, self._seconds)
         self.endpoint: IStreamClientEndpoint = _Endpoint(self)
         self.reachable = True
         self._factory = QueueFactory(self.service.connections)

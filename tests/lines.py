@@ -9,11 +9,11 @@ from typing import Any
 from zope.interface import implementer
 
 from phpmq.broker import Broker
-from phpmq.commands import Versions
 from phpmq.conversation import Conversation, Delivery, Request
 from phpmq.errors import PHPMQError
 from phpmq.interfaces import IConnection, IMirror
 from phpmq.mirror import StoreFile
+from phpmq.server_frames import Versions
 from phpmq.session import Session
 from phpmq.store import SQLiteStore
 

@@ -16,8 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from phpmq.broker import Broker
-from phpmq.commands import Versions
 from phpmq.interfaces import IConnection
+from phpmq.server_frames import Versions
 from phpmq.session import Session
 from phpmq.store import SQLiteStore, upgrade
 

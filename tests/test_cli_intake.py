@@ -18,8 +18,8 @@ from zope.interface import implementer
 from phpmq.broker import Broker
 from phpmq.cli.consume.intake import Intake
 from phpmq.client import Delivery, QueueClient
-from phpmq.commands import Versions
 from phpmq.protocol import Connections, QueueFactory
+from phpmq.server_frames import Versions
 from phpmq.store import SQLiteStore
 
 

@@ -32,8 +32,8 @@ from phpmq.admin.http import Site as HTTPSite
 from phpmq.admin.metrics import Format, Metrics, MetricsResource, resource
 from phpmq.admin.metrics.rows import OTHER
 from phpmq.clock import SteadyClock
-from phpmq.durations import Durations
 from phpmq.errors import Draining, StoreError
+from phpmq.histogram import Histogram
 from phpmq.interfaces import IMirror
 from phpmq.message import QueueSettings
 from phpmq.service import QueueService
@@ -319,14 +319,14 @@ class HistogramTests(MetricsTestCase):
 
     def test_durations(self) -> None:
         """A duration counts in the first bucket whose bound is not below it."""
-        durations = Durations(0.001, 4)
+        durations = Histogram(0.001, 4)
         for seconds in 0, 0.0009, 0.001, 0.0019, 0.002, 0.0039, 0.0079, 0.008, 100, -1:
-            durations.took(seconds)
+            durations.observe_seconds(seconds)
         self.assertEqual((durations.bounds, durations.counts), ([0.001, 0.002, 0.004, 0.008], [3, 2, 2, 1, 2]))
         self.assertAlmostEqual(durations.seconds, 100.0256)
         before = durations.total
-        durations.note(3, 2)
-        durations.note(-3, 2)
+        durations.observe(3, 2)
+        durations.observe(-3, 2)
         self.assertEqual((durations.counts, durations.total), ([5, 2, 4, 1, 2], before + 6))
 
     def test_wait(self) -> None:
@@ -409,7 +409,7 @@ class QueueTests(MetricsTestCase):
     def test_clock_was_set(self) -> None:
         """The time is told by the system's clock, by which Prometheus judges it, also after that was set."""
         wall = [5000.0]
-        self.server.service.clock = SteadyClock(lambda: wall[0], self.server.clock.seconds)
+        self.server.service.engine.clock = SteadyClock(lambda: wall[0], self.server.clock.seconds)
         self.server.broker.turn._clock = self.server.service.clock.now
         self.send("q", b"1")
         name = "phpmq_queue_oldest_message_timestamp_seconds"

@@ -27,10 +27,10 @@ from zope.interface.verify import verifyObject
 
 from phpmq.broker import Broker
 from phpmq.broker.queues import QUEUE_OVERHEAD
-from phpmq.commands import Versions
 from phpmq.interfaces import IConnection
 from phpmq.message import MESSAGE_OVERHEAD
 from phpmq.protocol import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT, Connections, QueueFactory, QueueProtocol
+from phpmq.server_frames import Versions
 from phpmq.store import SQLiteStore
 from tests import version02
 from tests.doubles import FarEnd

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.broker import Broker
-from phpmq.commands import Versions
+from phpmq.client_frames import server_shapes
 from phpmq.frames import (
     CONTENT,
     COUNT,
@@ -18,7 +18,7 @@ from phpmq.frames import (
     frame_header,
     packet,
 )
-from phpmq.requests import server_shapes
+from phpmq.server_frames import Versions
 from phpmq.session import Session
 from phpmq.store import SQLiteStore
 from tests.doubles import RecordingConnection

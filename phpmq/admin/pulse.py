@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from phpmq.durations import Durations
+from phpmq.histogram import Histogram
 
 #: Seconds between two beats.
 INTERVAL = 0.1
@@ -24,7 +24,7 @@ class Pulse:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self.delays = Durations(_UNIT, _BUCKETS)
+        self.delays = Histogram(_UNIT, _BUCKETS)
         self._due = 0.0
         self._next: Any = None
 
@@ -39,7 +39,7 @@ class Pulse:
         self._next = self._reactor.callLater(INTERVAL, self._beat)
 
     def _beat(self) -> None:
-        self.delays.took(self._reactor.seconds() - self._due)
+        self.delays.observe_seconds(self._reactor.seconds() - self._due)
         self.start()
 
     def stop(self) -> None:

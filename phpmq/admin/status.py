@@ -10,9 +10,9 @@ from typing import Any
 
 from phpmq.admin.rates import WINDOWS, Rates
 from phpmq.broker import DELIVERIES, SENDS, Broker, Queue
+from phpmq.client_frames import headers_of
 from phpmq.message import DeadMessage, Message
 from phpmq.protocol import QueueProtocol
-from phpmq.requests import headers_of
 
 #: Counters of a queue, and of the whole server, in the order in which L{Rates} has them.
 COUNTERS = "received", "delivered", "acknowledged"

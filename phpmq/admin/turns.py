@@ -34,15 +34,27 @@ _Result = TypeVar("_Result")
 class Server(Protocol):
     """What an L{phpmq.admin.Admin} looks at: a L{phpmq.service.QueueService}."""
 
-    broker: Broker
     connections: Connections
-    mirror: MirrorService | None
-    store: SQLiteStore | None
     running: int
-    clock: SteadyClock
     pulse: Pulse
     consoles: ConsoleFactory
     site: Site | None
+
+    @property
+    def broker(self) -> Broker:
+        """The queues."""
+
+    @property
+    def mirror(self) -> MirrorService | None:
+        """What copies the store to the file."""
+
+    @property
+    def store(self) -> SQLiteStore | None:
+        """The messages."""
+
+    @property
+    def clock(self) -> SteadyClock:
+        """The time that messages live by."""
 
     @property
     def max_message_size(self) -> int:

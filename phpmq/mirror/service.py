@@ -15,8 +15,8 @@ from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from phpmq.clock import SteadyClock
-from phpmq.durations import Durations
 from phpmq.errors import StartError, StoreError
+from phpmq.histogram import Histogram
 from phpmq.interfaces import IMirror
 from phpmq.mirror.file import StoreFile
 from phpmq.store import ChangeLog, Delta
@@ -85,7 +85,7 @@ class MirrorService(Service):
         self.synced: Callable[[], object] = lambda: None
         self.failing = False
         self.errors = self.writes = self.unsaved = 0
-        self.durations = Durations(_DURATION_UNIT, _DURATION_BUCKETS)
+        self.durations = Histogram(_DURATION_UNIT, _DURATION_BUCKETS)
         self.last_success = clock.seconds()
         self._next_alarm = 0.0
         self._alarmed = False  # since the file was last written
@@ -179,7 +179,7 @@ class MirrorService(Service):
             raise
         self._changelog.confirm(delta)
         self.writes += 1
-        self.durations.took(self._clock.seconds() - begun)
+        self.durations.observe_seconds(self._clock.seconds() - begun)
         self.synced()
 
     async def _vacuum(self) -> bool:

@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.logger import Logger
 
-from phpmq.commands import Versions
 from phpmq.errors import ProtocolError
+from phpmq.server_frames import Versions
 
 if TYPE_CHECKING:
     from phpmq.broker import Broker

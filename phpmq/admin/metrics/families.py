@@ -12,8 +12,8 @@ from twisted import __version__ as twisted_version
 
 from phpmq import __version__
 from phpmq.admin.admin import Admin
-from phpmq.durations import Durations
 from phpmq.errors import ProtocolError
+from phpmq.histogram import Histogram
 from phpmq.protocol import CLOSE_TIMEOUT, DEADLINES, HANDSHAKE_TIMEOUT
 
 # What has a series before it happens for the first time; otherwise that first time does not show as an increase.
@@ -177,7 +177,7 @@ def gauges(name: str, label: str, numbers: Mapping[str, float], text: str) -> Ga
     return family
 
 
-def _histogram(name: str, text: str, durations: Durations | None) -> HistogramMetricFamily:
+def _histogram(name: str, text: str, durations: Histogram | None) -> HistogramMetricFamily:
     if durations is None:
         return HistogramMetricFamily(name, text)
     bounds = [*map(floatToGoString, durations.bounds), "+Inf"]
