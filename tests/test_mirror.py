@@ -785,6 +785,12 @@ class MirrorServiceTests(FileTestCase):
         self.assertEqual(self.store.changelog.pending, 0)
         self.stop()
 
+    def test_before_the_first_success(self) -> None:
+        """Before its first write the mirror counts from its start, and no failure was told of."""
+        self.assertEqual((self.mirror.last_success, self.mirror.lag, self.mirror.failing), (self.clock.seconds(), 0, False))
+        self.reactor.advance(5)
+        self.assertEqual(self.mirror.lag, 5)
+
     def test_failure_heals(self) -> None:
         """While writes fail nothing is lost, and the first that succeeds brings all of it."""
         self.mirror.startService()
@@ -1037,6 +1043,28 @@ class MirrorServiceTests(FileTestCase):
         self.reactor.advance(0)
         self.reactor.advance(0)
         self.assertEqual(asked, [[b"1"], [b"1", b"2"]])
+        self.stop()
+
+    def test_sync_soon_at_a_tick(self) -> None:
+        """A sync that is due together with a tick makes one write, not two at a time."""
+        self.mirror.startService()
+        self.pool.at_once = False
+        self.fill(self.store, b"1")
+        self.reactor.advance(0.05)
+        self.mirror.sync_soon()
+        self.reactor.advance(0.05)
+        self.assertEqual(len(self.pool.jobs), 1)
+        self.pool.at_once = True
+        self.pool.work()
+        self.stop()
+
+    def test_start_with_messages(self) -> None:
+        """What the store has before the start is in the file with the first write, and is not written again."""
+        self.fill(self.store, b"1")
+        self.mirror.startService()
+        self.assertEqual((self.found(), self.store.mirrored), ([b"1"], self.store.latest))
+        self.tick()
+        self.assertEqual(self.file.applied, 1)
         self.stop()
 
     def test_sync_soon_while_stopped(self) -> None:

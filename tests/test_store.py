@@ -1114,7 +1114,7 @@ class ChangeLogTests(SynchronousTestCase):
         self.log.note_batch(Batch(12, 2, 200, {b"b": (7, 1000)}))
         for _ in range(3):
             delta = self.extract()
-            self.assertEqual((delta.upto, delta.gone, delta.changed, delta.gone_keys), (12, {1}, {2: 100}, {3}))
+            self.assertEqual((delta.upto, delta.gone, delta.changed, delta.gone_keys, delta.changes), (12, {1}, {2: 100}, {3}, 3))
             self.assertEqual((delta.queues, list(delta.gone_queues)), ({2}, ["q"]))
             self.assertEqual((delta.producers, delta.gone_producers), ({b"b": (7, 1000)}, {b"a"}))
             self.log.restore(delta)

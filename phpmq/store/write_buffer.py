@@ -17,6 +17,9 @@ _CHANGES = 2048
 
 _BYTES = 1024 * 1024
 
+_Messages = dict[int, Message]
+_Key = tuple[int, int, int, str]  # number of the message, number of the queue, when it was accepted, key
+
 
 class WriteBuffer:
     """
@@ -29,15 +32,15 @@ class WriteBuffer:
     def __init__(self, database: sqlite3.Connection, log: ChangeLog) -> None:
         self._database = database
         self._log = log
-        self._added: dict[int, Message] = {}
-        self._put: dict[int, Message] = {}
+        self._added: _Messages = {}
+        self._put: _Messages = {}
         self._size = 0  # of all that were added or put since the last write, also of those that are gone
-        self._retried: dict[int, Message] = {}
+        self._retried: _Messages = {}
         self._removed: list[int] = []
         self.latest = self._written = self._wanted = log.mirrored  # number added, in a batch, waited for
         self.keys_used = log.properties or bool(scalar(database, "SELECT EXISTS (SELECT 1 FROM key)"))
         self._keyed: dict[tuple[int, str], Message] = {}  # the latest with each queue and key, also if it is gone
-        self._keys: list[tuple[int, int, int, str]] = []  # rows for those of them whose keys are to be remembered
+        self._keys: list[_Key] = []  # those of them that are to be remembered
         self._producers: Producers = {}
 
     def add(self, message: Message) -> None:
@@ -143,14 +146,7 @@ class WriteBuffer:
                 self._written, self._producers = self.latest, {}
         return len(self._retried)
 
-    def _write_rows(
-        self,
-        added: dict[int, Message],
-        put: dict[int, Message],
-        retried: Iterable[Message],
-        removed: list[int],
-        keys: list[tuple[int, int, int, str]],
-    ) -> None:
+    def _write_rows(self, added: _Messages, put: _Messages, retried: Iterable[Message], removed: list[int], keys: list[_Key]) -> None:
         """Write rows in one transaction."""
         run = self._database.executemany
         with self._database:
