@@ -988,6 +988,14 @@ class SQLiteStoreTests(SynchronousTestCase):
             self.assertLess(len(self.store._buffer._removed), 2048)
         self.assertEqual(self.store.read(self.queue, 0, MANY, MANY), [])
 
+    def test_removed_in_any_order(self) -> None:
+        """Messages that are removed out of order are deleted, and only those."""
+        messages = [self.add(b"%d" % number) for number in range(8)]
+        self.store.write()
+        for place in 5, 1, 3, 2, 7:
+            self.store.remove(messages[place].number)
+        self.assertEqual([message.body for message in self.store.read(self.queue, 0, MANY, MANY)], [b"0", b"4", b"6"])
+
     def test_flush_tells_what_is_left(self) -> None:
         """Of very many retried messages a part is written at a time, and the log knows how many are left."""
         messages = [self.add() for _ in range(3000)]
