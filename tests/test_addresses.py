@@ -65,6 +65,9 @@ WRONG: dict[str, str] = {
     "a:0": "a port is 1 to 65535",
     "a:65536": "a port is 1 to 65535",
     "tcp:a:-1": "port is no number",
+    "tcp:a:+1": "port is no number",
+    "tcp::9100": "host is missing",
+    "tcp:a:1:2:3:4": "'4' is too much",
     "tcp:a:\u0661": "port is no number",
     "tcp:a:1:2": "'2' is too much",
     "tcp://a:1/b": "port is no number",
@@ -125,7 +128,7 @@ class ParseTests(SynchronousTestCase):
         address = parse_address("tls://a:1:timeout=5:trustRoots=/a\\:b")
         self.assertEqual(address.options, {"timeout": "5", "trustRoots": "/a:b"})
         self.assertEqual(parse_address("unix:///a:timeout=5").options, {"timeout": "5"})
-        for text in "tcp:a:1:timeout=x", "tcp:a:1:host=b", "tcp:a:timeout=1:timeout=1", "unix:/a\\":
+        for text in "tcp:a:1:timeout=x", "tcp:a:1:host=b", "tcp:a:1:host=b:host=c", "tcp:a:timeout=1:timeout=1", "unix:/a\\":
             self.assertIn(repr(text), str(self.assertRaises(ValueError, parse_address, text)))
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.broker import SENDS
+from phpmq.client_connection import ClientConnection, DuplicateId, MessageId, State
 from phpmq.client_frames import encode_ack, encode_dead_letter, encode_requeue, encode_touch
-from phpmq.conversation import Conversation, DuplicateId, MessageId, State
 from phpmq.errors import (
     BadFrame,
     BadName,
@@ -46,11 +46,11 @@ class Case(SynchronousTestCase):
         self.now = 1000.0
         self.client = self.conversation()
 
-    def conversation(self, **settings: Any) -> Conversation:
+    def conversation(self, **settings: Any) -> ClientConnection:
         """A client."""
-        return Conversation(lambda: self.now, **settings)
+        return ClientConnection(lambda: self.now, **settings)
 
-    def connect(self, client: Conversation | None = None) -> Line:
+    def connect(self, client: ClientConnection | None = None) -> Line:
         """Connect, without anything having arrived yet."""
         self.line = Line(client or self.client, self.server)
         return self.line
@@ -591,7 +591,7 @@ class EndTests(Case):
         self.connect()
         self.client.consume("q", inbox, 5, 0)
         self.client.consume("p", stopping, 5, 0)
-        stop = self.client.stop_consuming("p")
+        stop = self.client.stop_consuming("p", stopping)
         outcomes = [self.send(b"x"), Outcome(self.client.ping()), Outcome(stop)]
         self.client.close()
         self.assertEqual([type(one.error) for one in outcomes], [Closed, Closed, type(None)])
@@ -600,7 +600,7 @@ class EndTests(Case):
         self.assertRaises(Closed, self.send, b"y")
         self.assertRaises(Closed, self.client.consume, "q", Inbox(), 1, 0)
         self.assertRaises(NotConnected, self.client.ping)
-        self.assertIs(self.client.stop_consuming("q"), None)
+        self.assertIs(self.client.stop_consuming("q", inbox), None)
         self.client.close()
         self.line.cut()
         self.client.open()
@@ -815,7 +815,7 @@ class ConsumeTests(Case):
         """After a stop nothing is delivered; what was on its way arrives before that is confirmed."""
         self.client.consume("q", self.inbox, 2, 0)
         self.line.up()
-        stop = Outcome(self.client.stop_consuming("q"))
+        stop = Outcome(self.client.stop_consuming("q", self.inbox))
         self.line.up()
         self.assertEqual(self.inbox.ends, [])
         self.line.settle()
@@ -834,7 +834,7 @@ class ConsumeTests(Case):
         for cancel in False, True:
             self.setUp()
             self.client.consume("q", self.inbox, 2, 0)
-            stop = Outcome(self.client.stop_consuming("q"))
+            stop = Outcome(self.client.stop_consuming("q", self.inbox))
             assert stop.request is not None
             if cancel:
                 stop.request.cancel()
@@ -848,16 +848,16 @@ class ConsumeTests(Case):
         """Without a connection there is nothing to wait for."""
         self.line.cut()
         self.client.consume("q", self.inbox, 2, 0)
-        self.assertIs(self.client.stop_consuming("q"), None)
+        self.assertIs(self.client.stop_consuming("q", self.inbox), None)
         self.assertEqual(self.inbox.ends, [None])
-        self.assertIs(self.client.stop_consuming("q"), None)
+        self.assertIs(self.client.stop_consuming("q", self.inbox), None)
 
     def test_another_one(self) -> None:
         """Somebody who consumes a queue just after another one stopped gets what comes from then on."""
         other = Inbox()
         self.client.consume("q", self.inbox, 2, 0)
         self.line.settle()
-        self.client.stop_consuming("q")
+        self.client.stop_consuming("q", self.inbox)
         self.client.consume("q", other, 4, 0)
         self.line.settle()
         self.assertEqual((self.inbox.bodies, self.inbox.ends), ([b"0", b"1"], [None]))
