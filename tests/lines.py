@@ -1,4 +1,4 @@
-"""A client's conversation and a real server's session, with a connection between them that a test can cut at any byte."""
+"""A client's connection and a real server's session, with a line between them that a test can cut at any byte."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class FileServer:
         self.write()
 
     def session(self, connection: IConnection) -> Session:
-        """A conversation."""
+        """A session."""
         return Session(self.broker, self._versions, connection)
 
     def hurry(self) -> None:
@@ -112,14 +112,14 @@ class Line:
     @ivar connected: whether it is
     """
 
-    def __init__(self, conversation: ClientConnection, server: FileServer) -> None:
-        self._connection, self._server = conversation, server
+    def __init__(self, connection: ClientConnection, server: FileServer) -> None:
+        self._connection, self._server = connection, server
         self.to_server, self.to_client = bytearray(), bytearray()
         self.connected = True
         self._abandoned = self._closing = False
         server.lines.append(self)
         self.session = server.session(self)
-        conversation.connected(self._say)
+        connection.connected(self._say)
 
     def _say(self, data: bytes) -> None:
         # A transport takes what is written to it after its connection was lost, too.

@@ -491,7 +491,7 @@ class Garbage(RecordingProtocol):
 
 
 class Refusing(RecordingProtocol):
-    """Ends each conversation with a reason."""
+    """Ends each connection with a reason."""
 
     def dataReceived(self, data: bytes) -> None:
         """Answer and hang up."""

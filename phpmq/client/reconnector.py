@@ -35,7 +35,12 @@ class ClientProtocol(Protocol):
 
     @ivar heard: when the server last said something
     @ivar asked: when the server was asked whether it is there; 0 if it said something since
+    @ivar deadline: aborts a connection that takes too long to close
     """
+
+    transport: Any
+    deadline: IDelayedCall | None = None
+    heard = asked = 0.0
 
     def __init__(
         self,
@@ -49,15 +54,12 @@ class ClientProtocol(Protocol):
         @param lost: called once it is closed
         """
         self._made, self._received, self._lost = made, received, lost
-        self._deadline: IDelayedCall | None = None
-        self.heard = self.asked = 0.0
 
     def connectionMade(self) -> None:
         """Set the options of a TCP connection, and tell that it is made."""
-        transport: Any = self.transport
-        if isinstance(transport.getPeer(), IPv4Address | IPv6Address):
-            transport.setTcpNoDelay(True)
-            transport.setTcpKeepAlive(True)
+        if isinstance(self.transport.getPeer(), IPv4Address | IPv6Address):
+            self.transport.setTcpNoDelay(True)
+            self.transport.setTcpKeepAlive(True)
         self._made(self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -66,28 +68,9 @@ class ClientProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell that the connection is closed."""
-        if self._deadline is not None:
-            self._deadline.cancel()
+        if self.deadline is not None and self.deadline.active():
+            self.deadline.cancel()
         self._lost(self, reason)
-
-    def write(self, data: bytes) -> None:
-        """Send bytes."""
-        transport: Any = self.transport
-        transport.write(data)
-
-    def abort(self) -> None:
-        """Close the connection at once."""
-        transport: Any = self.transport
-        transport.abortConnection()
-
-    def set_deadline(self, clock: Any) -> None:
-        """Set the time by which the connection has to be closed; then it is aborted."""
-        if self._deadline is None:
-            self._deadline = clock.callLater(_CLOSE_TIMEOUT, self._too_late)
-
-    def _too_late(self) -> None:
-        self._deadline = None
-        self.abort()
 
 
 class Reconnector:
@@ -136,7 +119,7 @@ class Reconnector:
     def stop(self) -> Deferred[None]:
         """Disconnect. Fires when the connection is closed: what was written goes out first, unless the server takes too long."""
         if self.protocol is not None:
-            self.protocol.set_deadline(self._clock)
+            self.protocol.deadline = self._clock.callLater(_CLOSE_TIMEOUT, self.protocol.transport.abortConnection)
             self.protocol = None
         waiting, self._waiting = self._waiting, {}
         for deferred in waiting:
@@ -178,7 +161,7 @@ class Reconnector:
         self.protocol = protocol
         self._answered = False
         protocol.heard = self._seconds()
-        self._connection.connected(protocol.write)
+        self._connection.connected(protocol.transport.write)
         ping = answer(self._connection.ping())
         ping.addCallbacks(self._proved, lambda failure: self._give_up(protocol, failure.value))
 
@@ -201,7 +184,7 @@ class Reconnector:
     def _give_up(self, protocol: ClientProtocol, error: Exception) -> None:
         """Close a connection at once, whatever was written."""
         if protocol is self.protocol:
-            protocol.abort()
+            protocol.transport.abortConnection()
             self._end(error)
 
     def _lost(self, protocol: ClientProtocol, reason: Failure) -> None:
