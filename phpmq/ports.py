@@ -194,8 +194,7 @@ class Connections(Generic[_C]):
             if not self.by_address[host]:
                 del self.by_address[host]
         self._unread.pop(connection, None)
-        for kind in self.deadlines:
-            self.clear_deadline(connection, kind)
+        self.clear_deadlines(connection)
         if self._all_closed is not None and not self.open:
             self._stop_waiting()
 
@@ -216,6 +215,11 @@ class Connections(Generic[_C]):
     def clear_deadline(self, connection: _C, kind: str) -> None:
         """Clear a deadline: the client did what was expected."""
         self._expected.pop((connection, kind), None)
+
+    def clear_deadlines(self, connection: _C) -> None:
+        """Clear all deadlines of a connection."""
+        for kind in self.deadlines:
+            self.clear_deadline(connection, kind)
 
     def count_deadlines(self) -> dict[str, int]:
         """Return how many connections have a deadline, by its kind."""

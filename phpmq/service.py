@@ -86,7 +86,7 @@ class QueueService(MultiService):
         self.mirror: MirrorService | None = None
         self.store: SQLiteStore | None = None
         self._wake: Any = None
-        self.consoles = ConsoleFactory(self, reactor, settings.max_consoles)
+        self.consoles = ConsoleFactory(self, reactor, settings.max_consoles, settings.per_address)
         self.site: Site | None = None
         self._listeners: list[Listener] = []
         for option, descriptions in ("--listen", settings.listen), ("--listen-original", settings.listen_original):
@@ -253,7 +253,7 @@ class QueueService(MultiService):
         """Once a second. Catches everything: a LoopingCall that fails once never runs again."""
         try:
             self.connections.check()
-            self.consoles.check()
+            self.consoles.connections.check()
             self._sweep()
             self.admin.sample()
         except Exception:

@@ -71,8 +71,7 @@ def _numbers(admin: Admin) -> dict[str, Any]:
         "healthy": {name: text == "ok" for name, text in admin.health().checks.items()},
         "deadlines": connections.count_deadlines(),
         "mirrored": server.mirror is not None,
-        "consoles": len(server.consoles.open),
-        "console_deadlines": CONSOLE_DEADLINES,
+        "consoles": len(server.consoles.connections.open),
     }
 
 
@@ -182,10 +181,12 @@ FAMILIES = (
     Family(_H, "mirror_write_seconds", "mirror.durations", "Time that a write of the file took."),
     # The console
     Family(_G, "consoles", "numbers.consoles", "Consoles that are connected."),
-    Family(_G, "consoles_limit", "consoles.most", "Consoles that there may be."),
-    Family(_C, "consoles_rejected", "consoles.rejected", "Consoles turned away, as there were too many."),
-    Family(_C, "console_timeouts", "consoles.timeouts", "Consoles closed, as they missed a deadline.", "kind", CONSOLE_DEADLINES),
-    Family(_G, "console_deadline_seconds", "numbers.console_deadlines", "Time that such a deadline gives.", "kind"),
+    Family(_G, "consoles_limit", "consoles.connections.max_connections", "Consoles that there may be."),
+    Family(_C, "consoles_rejected", "consoles.connections.rejected", "Consoles turned away, as there were too many."),
+    Family(
+        _C, "console_timeouts", "consoles.connections.timeouts", "Consoles closed, as they missed a deadline.", "kind", CONSOLE_DEADLINES
+    ),
+    Family(_G, "console_deadline_seconds", "consoles.connections.deadlines", "Time that such a deadline gives.", "kind"),
     # The HTTP API
     Family(_G, "http_connections", "numbers.channels", "Connections of HTTP."),
     Family(_G, "http_connections_limit", "site.max_connections", "Connections of HTTP that there may be."),
