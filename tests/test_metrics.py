@@ -31,7 +31,7 @@ from twisted.web.server import Site
 from phpmq.admin import reactor as admin_reactor
 from phpmq.admin.http import Site as HTTPSite
 from phpmq.admin.metrics import Format, Metrics, MetricsResource, scrape
-from phpmq.admin.metrics.families import FAMILIES, Reading
+from phpmq.admin.metrics.families import FAMILIES, read, value_at
 from phpmq.admin.metrics.queues import OTHER
 from phpmq.admin.reactor import CooperativeWork
 from phpmq.clock import SteadyClock
@@ -705,8 +705,8 @@ class DoorTests(MetricsTestCase):
         site.open(self.server.service.admin)
         self.addCleanup(site.stop)
         before = self.scrape()
-        reading = Reading.of(self.server.service.admin, 0)
-        self.assertEqual([family for family in FAMILIES if reading.value(family.path) is None and "mirror" not in family.name], [])
+        reading = read(self.server.service.admin, 0)
+        self.assertEqual([family for family in FAMILIES if value_at(reading, family.path) is None and "mirror" not in family.name], [])
         readers = [Connection(site, clock) for _ in range(3)]
         for reader in readers:
             reader.says(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -800,8 +800,8 @@ class MirrorTests(TestCase):
         )
         self.assertEqual(found("phpmq_healthy", check="mirror"), 1)
         self.assertEqual(found("phpmq_mirror_lag_seconds"), 0)
-        reading = Reading.of(self.service.admin, 0)
-        self.assertEqual([family for family in FAMILIES if reading.value(family.path) is None and "http" not in family.name], [])
+        reading = read(self.service.admin, 0)
+        self.assertEqual([family for family in FAMILIES if value_at(reading, family.path) is None and "http" not in family.name], [])
 
     async def test_failing(self) -> None:
         """A file that cannot be written shows: that it is so, since when, and how much waits."""

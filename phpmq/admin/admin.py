@@ -43,15 +43,27 @@ class Server(Protocol):
     @ivar consoles: the console's port, and C{site} that of the HTTP API, for those who know them
     """
 
-    broker: Broker
-    operators: IOperators
     connections: Connections[QueueProtocol]
-    mirror: MirrorService | None
     running: int
-    clock: SteadyClock
     lag: ReactorLag
     consoles: Any
     site: Any
+
+    @property
+    def broker(self) -> Broker:
+        """The broker, for messages that operators send."""
+
+    @property
+    def operators(self) -> IOperators:
+        """The operators' side of the engine."""
+
+    @property
+    def mirror(self) -> MirrorService | None:
+        """What writes the mirror file; None without one."""
+
+    @property
+    def clock(self) -> SteadyClock:
+        """The clock that messages live by."""
 
     @property
     def pending_changes(self) -> int:

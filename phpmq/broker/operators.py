@@ -419,38 +419,36 @@ class LocalOperators:
     def replay(self, name: str, target: str, ids: Iterable[str] | None, reason: str | None, count: int | None) -> Steps[int]:
         """Requeue dead letters; see L{IOperators}."""
         check_name(target)
-        return (yield from self._each_dead(lambda letters: self._broker.lifecycle.replay(letters, target), None, name, ids, reason, count))
+        letters = self._dead_letters(name, None, ids, reason, count)
+        return (yield from self._each_part(letters, lambda part: self._broker.lifecycle.replay(part, target)))
 
     def delete_dead(self, name: str, ids: Iterable[str] | None = None, reason: str | None = None, count: int | None = None) -> Steps[int]:
         """Delete dead letters; see L{IOperators}."""
-        return (yield from self._each_dead(self._broker.lifecycle.delete, 0, name, ids, reason, count))
+        return (yield from self._each_part(self._dead_letters(name, 0, ids, reason, count), self._broker.lifecycle.delete))
 
-    def _each_dead(
-        self,
-        work: Callable[[list[DeadMessage]], object],
-        preview: int | None,
-        name: str,
-        ids: Iterable[str] | None,
-        reason: str | None,
-        count: int | None,
-    ) -> Steps[int]:
-        """
-        Do something to dead letters: how many it was done to.
-
-        @param preview: how many bytes of their bodies it needs; None for all
-        """
-        self._check_known(name)
+    def _each_part(self, parts: Iterator[list[DeadMessage]], work: Callable[[list[DeadMessage]], object]) -> Steps[int]:
+        """Do something to dead letters, a part of them in each step: how many it was done to."""
         done = 0
-        parts = self._some_dead(preview, name, reason, count) if ids is None else self._named_dead(preview, name, ids)
-        for letters in parts:
+        for part in parts:
             self._broker.begin()
             try:
-                work(letters)
+                work(part)
             finally:
                 self._broker.end()
-            done += len(letters)
-            yield ids is None
+            done += len(part)
+            yield len(part) > 1
         return done
+
+    def _dead_letters(
+        self, name: str, preview: int | None, ids: Iterable[str] | None, reason: str | None, count: int | None
+    ) -> Iterator[list[DeadMessage]]:
+        """
+        Dead letters of a queue, in parts.
+
+        @param preview: how many bytes of their bodies are needed; None for all
+        """
+        self._check_known(name)
+        return self._some_dead(preview, name, reason, count) if ids is None else self._named_dead(preview, name, ids)
 
     def _some_dead(self, preview: int | None, name: str, reason: str | None, count: int | None) -> Iterator[list[DeadMessage]]:
         """Dead letters of a queue, the oldest first, a part at a time; those that become dead letters after this began are left out."""
