@@ -196,7 +196,7 @@ class Connections(Generic[_C]):
         self._unread.pop(connection, None)
         self.clear_deadlines(connection)
         if self._all_closed is not None and not self.open:
-            self._stop_waiting()
+            self._all_closed.callback(None)
 
     def account(self, connection: _C, size: int) -> bool:
         """Count the bytes that a connection keeps for its client; false, and not counted, if all together would keep too many."""
@@ -284,17 +284,10 @@ class Connections(Generic[_C]):
         """Wait until all that are being closed are closed, then abort those that are left: what was sent last has to leave the process."""
         if self.open:
             self._all_closed = Deferred()
-            late = self._clock.callLater(seconds, self._stop_waiting)
-            await self._all_closed
-            if late.active():
-                late.cancel()
-
-    def _stop_waiting(self) -> None:
-        all_closed, self._all_closed = self._all_closed, None
-        for connection in list(self.open):
-            connection.abort()
-        if all_closed is not None:
-            all_closed.callback(None)
+            await self._all_closed.addTimeout(seconds, self._clock, lambda *_: None)
+            self._all_closed = None
+            for connection in list(self.open):
+                connection.abort()
 
     # The log
 

@@ -13,14 +13,13 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from phpmq.admin import Admin
-from phpmq.admin.access import require_local
 from phpmq.admin.console import ConsoleFactory
 from phpmq.admin.reactor import ReactorLag
 from phpmq.broker import Broker, LocalOperators
 from phpmq.clock import SteadyClock
 from phpmq.commands import Versions
 from phpmq.interfaces import IConnection, IOperators
-from phpmq.listeners import Listener
+from phpmq.listeners import Listener, require_local
 from phpmq.mirror import MirrorService, StoreFile
 from phpmq.ports import Connections
 from phpmq.protocol import QueueFactory, QueueProtocol, deadlines
