@@ -175,7 +175,7 @@ class DeadLetters:
 
 
 def whole_content(body: bytes) -> Steps[dict[str, str]]:
-    """The fields of a whole body, however long it is, as L{phpmq.broker.operators.content_of} makes them."""
+    """The fields of a whole body, however long it is, as L{phpmq.operators.content_of} makes them."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     starts = range(0, len(body), _PART)
     texts: list[str] = []

@@ -21,8 +21,8 @@ from phpmq.admin.console.commands import TABLE
 from phpmq.admin.console.display import Alarm, Heading, Screens, View
 from phpmq.admin.console.grammar import BadCommand, Call, complaint, json_pieces, parse
 from phpmq.admin.console.input import MAX_LINE, Key, Keyboard, Telnet
-from phpmq.broker import steps_of
 from phpmq.errors import Draining, PHPMQError
+from phpmq.operators import steps_of
 from phpmq.ports import NO_LIMIT, Connections, Rejected, peer_name
 from phpmq.text import terminal_safe
 

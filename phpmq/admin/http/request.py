@@ -21,8 +21,8 @@ from phpmq.admin.http.operations import BODY_LIMIT, Answer, Operation
 from phpmq.admin.http.problems import Problem, problem_of
 from phpmq.admin.http.schemas import check, parse
 from phpmq.admin.pieces import PIECE, pieces_of, text_of
-from phpmq.broker import steps_of
 from phpmq.errors import BadSetting, PHPMQError
+from phpmq.operators import steps_of
 
 if TYPE_CHECKING:
     from phpmq.admin.http.channel import Channel

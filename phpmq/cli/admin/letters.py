@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from phpmq.requests import MAX_BODY
+from phpmq.client_frames import MAX_BODY
 from phpmq.text import format_duration, format_size
 
 if TYPE_CHECKING:
