@@ -99,7 +99,7 @@ def format_status(status: Mapping[str, Any]) -> list[str]:
         f"memory    {process}{counted}",
         f"file      {_mirror(status['mirror'])}",
         f"messages  {_messages(messages)}; {format_size(messages['bytes'])} wait",
-        "rates     " + ", ".join(f"{counter} {format_rate(rates[counter]['1s'])}" for counter in rates),
+        _rates(rates),
         f"clients   {connections['open']:,} of {connections['limit']:,}, with {plural(status['consumers'], 'consumer')}"
         f" of {plural(status['queues'], 'queue')}",
         *(Alarm(f"ALARM     {alarm['text']}") for alarm in status["alarms"]),
@@ -131,6 +131,10 @@ def _mirror(mirror: Mapping[str, Any]) -> str:
     return f"{file}, {pending} not in it yet, the oldest for {lag:.1f} s" if mirror["pending_changes"] else f"{file}, up to date"
 
 
+def _rates(rates: Mapping[str, Any]) -> str:
+    return "rates     " + ", ".join(f"{counter} {format_rate(rate['1s'])}" for counter, rate in rates.items())
+
+
 def _messages(numbers: Mapping[str, Any]) -> str:
     return ", ".join(f"{format_count(numbers[state])} {state.replace('_', ' ')}" for state in STATES)
 
@@ -143,7 +147,7 @@ def format_queue(queue: Mapping[str, Any]) -> list[str]:
         Heading(f"queue {format_name(queue['name'])}"),
         f"messages  {_messages(queue)}",
         f"waiting   {format_size(queue['bytes'])}" + ("" if age is None else f", the next message for {format_duration(age)}"),
-        "rates     " + ", ".join(f"{counter} {format_rate(rates[counter]['1s'])}" for counter in rates),
+        _rates(rates),
         "totals    " + ", ".join(f"{counter} {number:,}" for counter, number in queue["totals"].items()),
         f"clients   {plural(queue['consumers'], 'consumer')}",
         *([f"keys      {format_count(queue['keys'])} remembered"] if queue["keys"] else []),
@@ -161,7 +165,7 @@ _FORMATS: Formats = {
 
 def format_consumers(consuming: Sequence[Mapping[str, Any]]) -> list[str]:
     """Who consumes a queue; no lines for nobody."""
-    return table(_CONSUMERS.headings, [_CONSUMERS.row(one, _FORMATS) for one in consuming]) if consuming else []
+    return _list(_CONSUMERS, consuming) if consuming else []
 
 
 def format_settings(settings: Mapping[str, Any]) -> list[str]:
@@ -173,11 +177,11 @@ def format_settings(settings: Mapping[str, Any]) -> list[str]:
 
 def format_queues(found: Iterable[Mapping[str, Any]]) -> list[str]:
     """Queues, a line each. Their names come last, as they are: they can be of any length."""
-    return _marked(_QUEUES, found, lambda one: f"  (paused: {stopped})" if (stopped := paused(one)) else "")
+    return _list(_QUEUES, found, lambda one: f"  (paused: {stopped})" if (stopped := paused(one)) else "")
 
 
-def _marked(columns: Table, found: Iterable[Mapping[str, Any]], mark: Callable[[Mapping[str, Any]], str]) -> list[str]:
-    """A table in which some rows have something after their last cell."""
+def _list(columns: Table, found: Iterable[Mapping[str, Any]], mark: Callable[[Mapping[str, Any]], str] = lambda one: "") -> list[str]:
+    """A table of results, in which some rows have a mark after their last cell."""
     rows = [columns.row(one, _FORMATS) for one in found]
     for row, one in zip(rows, found, strict=True):
         row[-1] += mark(one)
@@ -251,12 +255,12 @@ def format_message(one: Mapping[str, Any]) -> list[str]:
 
 def format_dead_totals(found: Iterable[Mapping[str, Any]]) -> list[str]:
     """Queues that have dead letters."""
-    return table(_DEAD_TOTALS.headings, [_DEAD_TOTALS.row(one, _FORMATS) for one in found])
+    return _list(_DEAD_TOTALS, found)
 
 
 def format_clients(found: Iterable[Mapping[str, Any]]) -> list[str]:
     """Connections, a line each."""
-    return _marked(_CLIENTS, found, lambda one: " (waits for room)" if one["waiting_for_room"] else "")
+    return _list(_CLIENTS, found, lambda one: " (waits for room)" if one["waiting_for_room"] else "")
 
 
 # Monitors
