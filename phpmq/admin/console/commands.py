@@ -179,7 +179,7 @@ async def _dead(admin: Admin, call: Call) -> Answer:
     return _listed(page, lambda found: display.format_dead_letters(found, admin.now / 1000), none)
 
 
-@_command("QUEUE [TARGET]", "have dead letters delivered again", changes=True)
+@_command("QUEUE [TARGET]", "requeue dead letters", changes=True)
 async def _replay(admin: Admin, call: Call) -> Answer:
     """All of them go to the tail of the queue, or to that of another one, with their attempts forgotten."""
     name, *target = call.words

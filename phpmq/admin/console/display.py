@@ -22,6 +22,7 @@ _BARE = "-_./:@%+=,~"
 _STATES = {"ready": "waiting", "in_flight": "delivered"}
 
 _QUEUES = Table(results.QueueStatus, *STATES, "bytes", "oldest_message_age_seconds", "consumers", "name")
+_LARGEST = Table(results.QueueStatus, "in_flight", "dead", "bytes", "consumers")
 _CONSUMERS = Table(results.QueueConsumer, "client", "in_flight", "window", "lease_seconds")
 _MESSAGES = Table(results.MessageStatus, "id", "size", "accepted_at", "attempts")
 _DEAD_LETTERS = Table(results.DeadLetterStatus, "id", "size", "attempts", "died_at")
@@ -232,8 +233,11 @@ def _with_bodies(lines: list[str], found: Iterable[Mapping[str, Any]]) -> list[s
 
 
 def _body(one: Mapping[str, Any]) -> str:
-    text = one["body"] if "body" in one else f"base64 {one['body_base64']}"
-    return cut(terminal_safe(text) + ("..." if one["truncated"] else ""), BODY)
+    return cut(terminal_safe(_text(one)) + ("..." if one["truncated"] else ""), BODY)
+
+
+def _text(one: Mapping[str, Any]) -> str:
+    return str(one["body"]) if "body" in one else f"base64 {one['body_base64']}"
 
 
 def _since(moment: str, now: float) -> float:
@@ -249,8 +253,7 @@ def format_message(one: Mapping[str, Any]) -> list[str]:
     }
     lines = [f"{key + ':':12} {terminal_safe(value)}" for key, value in facts.items()]
     lines += [f"header:      {terminal_safe(header)}: {terminal_safe(value)}" for header, value in one["headers"].items()]
-    text = one["body"] if "body" in one else f"base64 {one['body_base64']}"
-    return [*lines, "", *map(terminal_safe, text.split("\n")), *(["..."] if one["truncated"] else [])]
+    return [*lines, "", *map(terminal_safe, _text(one).split("\n")), *(["..."] if one["truncated"] else [])]
 
 
 def format_dead_totals(found: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -311,7 +314,7 @@ class Screens:
         # In an order that does not change while somebody reads.
         shown = sorted(largest, key=lambda queue: str(queue["name"]))
         most = max((_waiting(queue) + queue["in_flight"] for queue in shown), default=0)
-        headings = ">WAITING", ">IN FLIGHT", ">DEAD", ">SIZE", ">CLIENTS", "", "QUEUE"
+        headings = ">WAITING", *_LARGEST.headings, "", "QUEUE"
         lines += table(headings, [_row(queue, most) for queue in shown], _OVERVIEW) if shown else ["no queues"]
         hidden = status["queues"] - len(shown)
         return [*lines, f"{plural(hidden, 'smaller queue')}. {_HINT}" if hidden > 0 else _HINT]
@@ -329,16 +332,10 @@ def _waiting(queue: Mapping[str, Any]) -> int:
     return int(queue["ready"] + queue["delayed"])
 
 
-def _row(queue: Mapping[str, Any], most: int) -> tuple[str, ...]:
-    return (
-        format_count(_waiting(queue)),
-        format_count(queue["in_flight"]),
-        format_count(queue["dead"]),
-        format_size(queue["bytes"]),
-        format_count(queue["consumers"]),
-        _bar(_waiting(queue), queue["in_flight"], most),
-        ("(paused) " if paused(queue) else "") + terminal_safe(queue["name"]),
-    )
+def _row(queue: Mapping[str, Any], most: int) -> list[str]:
+    mark = "(paused) " if paused(queue) else ""
+    bar = _bar(_waiting(queue), queue["in_flight"], most)
+    return [format_count(_waiting(queue)), *_LARGEST.row(queue, _FORMATS), bar, mark + terminal_safe(queue["name"])]
 
 
 def _bar(waiting: int, in_flight: int, most: int) -> str:
