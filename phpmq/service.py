@@ -245,6 +245,8 @@ class QueueService(MultiService):
         try:
             self.connections.check()
             self.consoles.check()
+            if self.site is not None:
+                self.site.connections.check()
             self._sweep()
             self.admin.sample()
         except Exception:

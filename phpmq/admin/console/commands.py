@@ -48,7 +48,7 @@ def _status(terminal: Terminal, call: Call) -> Answer:
 async def _show(terminal: Terminal, call: Call) -> Answer:
     admin, (name, *id) = terminal.admin, call.words
     if id:
-        message = as_json(await admin.messages.get(name, id[0], _WHOLE))
+        message = as_json(admin.messages.get(name, id[0], _WHOLE))
         return Answer(answers.message(message), message)
     detail = await admin.queues.get(name)
     more_consumers = len(detail.consuming) - _CONSUMERS

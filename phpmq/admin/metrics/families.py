@@ -15,7 +15,7 @@ from twisted import __version__ as twisted_version
 from phpmq import __version__
 from phpmq.admin.admin import Admin
 from phpmq.admin.console.protocol import DEADLINES as CONSOLE_DEADLINES
-from phpmq.admin.http.channel import CUTS, IDLE_TIMEOUT, LINGER_TIMEOUT
+from phpmq.admin.http.connection import CUTS
 from phpmq.admin.http.problems import CODES
 from phpmq.durations import Durations
 from phpmq.errors import ProtocolError
@@ -64,8 +64,7 @@ class Reading(NamedTuple):
             console_deadlines=CONSOLE_DEADLINES,
         )
         if site is not None:
-            numbers.channels, numbers.readers = len(site.channels), len(site.events.readers)
-            numbers.http_deadlines = dict(idle=IDLE_TIMEOUT, request=site.request_timeout, write=site.write_timeout, close=LINGER_TIMEOUT)
+            numbers.http_connections, numbers.readers = len(site.connections.open), len(site.events.readers)
         return cls(
             admin,
             operators.totals(),
@@ -190,16 +189,16 @@ FAMILIES = (
     Family(_C, "console_timeouts", "consoles.timeouts", "Consoles closed, as they missed a deadline.", "kind", CONSOLE_DEADLINES),
     Family(_G, "console_deadline_seconds", "numbers.console_deadlines", "Time that such a deadline gives.", "kind"),
     # The HTTP API
-    Family(_G, "http_connections", "numbers.channels", "Connections of HTTP."),
-    Family(_G, "http_connections_limit", "site.max_connections", "Connections of HTTP that there may be."),
-    Family(_G, "http_body_bytes", "site.held", "Bytes of the bodies of requests that are not complete."),
-    Family(_G, "http_body_limit_bytes", "site.max_held", "Bytes that they may take."),
+    Family(_G, "http_connections", "numbers.http_connections", "Connections of HTTP."),
+    Family(_G, "http_connections_limit", "site.connections.max_connections", "Connections of HTTP that there may be."),
+    Family(_G, "http_body_bytes", "site.connections.held", "Bytes of the bodies of requests that are not complete."),
+    Family(_G, "http_body_limit_bytes", "site.connections.max_held", "Bytes that they may take."),
     Family(_G, "http_event_readers", "numbers.readers", "Clients that read events."),
     Family(_G, "http_event_readers_limit", "site.events.most", "Clients that may."),
-    Family(_C, "http_connections_rejected", "site.rejected", "Connections of HTTP turned away, as there were too many."),
-    Family(_C, "http_problems", "site.problems", "Requests answered with a problem.", "code", CODES),
-    Family(_C, "http_cut_off", "site.cut_off", "Connections of HTTP cut off, as they missed a deadline or sent too much.", "kind", CUTS),
-    Family(_G, "http_deadline_seconds", "numbers.http_deadlines", "Time that a deadline of a connection gives.", "kind"),
+    Family(_C, "http_connections_rejected", "site.connections.rejected", "Connections of HTTP turned away, as there were too many."),
+    Family(_C, "http_problems", "site.api.problems", "Requests answered with a problem.", "code", CODES),
+    Family(_C, "http_cut_off", "site.api.cut_off", "Connections of HTTP cut off, at a deadline or for sending too much.", "kind", CUTS),
+    Family(_G, "http_deadline_seconds", "site.connections.deadlines", "Time that a deadline of a connection gives.", "kind"),
 )
 
 
