@@ -8,14 +8,16 @@ has JSON objects, so the columns of tables are made of those.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, reduce
+from operator import getitem
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from phpmq.message import QueueSettings
+from phpmq.text import format_count, format_duration, format_rate, format_size
 
 Schema = dict[str, Any]
 
@@ -62,11 +64,24 @@ class Unit(Enum):
     CONSUMING = "consuming"  # the queues that a client consumes
 
 
+# What is aligned on the left, and what a schema has beside the type.
 _LEFT = Unit.NAME, Unit.TEXT, Unit.CONSUMING
 _SCHEMAS: Mapping[Unit, Schema] = {Unit.MOMENT: {"format": "date-time"}, Unit.BASE64: {"contentEncoding": "base64"}}
 
-#: A function for each unit that makes a cell of a value.
+#: A function for each unit that makes a cell of a value. What L{FORMATS} lacks depends on the server's time.
 Formats = Mapping[Unit, Callable[[Any], str]]
+
+FORMATS: Formats = {
+    Unit.COUNT: format_count,
+    Unit.BYTES: format_size,
+    Unit.SECONDS: format_duration,
+    Unit.LEASE: lambda seconds: f"{seconds:g} s" if seconds else "-",
+    Unit.RATE: lambda rate: format_rate(rate["10s"]),
+    Unit.NUMBER: str,
+    Unit.NAME: str,
+    Unit.TEXT: lambda text: text or "-",
+    Unit.CONSUMING: lambda consuming: consumed(consuming),
+}
 
 
 class About(NamedTuple):
@@ -151,7 +166,7 @@ class Paused:
 
 @dataclass(frozen=True)
 class QueueStatus:
-    """One queue."""
+    """A queue, with all its numbers and settings."""
 
     name: _Queue
     ready: _Ready
@@ -234,7 +249,7 @@ class MessageStatus:
 
 @dataclass(frozen=True)
 class DeadLetterStatus:
-    """A dead letter."""
+    """A message that nobody gets until an operator decides."""
 
     id: _MessageId
     state: Annotated[Literal["dead"], About(title="STATE", unit=Unit.TEXT)]
@@ -271,7 +286,7 @@ class ClientConsumer:
 
 @dataclass(frozen=True)
 class ClientStatus:
-    """One connection."""
+    """A connection, with what it consumes."""
 
     id: Annotated[int, About("The connection's number.", "ID", Unit.NUMBER)]
     address: Annotated[str, About("The peer's address.", "ADDRESS", Unit.TEXT)]
@@ -316,7 +331,7 @@ class ServerTotals:
 
 @dataclass(frozen=True)
 class Connections:
-    """Connections of clients."""
+    """How many connections there are, and what happened to them."""
 
     open: Annotated[int, About("Connections that are open.")]
     limit: Annotated[int, About("Connections that may be open.")]
@@ -336,7 +351,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class MemoryStatus:
-    """Memory, in bytes."""
+    """The memory that messages and the process take, in bytes."""
 
     used: Annotated[int, About("What messages, dead letters, queues, keys and producers count for.", unit=Unit.BYTES)]
     limit: Annotated[int, About("Used memory from which on sends are blocked.", unit=Unit.BYTES)]
@@ -374,7 +389,7 @@ class Health:
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """The whole server."""
+    """The status of the whole server."""
 
     version: str
     state: Literal["running", "draining"]
@@ -601,42 +616,32 @@ def _schema(hint: Any, optional: bool = False) -> Schema:
     return schema_of(hint) if is_dataclass(hint) else _PLAIN[hint]
 
 
-class Column(NamedTuple):
+class Table:
     """
-    One column of a table of results.
+    A table of results.
 
-    @ivar name: the field's name in JSON
-    @ivar title: its heading, after a C{>} if it is aligned on the right
+    @ivar headings: the titles of its columns; those of numbers, which are aligned on the right, begin with C{>}
     """
 
-    name: str
-    title: str
-    unit: Unit
+    def __init__(self, kind: Any, *names: str) -> None:
+        """
+        @param kind: what the results are
+        @param names: the fields that are columns; C{rates.received} is a field of a field
+        """
+        self._columns: list[tuple[list[str], Unit]] = []
+        self.headings: list[str] = []
+        for name in names:
+            hint, about = kind, About()
+            for part in name.split("."):
+                known = {about.name: (hint, about) for _, hint, _, about in _fields(hint)}
+                hint, about = known[part]
+                hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+            self._columns.append((name.split("."), about.unit))
+            self.headings.append(about.title if about.unit in _LEFT else f">{about.title}")
 
-
-def columns(kind: Any, *names: str) -> list[Column]:
-    """Columns of a table, by names of fields; C{rates.received} is a field of a field."""
-    found = []
-    for name in names:
-        owner, *inner = name.split(".")
-        known = {about.name: (hint, about) for _, hint, _, about in _fields(kind)}
-        hint, about = known[owner]
-        if inner:
-            found.append(columns(hint, *inner)[0]._replace(name=name))
-        else:
-            found.append(Column(name, about.title if about.unit in _LEFT else f">{about.title}", about.unit))
-    return found
-
-
-def cells(columns: Iterable[Column], result: Mapping[str, Any], formats: Formats) -> list[str]:
-    """A row of a table, from a result as JSON has it."""
-    row = []
-    for column in columns:
-        value: Any = result
-        for name in column.name.split("."):
-            value = value[name]
-        row.append(formats[column.unit](value))
-    return row
+    def row(self, result: Any, formats: Formats) -> list[str]:
+        """Return the cells of a result, as JSON has it."""
+        return [formats[unit](reduce(getitem, path, result)) for path, unit in self._columns]
 
 
 def paused(queue: Mapping[str, Any]) -> str:

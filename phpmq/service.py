@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
@@ -18,10 +19,12 @@ from phpmq.admin.reactor import ReactorLag
 from phpmq.broker import Broker, LocalOperators
 from phpmq.clock import SteadyClock
 from phpmq.commands import Versions
-from phpmq.interfaces import IOperators
+from phpmq.interfaces import IConnection, IOperators
 from phpmq.listeners import Listener
 from phpmq.mirror import MirrorService, StoreFile
-from phpmq.protocol import Connections, QueueFactory
+from phpmq.ports import Connections
+from phpmq.protocol import QueueFactory, QueueProtocol, deadlines
+from phpmq.session import Session
 from phpmq.settings import Settings
 from phpmq.store import SQLiteStore
 
@@ -69,13 +72,12 @@ class QueueService(MultiService):
         self.settings = settings
         self._reactor = reactor
         self.clock = SteadyClock()
-        version = Versions(settings.max_message_size)
-        self.connections = Connections(
-            version,
+        self._versions = Versions(settings.max_message_size)
+        self.connections: Connections[QueueProtocol] = Connections(
             reactor,
+            deadlines(settings.frame_timeout, settings.write_timeout),
             settings.max_connections,
-            settings.frame_timeout,
-            settings.write_timeout,
+            settings.per_address,
             max(settings.memory_limit // _UNFINISHED_SHARE, settings.max_message_size + 1024),
         )
         self.broker: Broker
@@ -89,8 +91,8 @@ class QueueService(MultiService):
         self._listeners: list[Listener] = []
         for option, descriptions in ("--listen", settings.listen), ("--listen-original", settings.listen_original):
             for description in descriptions:
-                factory = QueueFactory(self.connections, option == "--listen-original", description)
-                self._listen(option, description, factory)
+                open_session = partial(self.open_session, original=option == "--listen-original")
+                self._listen(option, description, QueueFactory(self.connections, open_session, description))
         if settings.console:
             self._listen_for_operators("--console", settings.console, self.consoles)
         if settings.http:
@@ -137,6 +139,7 @@ class QueueService(MultiService):
             settings.write_timeout,
             settings.max_http_connections,
             settings.max_http_bodies,
+            settings.per_address,
         )
         for description in settings.http:
             self._listen_for_operators("--http", description, self.site)
@@ -173,7 +176,6 @@ class QueueService(MultiService):
         )
         self.operators = LocalOperators(self.broker, store)
         self.broker.dispatch()
-        self.connections.broker = self.broker
         if self.mirror is not None:
             self.mirror.synced = self.broker.synced
             self.broker.confirms.mirror = self.mirror
@@ -232,6 +234,14 @@ class QueueService(MultiService):
 
     # While it runs
 
+    def open_session(self, connection: IConnection, original: bool = False) -> Session:
+        """
+        Return the session of a connection.
+
+        @param original: the client is taken for one of the original revision of protocol 01
+        """
+        return Session(self.broker, self._versions, connection, original)
+
     def _dispatch_soon(self) -> None:
         if self._wake is None:
             self._wake = self._reactor.callLater(0, self._dispatch)
@@ -283,12 +293,12 @@ class QueueService(MultiService):
         connections = list(self.connections.open)
         self.broker.stop()
         for connection in connections:
-            connection.leave()
+            connection.drain()
         if self.mirror is not None:
             await self.mirror.stopService()
         for connection in connections:
             connection.close()
-        await self.connections.all_gone(_LAST_WORDS)
+        await self.connections.wait_closed(_LAST_WORDS)
         # To the last it tells that the server stops, and answers sends that waited for the file.
         await self._close_http()
         if self._wake is not None:

@@ -315,7 +315,10 @@ class CommandTests(ConsoleTestCase):
         answer = self.operator.asks(f"settings '{ODD}' max_messages 5 when_full drop-oldest lease 1.5")
         self.assertEqual([line.split() for line in answer[1:4]], [["max_messages", "5"], ["max_bytes", "0"], ["when_full", "drop-oldest"]])
         self.assertEqual(self.operator.asks_json(f"settings '{ODD}' --json")["settings"]["lease"], 1.5)
-        self.operator.asks(f"settings '{ODD}' lease default")
+        self.operator.asks(f"settings '{ODD}' lease 5m dedup 1d max_bytes 64k")
+        settings = self.result(self.admin.queues.get(ODD))["settings"]
+        self.assertEqual((settings["lease"], settings["dedup"], settings["max_bytes"]), (300, 86400, 65536))
+        self.operator.asks(f"settings '{ODD}' lease default dedup default max_bytes default")
         self.assertEqual(self.result(self.admin.queues.get(ODD))["settings"]["lease"], 0)
         for pair in "max_messages x", "colour 1", "lease -1", "max_messages 1.5", "lease nan", "lease inf":
             self.assertIn("error: ", self.operator.asks(f"settings '{ODD}' max_bytes 1 {pair}")[0])

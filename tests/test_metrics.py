@@ -31,12 +31,12 @@ from twisted.web.server import Site
 from phpmq.admin import reactor as admin_reactor
 from phpmq.admin.http import Site as HTTPSite
 from phpmq.admin.metrics import Format, Metrics, MetricsResource, scrape
-from phpmq.admin.metrics.families import FAMILIES, Reading
+from phpmq.admin.metrics.families import FAMILIES, read, value_at
 from phpmq.admin.metrics.queues import OTHER
 from phpmq.admin.reactor import CooperativeWork
 from phpmq.clock import SteadyClock
-from phpmq.durations import Durations
 from phpmq.errors import Draining, StoreError
+from phpmq.histogram import Histogram
 from phpmq.interfaces import IMirror
 from phpmq.message import QueueSettings
 from phpmq.service import QueueService
@@ -322,14 +322,14 @@ class HistogramTests(MetricsTestCase):
 
     def test_durations(self) -> None:
         """A duration counts in the first bucket whose bound is not below it."""
-        durations = Durations(0.001, 4)
+        durations = Histogram(0.001, 4)
         for seconds in 0, 0.0009, 0.001, 0.0019, 0.002, 0.0039, 0.0079, 0.008, 100, -1:
-            durations.took(seconds)
+            durations.observe_seconds(seconds)
         self.assertEqual((durations.bounds, durations.counts), ([0.001, 0.002, 0.004, 0.008], [3, 2, 2, 1, 2]))
         self.assertAlmostEqual(durations.seconds, 100.0256)
         before = durations.total
-        durations.note(3, 2)
-        durations.note(-3, 2)
+        durations.observe(3, 2)
+        durations.observe(-3, 2)
         self.assertEqual((durations.counts, durations.total), ([5, 2, 4, 1, 2], before + 6))
 
     def test_wait(self) -> None:
@@ -572,10 +572,10 @@ class SliceTests(MetricsTestCase):
         """A scrape that fails fails for all who wait for it; the next one is a new try."""
         wrong = ValueError("wrong")
 
-        def expecting() -> None:
+        def count_deadlines() -> None:
             raise wrong
 
-        patch = self.patch(self.server.service.connections, "expecting", expecting)
+        patch = self.patch(self.server.service.connections, "count_deadlines", count_deadlines)
         deferreds = [self.metrics.scrape(), self.metrics.scrape()]
         while not all(deferred.called for deferred in deferreds):
             self.turn()
@@ -607,6 +607,7 @@ class LimitTests(MetricsTestCase):
             {name: found(f"phpmq_{name}") for name in _LIMITS},
             {
                 "connections_limit": 11,
+                "connections_per_address_limit": 5,
                 "window_limit": 12,
                 "producer_timeout_seconds": 13,
                 "memory_limit_bytes": 16 * 1024**2,
@@ -704,8 +705,8 @@ class DoorTests(MetricsTestCase):
         site.open(self.server.service.admin)
         self.addCleanup(site.stop)
         before = self.scrape()
-        reading = Reading.of(self.server.service.admin, 0)
-        self.assertEqual([family for family in FAMILIES if reading.value(family.path) is None and "mirror" not in family.name], [])
+        reading = read(self.server.service.admin, 0)
+        self.assertEqual([family for family in FAMILIES if value_at(reading, family.path) is None and "mirror" not in family.name], [])
         readers = [Connection(site, clock) for _ in range(3)]
         for reader in readers:
             reader.says(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -754,6 +755,7 @@ class _SlowDisk:
 
 _LIMITS = (
     "connections_limit",
+    "connections_per_address_limit",
     "window_limit",
     "producer_timeout_seconds",
     "memory_limit_bytes",
@@ -798,8 +800,8 @@ class MirrorTests(TestCase):
         )
         self.assertEqual(found("phpmq_healthy", check="mirror"), 1)
         self.assertEqual(found("phpmq_mirror_lag_seconds"), 0)
-        reading = Reading.of(self.service.admin, 0)
-        self.assertEqual([family for family in FAMILIES if reading.value(family.path) is None and "http" not in family.name], [])
+        reading = read(self.service.admin, 0)
+        self.assertEqual([family for family in FAMILIES if value_at(reading, family.path) is None and "http" not in family.name], [])
 
     async def test_failing(self) -> None:
         """A file that cannot be written shows: that it is so, since when, and how much waits."""
@@ -911,7 +913,7 @@ class ResourceTests(SynchronousTestCase):
         """A scrape that fails is an error of the server's, logged."""
         events: list[Any] = []
         self.patch(MetricsResource, "_log", Logger(observer=events.append))  # type: ignore[arg-type]
-        patch = self.patch(self.server.service.connections, "expecting", None)
+        patch = self.patch(self.server.service.connections, "count_deadlines", None)
         response, body = self.get(accept_encoding="gzip", accept=PROMETHEUS)
         self.assertEqual((response.code, self.header(response, "content-encoding")), (500, ""))
         self.assertEqual(body, b"metrics could not be collected, the log says why\n")

@@ -60,10 +60,11 @@ class ResultTests(SynchronousTestCase):
 
     def test_tables(self) -> None:
         """Columns have their fields' titles, numbers on the right, and cells in the format of their units."""
-        columns = results.columns(QueueStatus, "ready", "bytes", "oldest_message_age_seconds", "rates.delivered", "name")
-        self.assertEqual([column.title for column in columns], [">READY", ">SIZE", ">AGE", ">OUT", "QUEUE"])
-        formats = {unit: str for unit in Unit} | {Unit.BYTES: "{} B".format, Unit.RATE: lambda rate: f"{rate['1s']}/s"}
-        self.assertEqual(results.cells(columns, results.as_json(QUEUE), formats), ["3", "70 B", "None", "1.5/s", "jobs"])
+        table = results.Table(QueueStatus, "ready", "bytes", "oldest_message_age_seconds", "rates.delivered", "name")
+        self.assertEqual(table.headings, [">READY", ">SIZE", ">AGE", ">OUT", "QUEUE"])
+        formats = {**results.FORMATS, Unit.RATE: lambda rate: f"{rate['1s']}/s"}
+        self.assertEqual(table.row(results.as_json(QUEUE), formats), ["3", "70 B", "-", "1.5/s", "jobs"])
+        self.assertEqual(results.FORMATS.keys(), {*Unit} - {Unit.MOMENT, Unit.BASE64})
 
     def test_words(self) -> None:
         """What is paused, and what a client consumes, in words."""

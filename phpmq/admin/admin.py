@@ -3,7 +3,7 @@ The operators' side of a server. The console, the HTTP API and the metrics are f
 
 Everything is called on the reactor's thread. Results are those of L{phpmq.results}; C{await} marks what is done in time slices:
 
-    admin.status()  health()  alarms()  mirror()  sample()  uptime  now
+    admin.status()  connections()  health()  alarms()  mirror()  sample()  uptime  now
     admin.queues        await list(filter, sort, after, limit)  await get(name)  status(name)  configure(name, settings)
                         pause(name, what)  resume(name, what)  flush(name)  await flush_all()  await delete(name)
     admin.messages      await list(name, state, after, limit, preview)  get(name, id, preview)  read(name, id)
@@ -28,7 +28,8 @@ from phpmq.broker.operators import moment
 from phpmq.clock import SteadyClock
 from phpmq.interfaces import IOperators
 from phpmq.mirror import MirrorService
-from phpmq.protocol import Connections
+from phpmq.ports import Connections
+from phpmq.protocol import QueueProtocol
 from phpmq.results import Alarm, Health, MemoryStatus, MirrorStatus, ServerStatus
 
 #: Seconds without a written mirror file after which it counts as failing.
@@ -42,15 +43,27 @@ class Server(Protocol):
     @ivar consoles: the console's port, and C{site} that of the HTTP API, for those who know them
     """
 
-    broker: Broker
-    operators: IOperators
-    connections: Connections
-    mirror: MirrorService | None
+    connections: Connections[QueueProtocol]
     running: int
-    clock: SteadyClock
     lag: ReactorLag
     consoles: Any
     site: Any
+
+    @property
+    def broker(self) -> Broker:
+        """The broker, for messages that operators send."""
+
+    @property
+    def operators(self) -> IOperators:
+        """The operators' side of the engine."""
+
+    @property
+    def mirror(self) -> MirrorService | None:
+        """What writes the mirror file; None without one."""
+
+    @property
+    def clock(self) -> SteadyClock:
+        """The clock that messages live by."""
 
     @property
     def pending_changes(self) -> int:
@@ -109,8 +122,8 @@ class Admin:
         self.queues.sample()
 
     def status(self) -> ServerStatus:
-        """The whole server."""
-        operators, connections = self.operators, self.server.connections
+        """Return the status of the whole server."""
+        operators = self.operators
         now, gauges = operators.now(), operators.gauges()
         messages, consumers = operators.sums()
         return ServerStatus(
@@ -124,22 +137,21 @@ class Admin:
             rates=self._rates.result(),
             queues=gauges["queues"],
             consumers=consumers,
-            connections=results.Connections(
-                len(connections.open),
-                connections.max_connections,
-                connections.accepted,
-                connections.rejected,
-                dict(connections.timeouts),
-                dict(connections.errors),
-            ),
+            connections=self.connections(),
             keys=results.Keys(gauges["keys"], gauges["keys_limit"]),
             memory=MemoryStatus(gauges["memory_used"], gauges["memory_limit"], *memory_of_process()),
             mirror=self.mirror(),
             alarms=tuple(self.alarms()),
         )
 
+    def connections(self) -> results.Connections:
+        """Return how many connections there are, and what happened to them."""
+        clients = self.server.connections
+        timeouts, errors = dict(clients.timeouts), dict(clients.errors)
+        return results.Connections(len(clients.open), clients.max_connections, clients.accepted, clients.rejected, timeouts, errors)
+
     def mirror(self) -> MirrorStatus:
-        """The store's file."""
+        """Return whether the mirror file has everything."""
         mirror, pending = self.server.mirror, self.server.pending_changes
         if mirror is None:
             return MirrorStatus(None)

@@ -11,14 +11,15 @@ from phpmq.admin.reactor import CooperativeWork, cooperative
 from phpmq.broker import steps_of
 from phpmq.errors import NoSuchClient
 from phpmq.interfaces import IOperators, Steps
-from phpmq.protocol import Connections, QueueProtocol
+from phpmq.ports import Connections
+from phpmq.protocol import QueueProtocol
 from phpmq.results import ClientStatus, Page
 
 
 class Clients:
     """What operators see of connections, and do to them."""
 
-    def __init__(self, operators: IOperators, work: CooperativeWork, connections: Connections) -> None:
+    def __init__(self, operators: IOperators, work: CooperativeWork, connections: Connections[QueueProtocol]) -> None:
         self.work = work
         self._operators = operators
         self._connections = connections

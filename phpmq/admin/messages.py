@@ -46,8 +46,8 @@ class Messages:
         Look at a queue's messages, in their order, by pages; nothing changes by it.
 
         A page ends early once it has a lot of bodies. To find the first of those in flight, all of them are looked at. Of very many,
-        those that come or go meanwhile may be left out. Among those that are C{active} a message keeps its place when it is delivered or
-        comes back: so each is found once, whatever happens between two pages.
+        those that come or go between two steps may be left out. Among those that are C{active} a message keeps its place when it is
+        delivered or comes back: so each is found once, whatever happens between two pages.
 
         @param state: one of L{LISTED}
         @param after: the C{next} of the page before
@@ -96,9 +96,9 @@ class Messages:
     @cooperative
     def move(self, source: str, target: str, count: int | None = None) -> Steps[MoveResult]:
         """
-        Move messages that are ready in a queue to the tail of another one; those that come meanwhile stay.
+        Move messages that are ready in a queue to the tail of another one; those that come after it began stay.
 
-        @param count: at most so many, the first ones; None for as many as there are now
+        @param count: how many at most, the first ones; None for as many as there are now
         @raise NoSuchQueue: there is no queue of the source's name
         @raise BadName: no queue can have the target's name
         @raise BadSetting: both are the same
@@ -143,7 +143,7 @@ class DeadLetters:
 
         @param ids: which; None for all
         @param reason: only those that died of it
-        @param count: at most so many, the oldest ones
+        @param count: how many at most, the oldest ones
         @raise NoSuchQueue: there is none of that name, and no dead letter of it
         @raise NoSuchMessage: one of the ids is not that of a dead letter of the queue
         @raise BadName: no queue can have the target's name

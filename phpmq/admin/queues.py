@@ -102,7 +102,7 @@ class Rates:
         return round(self._averages[0][1], 2)
 
     def result(self) -> results.Rates:
-        """All rates."""
+        """Return all rates as a result."""
         return results.Rates(*(Rate(*(round(average, 2) for average in averages)) for averages in self._averages))
 
 
@@ -111,7 +111,7 @@ _NO_RATES = Rates((0, 0, 0), 0.0).result()
 
 def check_limit(limit: int) -> int:
     """
-    The limit, if a page may have so many items.
+    Return the limit of a page's items if it may have that many.
 
     @raise BadSetting: it may not
     """
@@ -240,7 +240,7 @@ class Queues:
         return Page([item for item in items if item is not None], place)
 
     def _ranking(self, by: str, sign: int) -> Callable[[str], tuple[float, str]]:
-        """What orders names as a number does their queues. What is gone meanwhile is left out in the end."""
+        """Return the function that orders names by a number of their queues. A queue that is gone has 0, and is left out in the end."""
         self._operators.now()
         if by == "rate":
             return lambda name: (sign * self._rate(name), name)
@@ -335,13 +335,13 @@ class Queues:
 
     @cooperative
     def flush_all(self) -> Steps[FlushAllResult]:
-        """Flush all queues that there are now, one after the other; others send and consume meanwhile."""
+        """Flush all queues that there are now, one after the other; others send and consume between two steps."""
         queues = removed = in_flight = 0
         for name in self._operators.names():
             try:
                 flushed = self._operators.flush(name)
             except NoSuchQueue:
-                continue  # It is gone meanwhile.
+                continue  # The queue went between two steps.
             queues, removed, in_flight = queues + 1, removed + flushed.removed, in_flight + flushed.in_flight
             yield
         return FlushAllResult(queues, removed, in_flight)
@@ -349,7 +349,7 @@ class Queues:
     @cooperative
     def delete(self, name: str) -> Steps[DeleteResult]:
         """
-        Flush a queue and forget its settings, pause, dead letters and keys. It goes away unless somebody consumes it.
+        Flush a queue and forget its settings, pause, dead letters and keys. The queue goes away unless it has consumers.
 
         @raise NoSuchQueue: there is none of that name, and no dead letter of it
         """

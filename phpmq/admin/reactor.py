@@ -9,8 +9,8 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Cooperator
 
-from phpmq.durations import Durations
 from phpmq.errors import Draining
+from phpmq.histogram import Histogram
 from phpmq.interfaces import Steps
 
 #: Seconds of operators' work in one reactor turn.
@@ -42,20 +42,15 @@ class CooperativeWork:
         """
         self._seconds = seconds
         self._is_running = is_running
-        self._cooperator = Cooperator(self._slice_of_all, lambda tick: reactor.callLater(0, tick))
+        self._cooperator = Cooperator(self._slice, lambda tick: reactor.callLater(0, tick))
         self.tasks = 0
         self._long = False  # whether the last step was as long as a slice
 
     def _slice(self) -> Callable[[], bool]:
-        """Start a time slice: whether it is over."""
+        """Start the slice of a reactor turn, and return whether it is over; when the server stops all tasks end in it."""
         self._long = False
         end = self._seconds() + SLICE
-        return lambda: self._long or self._seconds() >= end
-
-    def _slice_of_all(self) -> Callable[[], bool]:
-        """Start the slice of a reactor turn; when the server stops all tasks end in it."""
-        is_over = self._slice()
-        return lambda: is_over() and bool(self._is_running())
+        return lambda: (self._long or self._seconds() >= end) and bool(self._is_running())
 
     async def run(self, steps: Steps[_T]) -> _T:
         """
@@ -65,9 +60,9 @@ class CooperativeWork:
         """
         results: list[_T] = []
         work = _kept(steps, results)
-        is_over = self._slice()
+        end = self._seconds() + SLICE
         for was_long in work:
-            if was_long or self.tasks or is_over():
+            if was_long or self.tasks or self._seconds() >= end:
                 break
         if not results:
             await self._cooperate(work)
@@ -129,7 +124,7 @@ class ReactorLag:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self.delays = Durations(_UNIT, _BUCKETS)
+        self.delays = Histogram(_UNIT, _BUCKETS)
         self._due = 0.0
         self._next: Any = None
 
@@ -139,15 +134,15 @@ class ReactorLag:
         return self._next is not None
 
     def start(self) -> None:
-        """Begin to measure."""
+        """Begin to measure the lag."""
         self._due = self._reactor.seconds() + INTERVAL
         self._next = self._reactor.callLater(INTERVAL, self._measure)
 
     def _measure(self) -> None:
-        self.delays.took(self._reactor.seconds() - self._due)
+        self.delays.observe_seconds(self._reactor.seconds() - self._due)
         self.start()
 
     def stop(self) -> None:
-        """End."""
+        """Stop measuring the lag."""
         self._next.cancel()
         self._next = None

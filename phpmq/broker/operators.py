@@ -19,8 +19,8 @@ from zope.interface import implementer
 from phpmq.broker.broker import Broker
 from phpmq.broker.lifecycle import state_of
 from phpmq.broker.queue import DELIVERIES, SENDS, Consumer, Queue
-from phpmq.durations import Durations
 from phpmq.errors import BadSetting, NoSuchMessage, NoSuchQueue
+from phpmq.histogram import Histogram
 from phpmq.interfaces import IChannel, IOperators, IStore, Steps
 from phpmq.message import DEFAULT_SETTINGS, DeadMessage, Message, check_name
 from phpmq.results import (
@@ -98,8 +98,8 @@ class LocalOperators:
     # The server
 
     @property
-    def waits(self) -> Durations:
-        """See L{IOperators}."""
+    def waits(self) -> Histogram:
+        """How long messages waited; see L{IOperators}."""
         return self._broker.lifecycle.waits
 
     def now(self) -> int:
@@ -390,7 +390,7 @@ class LocalOperators:
         broker, queues = self._broker, self._broker.queues
         ready = self._queue(source).ready
         left = ready if count is None else count
-        # What comes meanwhile is not meant: two who move to and fro would never end.
+        # Messages that come after this are not moved: two moves in opposite directions would never end.
         last = queues.tail
         queues.get_or_create(target)
         moved = 0
@@ -419,41 +419,39 @@ class LocalOperators:
     def replay(self, name: str, target: str, ids: Iterable[str] | None, reason: str | None, count: int | None) -> Steps[int]:
         """Requeue dead letters; see L{IOperators}."""
         check_name(target)
-        return (yield from self._each_dead(lambda letters: self._broker.lifecycle.replay(letters, target), None, name, ids, reason, count))
+        letters = self._dead_letters(name, None, ids, reason, count)
+        return (yield from self._each_part(letters, lambda part: self._broker.lifecycle.replay(part, target)))
 
     def delete_dead(self, name: str, ids: Iterable[str] | None = None, reason: str | None = None, count: int | None = None) -> Steps[int]:
         """Delete dead letters; see L{IOperators}."""
-        return (yield from self._each_dead(self._broker.lifecycle.delete, 0, name, ids, reason, count))
+        return (yield from self._each_part(self._dead_letters(name, 0, ids, reason, count), self._broker.lifecycle.delete))
 
-    def _each_dead(
-        self,
-        work: Callable[[list[DeadMessage]], object],
-        preview: int | None,
-        name: str,
-        ids: Iterable[str] | None,
-        reason: str | None,
-        count: int | None,
-    ) -> Steps[int]:
-        """
-        Do something to dead letters: how many it was done to.
-
-        @param preview: how many bytes of their bodies it needs; None for all
-        """
-        self._check_known(name)
+    def _each_part(self, parts: Iterator[list[DeadMessage]], work: Callable[[list[DeadMessage]], object]) -> Steps[int]:
+        """Do something to dead letters, a part of them in each step: how many it was done to."""
         done = 0
-        parts = self._some_dead(preview, name, reason, count) if ids is None else self._named_dead(preview, name, ids)
-        for letters in parts:
+        for part in parts:
             self._broker.begin()
             try:
-                work(letters)
+                work(part)
             finally:
                 self._broker.end()
-            done += len(letters)
-            yield ids is None
+            done += len(part)
+            yield len(part) > 1
         return done
 
+    def _dead_letters(
+        self, name: str, preview: int | None, ids: Iterable[str] | None, reason: str | None, count: int | None
+    ) -> Iterator[list[DeadMessage]]:
+        """
+        Dead letters of a queue, in parts.
+
+        @param preview: how many bytes of their bodies are needed; None for all
+        """
+        self._check_known(name)
+        return self._some_dead(preview, name, reason, count) if ids is None else self._named_dead(preview, name, ids)
+
     def _some_dead(self, preview: int | None, name: str, reason: str | None, count: int | None) -> Iterator[list[DeadMessage]]:
-        """Dead letters of a queue, the oldest first, a part at a time; those that die meanwhile are not meant."""
+        """Dead letters of a queue, the oldest first, a part at a time; those that become dead letters after this began are left out."""
         left, after, latest = 2**63 if count is None else count, 0, self._store.latest
         while left > 0:
             letters = self._broker.dead_letters.page(name, after, min(_LETTERS, left), reason, preview, _LETTERS_BYTES)
@@ -464,7 +462,7 @@ class LocalOperators:
             yield letters
 
     def _named_dead(self, preview: int | None, name: str, ids: Iterable[str]) -> Iterator[list[DeadMessage]]:
-        """Those of these ids, one at a time, if they are all there; one may have been dealt with meanwhile."""
+        """Those of these ids, one at a time, if they are all there; one that was replayed or deleted since then is left out."""
         ids, find = list(dict.fromkeys(ids)), self._broker.dead_letters.find
         for id in ids:
             if find(name, self._number(id), 0) is None:
@@ -478,7 +476,7 @@ def steps_of(work: Callable[[_T], _R], things: Iterable[_T], size: int = 1) -> S
     """
     What comes of each thing, done one after the other.
 
-    @param things: nothing that changes meanwhile
+    @param things: what does not change between two steps
     @param size: how many are done in one step
     """
     results: list[_R] = []

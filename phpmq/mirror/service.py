@@ -15,8 +15,8 @@ from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from phpmq.clock import SteadyClock
-from phpmq.durations import Durations
 from phpmq.errors import StartError, StoreError
+from phpmq.histogram import Histogram
 from phpmq.interfaces import IMirror
 from phpmq.mirror.file import StoreFile
 from phpmq.store import Delta, SQLiteStore
@@ -86,7 +86,7 @@ class MirrorService(Service):
         self.synced: Callable[[], object] = lambda: None
         self.failing = False
         self.errors = self.writes = self.unsaved = 0
-        self.durations = Durations(_DURATION_UNIT, _DURATION_BUCKETS)
+        self.durations = Histogram(_DURATION_UNIT, _DURATION_BUCKETS)
         self.last_success = clock.seconds()
         self._quiet_until = 0.0
         self._alarmed = False  # and not said yet that all is well again
@@ -186,7 +186,7 @@ class MirrorService(Service):
             raise
         self._store.confirm(delta)
         self.writes += 1
-        self.durations.took(self._clock.seconds() - begun)
+        self.durations.observe_seconds(self._clock.seconds() - begun)
         self.synced()
 
     async def _tidy(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from textwrap import wrap
 from typing import Any
@@ -13,8 +14,8 @@ from phpmq.admin.console.language import Answer, BadCommand, Call, Command, Term
 from phpmq.admin.console.monitor import View
 from phpmq.admin.console.text import Heading, table
 from phpmq.errors import NoSuchClient
-from phpmq.results import as_json, members
-from phpmq.text import plural
+from phpmq.results import as_json, members, paused
+from phpmq.text import parse_duration, parse_size, plural
 
 # So many messages, dead letters, queues, clients and consumers are listed at most; a body is shown up to so many bytes, in lists and alone.
 _MESSAGES, _DEAD, _QUEUES, _CLIENTS, _CONSUMERS = 10, 50, 200, 200, 200
@@ -113,15 +114,15 @@ def _resume(terminal: Terminal, call: Call) -> Answer:
 
 
 def _how_paused(queue: dict[str, Any]) -> str:
-    paused = answers.paused(queue)
-    return f"{answers.name(queue['name'])}: {paused + ' paused' if paused else 'nothing is paused'}"
+    stopped = paused(queue)
+    return f"{answers.name(queue['name'])}: {stopped + ' paused' if stopped else 'nothing is paused'}"
 
 
 async def _dead(terminal: Terminal, call: Call) -> Answer:
     admin = terminal.admin
     if not call.words:
         page = as_json(admin.dead_letters.totals(limit=_QUEUES))
-        lines = answers.graves(page["items"]) if page["items"] else ["there are no dead letters"]
+        lines = answers.dead_totals(page["items"]) if page["items"] else ["there are no dead letters"]
     else:
         page = as_json(await admin.messages.list(call.words[0], "dead", limit=_DEAD, preview=_PREVIEW))
         lines = answers.dead(page["items"], _now(admin)) if page["items"] else [f"{answers.name(call.words[0])} has no dead letters"]
@@ -156,17 +157,21 @@ async def _move(terminal: Terminal, call: Call) -> Answer:
 
 def _settings(terminal: Terminal, call: Call) -> Answer:
     name, *pairs = call.words
-    values = {setting: _value(text) for setting, text in zip(pairs[::2], pairs[1::2], strict=True)}
+    values = {setting: _value(setting, text) for setting, text in zip(pairs[::2], pairs[1::2], strict=True)}
     queues = terminal.admin.queues
     queue = as_json(queues.configure(name, values) if values else queues.status(name))
     return Answer(answers.settings(queue["settings"]), {"queue": name, "settings": queue["settings"]})
 
 
-def _value(text: str) -> Any:
+# Settings that take a unit.
+_WITH_UNIT: dict[str, Callable[[str], float]] = {"max_bytes": parse_size, "lease": parse_duration, "dedup": parse_duration}
+
+
+def _value(setting: str, text: str) -> Any:
     """A setting's value: a number, a word, or None for the default."""
     if text == "default":
         return None
-    for kind in int, float:
+    for kind in int, float, _WITH_UNIT.get(setting, float):
         try:
             return kind(text)
         except ValueError:
@@ -311,12 +316,12 @@ TABLE: dict[str, Command] = {
             "QUEUE [NAME VALUE]...",
             "what is set for a queue, or set it",
             "The value default gives a setting its default back. A queue that is not there is made.\n"
-            "max_messages, max_bytes: how much may wait, 0 for no limit\n"
+            "max_messages, max_bytes: how much may wait, such as 1000 or 64M, 0 for no limit\n"
             "when_full: refuse or drop-oldest\n"
             "max_attempts: dead after so many deliveries, 0 for never\n"
-            "lease: seconds that a consumer may hold a message, 0 for no limit\n"
+            "lease: how long a consumer may hold a message, such as 30, 30s or 5m, 0 for no limit\n"
             "expired: drop, or dead to keep what expires as dead letters\n"
-            "dedup: seconds that a message's key is known, 0 for while it is there",
+            "dedup: how long a message's key is known, 0 for while it is there",
             _settings,
             changes=True,
         ),

@@ -9,7 +9,7 @@ from phpmq.admin.admin import Admin
 from phpmq.admin.console import answers
 from phpmq.admin.console.text import Heading, table
 from phpmq.errors import NoSuchQueue
-from phpmq.results import as_json
+from phpmq.results import as_json, paused
 from phpmq.text import cut, format_count, format_size, plural, terminal_safe
 
 #: Columns and rows of the smallest screen, of one that nobody named the size of, and of the largest.
@@ -97,7 +97,7 @@ def _row(queue: Mapping[str, Any], most: int) -> tuple[str, ...]:
         format_size(queue["bytes"]),
         format_count(queue["consumers"]),
         _bar(_waiting(queue), queue["in_flight"], most),
-        ("(paused) " if answers.paused(queue) else "") + terminal_safe(queue["name"]),
+        ("(paused) " if paused(queue) else "") + terminal_safe(queue["name"]),
     )
 
 

@@ -17,9 +17,9 @@ from phpmq.admin.admin import Admin
 from phpmq.admin.console.protocol import DEADLINES as CONSOLE_DEADLINES
 from phpmq.admin.http.connection import CUTS
 from phpmq.admin.http.problems import CODES
-from phpmq.durations import Durations
 from phpmq.errors import ProtocolError
-from phpmq.protocol import CLOSE_TIMEOUT, DEADLINES, HANDSHAKE_TIMEOUT
+from phpmq.histogram import Histogram
+from phpmq.protocol import deadlines
 from phpmq.results import ServerTotals, docs
 
 # What has a series before it happens for the first time; otherwise that first time does not show as an increase.
@@ -28,61 +28,35 @@ _REFUSALS = "queue-full", "memory-full", "disk-failing"
 _PROTOCOL_ERRORS = sorted({ProtocolError.code, *(kind.code for kind in ProtocolError.__subclasses__())})
 
 
-class Reading(NamedTuple):
+def read(admin: Admin, started: float) -> SimpleNamespace:
     """
-    What the paths of L{FAMILIES} begin with: where the numbers come from at the moment of a scrape.
+    Read what the server has now: the paths of L{FAMILIES} begin here.
 
-    @ivar admin: the admin; C{mirror}: the service that writes the file; C{file}: its status; C{site}: the HTTP API
-    @ivar numbers: what is neither an attribute nor a path
+    @param started: when it was started, Unix time
     """
+    server, operators = admin.server, admin.operators
+    return SimpleNamespace(
+        started=started,
+        server=server,
+        operators=operators,
+        totals=operators.totals(),
+        engine=SimpleNamespace(**operators.gauges()),
+        dead_lettered=operators.dead_lettered(),
+        refused=operators.refused(),
+        healthy={name: text == "ok" for name, text in admin.health().checks.items()},
+        file=admin.mirror(),
+        mirrored=server.mirror is not None,
+        deadlines=server.connections.count_deadlines(),
+        console_deadlines=CONSOLE_DEADLINES,
+    )
 
-    admin: Admin
-    totals: ServerTotals
-    engine: Any
-    connections: Any
-    mirror: Any
-    file: Any
-    consoles: Any
-    site: Any
-    numbers: Any
 
-    @classmethod
-    def of(cls, admin: Admin, started: float) -> Reading:
-        """Read what the server has now."""
-        server, operators, connections, site = admin.server, admin.operators, admin.server.connections, admin.server.site
-        numbers = SimpleNamespace(
-            started=started,
-            dead_lettered=operators.dead_lettered(),
-            refused=operators.refused(),
-            healthy={name: text == "ok" for name, text in admin.health().checks.items()},
-            deadlines=connections.expecting(),
-            connection_deadlines=dict(
-                handshake=HANDSHAKE_TIMEOUT, frame=connections.frame_timeout, write=connections.write_timeout, close=CLOSE_TIMEOUT
-            ),
-            mirrored=server.mirror is not None,
-            consoles=len(server.consoles.open),
-            console_deadlines=CONSOLE_DEADLINES,
-        )
-        if site is not None:
-            numbers.http_connections, numbers.readers = len(site.connections.open), len(site.events.readers)
-        return cls(
-            admin,
-            operators.totals(),
-            SimpleNamespace(**operators.gauges()),
-            connections,
-            server.mirror,
-            admin.mirror(),
-            server.consoles,
-            site,
-            numbers,
-        )
-
-    def value(self, path: str) -> Any:
-        """What is at a path; None where the server has no such thing, and the family no series."""
-        value: Any = self
-        for name in path.split("."):
-            value = getattr(value, name, None)
-        return value
+def value_at(reading: SimpleNamespace, path: str) -> Any:
+    """Return what is at a path, in which C{#} counts; None where the server has no such thing, and the family no series."""
+    value: Any = reading
+    for name in path.split("."):
+        value = getattr(value, name, None) if name != "#" else None if value is None else len(value)
+    return value
 
 
 class Family(NamedTuple):
@@ -101,9 +75,9 @@ class Family(NamedTuple):
     label: str = ""
     known: Collection[str] = ()
 
-    def metric(self, reading: Reading) -> Metric:
+    def metric(self, reading: SimpleNamespace) -> Metric:
         """The family with its numbers."""
-        name, value = f"phpmq_{self.name}", reading.value(self.path)
+        name, value = f"phpmq_{self.name}", value_at(reading, self.path)
         metric: Any
         if self.kind is HistogramMetricFamily:
             metric = HistogramMetricFamily(name, self.text, *(() if value is None else _buckets(value)))
@@ -118,7 +92,7 @@ class Family(NamedTuple):
         return metric  # type: ignore[no-any-return]
 
 
-def _buckets(durations: Durations) -> tuple[list[tuple[str, int]], float]:
+def _buckets(durations: Histogram) -> tuple[list[tuple[str, int]], float]:
     bounds = [*map(floatToGoString, durations.bounds), "+Inf"]
     return list(zip(bounds, accumulate(durations.counts), strict=True)), durations.seconds
 
@@ -130,10 +104,10 @@ _REFUSED = "Sends of clients that were refused; one that waits for room counts e
 
 #: All of them but those of queues.
 FAMILIES = (
-    Family(_G, "start_time_seconds", "numbers.started", "When the server was started, Unix time."),
-    Family(_G, "healthy", "numbers.healthy", "Whether a check of the server's health is passed.", "check"),
-    Family(_H, "reactor_delay_seconds", "admin.server.lag.delays", "By how much what is due comes late, ten times a second."),
-    Family(_G, "metrics_queues_limit", "admin.server.metrics_queues", "Queues that may have series of their own."),
+    Family(_G, "start_time_seconds", "started", "When the server was started, Unix time."),
+    Family(_G, "healthy", "healthy", "Whether a check of the server's health is passed.", "check"),
+    Family(_H, "reactor_delay_seconds", "server.lag.delays", "By how much what is due comes late, ten times a second."),
+    Family(_G, "metrics_queues_limit", "server.metrics_queues", "Queues that may have series of their own."),
     # Messages
     Family(_C, "messages_received", "totals.received", _DOCS["received"]),
     Family(_C, "messages_delivered", "totals.delivered", _DOCS["delivered"]),
@@ -145,10 +119,10 @@ FAMILIES = (
     Family(_C, "messages_flushed", "totals.flushed", _DOCS["flushed"]),
     Family(_C, "messages_duplicate", "totals.duplicates", _DOCS["duplicates"]),
     Family(_C, "unknown_ids", "totals.unknown_ids", _DOCS["unknown_ids"]),
-    Family(_C, "messages_dead_lettered", "numbers.dead_lettered", _DOCS["dead_lettered"], "reason", _REASONS),
-    Family(_C, "sends_refused", "numbers.refused", _REFUSED, "code", _REFUSALS),
-    Family(_H, "message_wait_seconds", "admin.operators.waits", _WAIT),
-    Family(_G, "message_limit_bytes", "admin.server.max_message_size", "Largest body of a message."),
+    Family(_C, "messages_dead_lettered", "dead_lettered", _DOCS["dead_lettered"], "reason", _REASONS),
+    Family(_C, "sends_refused", "refused", _REFUSED, "code", _REFUSALS),
+    Family(_H, "message_wait_seconds", "operators.waits", _WAIT),
+    Family(_G, "message_limit_bytes", "server.max_message_size", "Largest body of a message."),
     # The engine
     Family(_G, "queues", "engine.queues", "Queues."),
     Family(_G, "memory_used_bytes", "engine.memory_used", "What messages, dead letters, queues, keys and producers count for."),
@@ -162,43 +136,59 @@ FAMILIES = (
     Family(_G, "unconfirmed_limit", "engine.unconfirmed_limit", "Synced sends of a connection whose receipts may wait."),
     Family(_G, "window_limit", "engine.window_limit", "Messages that one consumer may hold."),
     # Connections
-    Family(_C, "connections_accepted", "connections.accepted", "Connections accepted."),
-    Family(_C, "connections_rejected", "connections.rejected", "Connections turned away, as there were too many."),
-    Family(_C, "received_bytes", "connections.received", "Bytes that came from clients."),
-    Family(_C, "sent_bytes", "connections.sent", "Bytes that went to clients."),
-    Family(_G, "connections_limit", "connections.max_connections", "Connections that there may be."),
-    Family(_G, "unfinished_frame_bytes", "connections.held", "Bytes that wait for the rest of their frame."),
-    Family(_G, "unfinished_frame_limit_bytes", "connections.unfinished_limit", "Bytes that may wait for the rest of their frame."),
-    Family(_G, "connections", "connections.by_listener", "Connections.", "listener"),
-    Family(_C, "connection_timeouts", "connections.timeouts", "Connections closed, as they missed a deadline.", "kind", DEADLINES),
-    Family(_G, "connection_deadlines", "numbers.deadlines", _DEADLINE, "kind"),
-    Family(_G, "connection_deadline_seconds", "numbers.connection_deadlines", "Time that such a deadline gives.", "kind"),
-    Family(_C, "protocol_errors", "connections.errors", "Connections closed, as the client broke the protocol.", "kind", _PROTOCOL_ERRORS),
+    Family(_C, "connections_accepted", "server.connections.accepted", "Connections accepted."),
+    Family(_C, "connections_rejected", "server.connections.rejected", "Connections turned away, as there were too many."),
+    Family(_C, "connections_rejected_by_address", "server.connections.rejected_by_address", "Those of them whose address had too many."),
+    Family(_C, "received_bytes", "server.connections.received", "Bytes that came from clients."),
+    Family(_C, "sent_bytes", "server.connections.sent", "Bytes that went to clients."),
+    Family(_G, "connections_limit", "server.connections.max_connections", "Connections that there may be."),
+    Family(_G, "connections_per_address_limit", "server.connections.max_per_address", "Connections that one address may have."),
+    Family(_G, "unfinished_frame_bytes", "server.connections.held", "Bytes that wait for the rest of their frame."),
+    Family(_G, "unfinished_frame_limit_bytes", "server.connections.max_held", "Bytes that may wait for the rest of their frame."),
+    Family(_G, "connections", "server.connections.by_listener", "Connections.", "listener"),
+    Family(_C, "connection_timeouts", "server.connections.timeouts", "Connections closed, as they missed a deadline.", "kind", deadlines()),
+    Family(_G, "connection_deadlines", "deadlines", _DEADLINE, "kind"),
+    Family(_G, "connection_deadline_seconds", "server.connections.deadlines", "Time that such a deadline gives.", "kind"),
+    Family(
+        _C,
+        "protocol_errors",
+        "server.connections.errors",
+        "Connections closed, as the client broke the protocol.",
+        "kind",
+        _PROTOCOL_ERRORS,
+    ),
     # The mirror file
-    Family(_G, "mirror_enabled", "numbers.mirrored", "Whether messages are mirrored to a file."),
+    Family(_G, "mirror_enabled", "mirrored", "Whether messages are mirrored to a file."),
     Family(_G, "mirror_failing", "file.failing", "Whether the last write of the file failed."),
     Family(_G, "mirror_lag_seconds", "file.lag_seconds", "Time since the file had everything."),
     Family(_G, "mirror_pending_changes", "file.pending_changes", "Changes that are not in the file yet."),
     Family(_C, "mirror_errors", "file.errors", "Writes of the file that failed."),
-    Family(_G, "mirror_interval_seconds", "mirror.interval", "Time between two writes of the file."),
-    Family(_H, "mirror_write_seconds", "mirror.durations", "Time that a write of the file took."),
+    Family(_G, "mirror_interval_seconds", "server.mirror.interval", "Time between two writes of the file."),
+    Family(_H, "mirror_write_seconds", "server.mirror.durations", "Time that a write of the file took."),
     # The console
-    Family(_G, "consoles", "numbers.consoles", "Consoles that are connected."),
-    Family(_G, "consoles_limit", "consoles.most", "Consoles that there may be."),
-    Family(_C, "consoles_rejected", "consoles.rejected", "Consoles turned away, as there were too many."),
-    Family(_C, "console_timeouts", "consoles.timeouts", "Consoles closed, as they missed a deadline.", "kind", CONSOLE_DEADLINES),
-    Family(_G, "console_deadline_seconds", "numbers.console_deadlines", "Time that such a deadline gives.", "kind"),
+    Family(_G, "consoles", "server.consoles.open.#", "Consoles that are connected."),
+    Family(_G, "consoles_limit", "server.consoles.most", "Consoles that there may be."),
+    Family(_C, "consoles_rejected", "server.consoles.rejected", "Consoles turned away, as there were too many."),
+    Family(_C, "console_timeouts", "server.consoles.timeouts", "Consoles closed, as they missed a deadline.", "kind", CONSOLE_DEADLINES),
+    Family(_G, "console_deadline_seconds", "console_deadlines", "Time that such a deadline gives.", "kind"),
     # The HTTP API
-    Family(_G, "http_connections", "numbers.http_connections", "Connections of HTTP."),
-    Family(_G, "http_connections_limit", "site.connections.max_connections", "Connections of HTTP that there may be."),
-    Family(_G, "http_body_bytes", "site.connections.held", "Bytes of the bodies of requests that are not complete."),
-    Family(_G, "http_body_limit_bytes", "site.connections.max_held", "Bytes that they may take."),
-    Family(_G, "http_event_readers", "numbers.readers", "Clients that read events."),
-    Family(_G, "http_event_readers_limit", "site.events.most", "Clients that may."),
-    Family(_C, "http_connections_rejected", "site.connections.rejected", "Connections of HTTP turned away, as there were too many."),
-    Family(_C, "http_problems", "site.api.problems", "Requests answered with a problem.", "code", CODES),
-    Family(_C, "http_cut_off", "site.api.cut_off", "Connections of HTTP cut off, at a deadline or for sending too much.", "kind", CUTS),
-    Family(_G, "http_deadline_seconds", "site.connections.deadlines", "Time that a deadline of a connection gives.", "kind"),
+    Family(_G, "http_connections", "server.site.connections.open.#", "Connections of HTTP."),
+    Family(_G, "http_connections_limit", "server.site.connections.max_connections", "Connections of HTTP that there may be."),
+    Family(_G, "http_body_bytes", "server.site.connections.held", "Bytes of the bodies of requests that are not complete."),
+    Family(_G, "http_body_limit_bytes", "server.site.connections.max_held", "Bytes that they may take."),
+    Family(_G, "http_event_readers", "server.site.events.readers.#", "Clients that read events."),
+    Family(_G, "http_event_readers_limit", "server.site.events.most", "Clients that may."),
+    Family(_C, "http_connections_rejected", "server.site.connections.rejected", "Connections of HTTP turned away, as there were too many."),
+    Family(_C, "http_problems", "server.site.api.problems", "Requests answered with a problem.", "code", CODES),
+    Family(
+        _C,
+        "http_cut_off",
+        "server.site.api.cut_off",
+        "Connections of HTTP cut off, as they missed a deadline or sent too much.",
+        "kind",
+        CUTS,
+    ),
+    Family(_G, "http_deadline_seconds", "server.site.connections.deadlines", "Time that a deadline of a connection gives.", "kind"),
 )
 
 
@@ -210,6 +200,6 @@ def server(admin: Admin, started: float) -> Iterator[Metric]:
     """
     versions = {"version": __version__, "python": platform.python_version(), "twisted": twisted_version}
     yield InfoMetricFamily("phpmq_build", "Versions of phpmq and of what it runs on.", value=versions)
-    reading = Reading.of(admin, started)
+    reading = read(admin, started)
     for family in FAMILIES:
         yield family.metric(reading)

@@ -1,4 +1,4 @@
-"""A scrape over HTTP: numbers are read and written in time slices, so that a server with many queues goes on meanwhile."""
+"""A scrape over HTTP: numbers are read and written in time slices, so that a server with many queues stays responsive."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from phpmq.errors import Draining
 from phpmq.interfaces import Steps
 from phpmq.results import QueueNumbers
 
-# From so many seconds on, a difference of the system's clock and the server's counts.
+# How many seconds the system's clock and the server's differ by at least before it counts.
 _STEP = 1.0
 
 # A window of 32 KiB, and a gzip header.
@@ -119,7 +119,7 @@ class _Only:
         self._family = family
 
     def collect(self) -> list[Metric]:
-        """It."""
+        """Return the one family."""
         return [self._family]
 
 
@@ -180,7 +180,7 @@ class MetricsResource(Resource):
         return NOT_DONE_YET
 
     def render_GET(self, request: Any) -> int:
-        """The metrics."""
+        """Write the metrics in the format that the client likes best."""
         gone: list[Failure] = []
         request.notifyFinish().addErrback(gone.append)
 
