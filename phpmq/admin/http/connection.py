@@ -26,7 +26,7 @@ from zope.interface import directlyProvides, providedBy
 from phpmq.admin.admin import Admin
 from phpmq.admin.http.headers import Access, accepts, media_type, path_parts, target
 from phpmq.admin.http.operations import JSON, JSON_LIMIT, PROPERTIES_HEADER, RAW, Answer, Operation, find
-from phpmq.admin.http.problems import Problem, problem_of
+from phpmq.admin.http.problems import CODES, Problem
 from phpmq.admin.http.schemas import PROPERTIES, check, parse, parse_object
 from phpmq.broker import steps_of
 from phpmq.errors import BadSetting, PHPMQError
@@ -96,11 +96,15 @@ class Api:
         self._excess[kind] += 1
         connection.abort()
 
-    def log_failure(self, what: str) -> None:
-        """Log the exception that is being handled, once a minute."""
-        failure = Failure()
-        if self._limiter.admit(f"{what} {failure.type}") is not None:
-            self._log.failure("HTTP: {what} failed", failure, what=what)
+    def problem_of(self, what: str, error: Exception) -> Problem:
+        """Return the answer to a request that failed; what should never happen is logged, once a minute."""
+        if isinstance(error, Problem):
+            return error
+        if isinstance(error, PHPMQError):
+            return Problem(error.code if error.code in CODES else "internal", str(error))
+        if self._limiter.admit(f"{what} {type(error)}") is not None:
+            self._log.failure("HTTP: {what} failed", Failure(error), what=what)
+        return Problem("internal", "an error of the server; its log has more")
 
     def log_refusal(self, problem: Problem) -> None:
         """Log that a request is refused, once a minute."""
@@ -144,15 +148,10 @@ class Request(http.Request):
         self.method, self.uri, self.clientproto = self.channel.request_line.split()
         try:
             self._open(length)
-        except PHPMQError as error:
-            self.problem = problem_of(error)
-        except Problem as problem:
-            self.problem = problem
-            if problem.status == HTTPStatus.FORBIDDEN:
-                self._api.log_refusal(problem)
-        except Exception:
-            self._api.log_failure("reading a request's headers")
-            self.problem = Problem("internal", "an error of the server; its log has more")
+        except Exception as error:
+            self.problem = self._api.problem_of("reading a request's headers", error)
+            if self.problem.status == HTTPStatus.FORBIDDEN:
+                self._api.log_refusal(self.problem)
         if length is not None and length > self.limit:
             self.channel.refuse(self._too_large(length))
         elif self.problem is not None and length != 0 and self.getHeader(b"expect") is not None:
@@ -253,10 +252,9 @@ class Request(http.Request):
         """Return why the body is not read to its end."""
         if self.problem is not None:
             return self.problem
-        if self._operation.raw and not self._raw:
-            hint = f"send the message's body as it is, as {RAW}, with its properties in the header {PROPERTIES_HEADER}"
-            return Problem("too-large", f"a JSON body of {size} bytes or more, the limit is {self.limit}: {hint}")
-        return Problem("too-large", f"a body of {size} bytes or more, the limit is {self.limit}")
+        hint = f" for JSON: send the message's body as it is, as {RAW}, with its properties in the header {PROPERTIES_HEADER}"
+        limit = f"the limit is {self.limit}{hint if self._operation.raw and not self._raw else ''}"
+        return Problem("too-large", f"a body of {size} bytes or more, {limit}")
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Wait until the connection calls L{run}; twisted.web would parse forms."""
@@ -294,13 +292,8 @@ class Request(http.Request):
             await self._answer(result if isinstance(result, Answer) else Answer(200, result))
         except CancelledError:
             pass  # The client is gone.
-        except Problem as problem:
-            self.refuse(problem)
-        except PHPMQError as error:
-            self.refuse(problem_of(error))
-        except Exception:
-            self._api.log_failure(operation.id)
-            self.refuse(Problem("internal", "an error of the server; its log has more"))
+        except Exception as error:
+            self.refuse(self._api.problem_of(operation.id, error))
 
     def refuse(self, problem: Problem) -> None:
         """Answer with an error."""

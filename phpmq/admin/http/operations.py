@@ -7,7 +7,7 @@ Most operations are the admin's own methods; the functions here do what only HTT
 from __future__ import annotations
 
 from binascii import a2b_base64
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any
@@ -19,7 +19,7 @@ from phpmq.admin.http import schemas
 from phpmq.admin.http.problems import CODES, Problem
 from phpmq.admin.http.schemas import LIMIT, MESSAGE, NAME, PATTERN, PLACE, PROPERTIES, SOME, TEXT, record
 from phpmq.errors import BadSetting
-from phpmq.results import KINDS, ClientStatus, Receipt, Schema, json_bytes, schema_of
+from phpmq.results import KINDS, ClientStatus, Schema, json_bytes, schema_of
 
 #: The most bytes of a request's JSON, and of a message's body in an answer's: more takes long to parse or make, so it is sent and read raw.
 JSON_LIMIT = 256 * 1024
@@ -108,21 +108,20 @@ def call(method: str, **renamed: str) -> Callable[..., Any]:
     return lambda admin, **given: find(admin)(**{name: given.pop(other) for name, other in renamed.items()}, **given)
 
 
-def send(admin: Admin, name: str, body: str | bytes | None = None, body_base64: str = "", **properties: Any) -> Awaitable[Answer]:
+async def send(admin: Admin, name: str, body: str | bytes | None = None, body_base64: str = "", **properties: Any) -> Answer:
     """Send a message, from bytes, text or base64; the answer is the receipt."""
-    if body is None:
-        try:
-            body = a2b_base64(body_base64, strict_mode=True)
-        except ValueError:
-            body = None
-        if body is None or len(body_base64) % 4:
-            raise BadSetting("body_base64 is no base64")
-    content = body.encode() if isinstance(body, str) else body
-    return admin.messages.send(name, content, **properties).addCallback(lambda receipt: _sent(name, receipt))
-
-
-def _sent(name: str, receipt: Receipt) -> Answer:
+    content = _decode(body_base64) if body is None else body.encode() if isinstance(body, str) else body
+    receipt = await admin.messages.send(name, content, **properties)
     return Answer(200 if receipt.duplicate else 201, receipt, {"Location": _path(name, receipt.id)})
+
+
+def _decode(text: str) -> bytes:
+    try:
+        if len(text) % 4:
+            raise ValueError("it is not padded")  # strict mode takes an additional = at the end
+        return a2b_base64(text, strict_mode=True)
+    except ValueError:
+        raise BadSetting("body_base64 is no base64") from None
 
 
 def _path(name: str, id: str) -> str:

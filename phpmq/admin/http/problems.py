@@ -5,8 +5,6 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from phpmq.errors import PHPMQError
-
 #: Code -> status and what it means. The list is closed: a client can switch on it.
 CODES: dict[str, tuple[int, str]] = {
     # The server's own codes, the same for every protocol.
@@ -68,8 +66,3 @@ class Problem(Exception):
             "detail": str(self),
             "code": self.code,
         }
-
-
-def problem_of(error: PHPMQError) -> Problem:
-    """The answer that an error of the server's is."""
-    return Problem(error.code if error.code in CODES else "internal", str(error))
