@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any
 
 from twisted.internet.interfaces import IConsumer, IPushProducer, ITransport
+from twisted.internet.testing import StringTransport
+from twisted.web import http
 from zope.interface.verify import verifyObject
 
+from phpmq.admin.http.connection import HTTPConnection, Request
 from tests.web import Connection, WebTestCase, Wire
 
 
@@ -319,6 +324,15 @@ class SeveralTests(ConnectionTestCase):
         connections[0].wire.lose()
         self.check_open(self.connect())
 
+    def test_stop_before_answer(self) -> None:
+        """A request that is complete when the server stops, and not begun, does nothing."""
+        connection = self.connect()
+        connection.wire.protocol.dataReceived(self.request("POST", self.queue("q", "/messages"), {"body": "x"}))
+        self.site.stop()
+        self.clock.advance(0)
+        self.assertTrue(connection.wire.closed)
+        self.assertEqual(self.server.broker.queues, {})
+
     def test_stop(self) -> None:
         """When the server stops, idle connections and readers of events are closed, and nothing is left to do."""
         idle, reader, half = self.connect(), self.connect(), self.connect()
@@ -416,6 +430,19 @@ class DeadlineTests(ConnectionTestCase):
         mirror._write()
         self.server.settle()
         self.assertEqual(connection.hears().status, 201)
+
+
+class TwistedTests(WebTestCase):
+    """What twisted.web keeps to itself."""
+
+    def test_private_names(self) -> None:
+        """Connections and requests use none of its private names, be it by chance: another version may have others."""
+        channel = http.HTTPChannel()
+        channel.makeConnection(StringTransport())
+        for kind, theirs in (HTTPConnection, channel), (Request, http.Request(channel)):
+            private = {name for name in dir(theirs) if re.match("_[a-z]", name)}
+            self.assertGreater(len(private), 4)
+            self.assertEqual(private & {*vars(kind), *re.findall(r"\b_[a-z]\w*", inspect.getsource(kind))}, set())
 
 
 class WireTests(WebTestCase):

@@ -66,6 +66,7 @@ class Api:
 
     @ivar access: who may use the API
     @ivar connections: the connections
+    @ivar excess: how many connections were cut off for one of the last two of L{CUTS}
     @ivar problems: code -> how many requests were answered with that problem
     @ivar admin: what the API is a front end of; like the others below set before the first connection is accepted
     @ivar operations: what there is to ask for
@@ -83,18 +84,13 @@ class Api:
         self.access = access
         self.connections = connections
         self.problems: Counter[str] = Counter()
-        self._excess: Counter[str] = Counter()
+        self.excess: Counter[str] = Counter()
         self._limiter = LogLimiter(reactor)
 
     @property
     def cut_off(self) -> dict[str, int]:
         """How many connections were cut off, by one of L{CUTS}."""
-        return {**self.connections.timeouts, **self._excess}
-
-    def cut_off_for(self, connection: HTTPConnection, kind: str) -> None:
-        """Cut off a connection whose client sends too much."""
-        self._excess[kind] += 1
-        connection.abort()
+        return {**self.connections.timeouts, **self.excess}
 
     def problem_of(self, what: str, error: Exception) -> Problem:
         """Return the answer to a request that failed; what should never happen is logged, once a minute."""
@@ -372,10 +368,10 @@ class State(Enum):
 _IDLE, _READING, _ANSWERING, _REFUSED, _CLOSING = State
 
 
-class _OwnWords:
+class _ChannelTransport:
     """
-    A connection's transport for what twisted.web writes of its own accord: an interim answer, or else a refusal without a body, of which a
-    problem document is made.
+    A connection's transport for what twisted.web writes of its own accord: that is an interim answer, or else a refusal without a body, of
+    which a problem document is made.
     """
 
     def __init__(self, transport: Any, refuse: Callable[[Problem], None]) -> None:
@@ -426,7 +422,7 @@ class HTTPConnection(http.HTTPChannel):
 
     def makeConnection(self, transport: Any) -> None:
         """Connect twisted.web to the transport."""
-        super().makeConnection(_OwnWords(transport, self.refuse))
+        super().makeConnection(_ChannelTransport(transport, self.refuse))
 
     def connectionMade(self) -> None:
         """Wait for a request."""
@@ -462,7 +458,8 @@ class HTTPConnection(http.HTTPChannel):
         self._excess[kind] += len(data)
         if self._excess[kind] <= _EXCESS_BYTES[kind]:
             return False
-        self.api.cut_off_for(self, kind)
+        self.api.excess[kind] += 1
+        self.abort()
         return True
 
     def lineReceived(self, line: bytes) -> None:
@@ -559,6 +556,7 @@ class HTTPConnection(http.HTTPChannel):
         if self._state is _CLOSING:
             return
         refused, self._state = self._state is _REFUSED, _CLOSING
+        self._complete = None
         self._expect("")
         if refused:
             self._connections.close(self, linger=True)
