@@ -142,8 +142,8 @@ class IMirror(Interface):
 
     failing = Attribute("Whether the last write failed.")
 
-    def hurry() -> None:
-        """Somebody waits for the file: write as soon as this turn is over and no other write is running."""
+    def sync_soon() -> None:
+        """Write the file as soon as this reactor turn is over and no other write is running: a receipt depends on it."""
 
 
 class IStore(Interface):

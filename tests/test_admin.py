@@ -8,8 +8,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from phpmq import operators
 from phpmq.admin import Admin, reactor
-from phpmq.broker import operators
 from phpmq.broker.producers import PRODUCER_OVERHEAD
 from phpmq.errors import (
     BadName,

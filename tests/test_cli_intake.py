@@ -18,9 +18,9 @@ from zope.interface import implementer
 from phpmq.broker import Broker
 from phpmq.cli.consume.intake import Intake
 from phpmq.client import Delivery, QueueClient
-from phpmq.commands import Versions
 from phpmq.ports import Connections
 from phpmq.protocol import QueueFactory, QueueProtocol, deadlines
+from phpmq.server_frames import Versions
 from phpmq.session import Session
 from phpmq.store import SQLiteStore
 

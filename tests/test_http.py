@@ -31,7 +31,7 @@ class SlowDisk:
 
     failing = False
 
-    def hurry(self) -> None:
+    def sync_soon(self) -> None:
         """Do not; see L{IMirror}."""
 
 
@@ -336,7 +336,7 @@ class MessageTests(WebTestCase):
         self.server.advance(100)
         self.assertEqual(connection.rest, b"")
         store: Any = self.server.service.store
-        store.confirm(store.extract(10, 1000, {}))
+        store.changelog.confirm(store.changelog.extract(10, 1000, {}))
         self.server.broker.synced()
         self.server.settle()
         self.assertEqual(connection.hears().status, 201)
@@ -351,7 +351,7 @@ class MessageTests(WebTestCase):
         connection.wire.lose()
         self.assertEqual((len(self.server.broker.lifecycle.channels), len(self.site.connections.open)), (channels, 0))
         store: Any = self.server.service.store
-        store.confirm(store.extract(10, 1000, {}))
+        store.changelog.confirm(store.changelog.extract(10, 1000, {}))
         self.server.broker.synced()
         self.server.settle()
         self.assertEqual(self.server.bodies("q"), [b"x"])

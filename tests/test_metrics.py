@@ -412,7 +412,7 @@ class QueueTests(MetricsTestCase):
     def test_clock_was_set(self) -> None:
         """The time is told by the system's clock, by which Prometheus judges it, also after that was set."""
         wall = [5000.0]
-        self.server.service.clock = SteadyClock(lambda: wall[0], self.server.clock.seconds)
+        self.server.service.engine.clock = SteadyClock(lambda: wall[0], self.server.clock.seconds)
         self.server.broker.turn._clock = self.server.service.clock.now
         self.send("q", b"1")
         name = "phpmq_queue_oldest_message_timestamp_seconds"
@@ -749,7 +749,7 @@ class _SlowDisk:
 
     failing = False
 
-    def hurry(self) -> None:
+    def sync_soon(self) -> None:
         """Not now."""
 
 

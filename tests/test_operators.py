@@ -7,9 +7,10 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from phpmq.broker import Broker, LocalOperators
+from phpmq.broker import Broker
 from phpmq.errors import BadSetting, NoSuchMessage, NoSuchQueue, NotSupported
 from phpmq.interfaces import IOperators, Steps
+from phpmq.operators import LocalOperators
 from phpmq.store import SQLiteStore
 from tests.web import WebTestCase
 

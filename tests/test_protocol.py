@@ -27,11 +27,11 @@ from zope.interface.verify import verifyObject
 
 from phpmq.broker import Broker
 from phpmq.broker.queues import QUEUE_OVERHEAD
-from phpmq.commands import Versions
 from phpmq.interfaces import IConnection
 from phpmq.message import MESSAGE_OVERHEAD
 from phpmq.ports import Connections
 from phpmq.protocol import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT, QueueFactory, QueueProtocol, deadlines
+from phpmq.server_frames import Versions
 from phpmq.session import Session
 from phpmq.store import SQLiteStore
 from tests import version02

@@ -8,9 +8,9 @@ from typing import Any
 from twisted.internet.base import DelayedCall
 from twisted.internet.defer import CancelledError, Deferred
 
+from phpmq import operators
 from phpmq.admin import queues, reactor
 from phpmq.admin.console.protocol import ConsoleProtocol
-from phpmq.broker import operators
 from phpmq.errors import Draining
 from phpmq.interfaces import Steps
 from phpmq.results import ServerStatus

@@ -24,10 +24,10 @@ from phpmq.admin.messages import DeadLetters, Messages
 from phpmq.admin.queues import Queues, Rates
 from phpmq.admin.reactor import CooperativeWork, ReactorLag
 from phpmq.broker import Broker
-from phpmq.broker.operators import moment
 from phpmq.clock import SteadyClock
 from phpmq.interfaces import IOperators
 from phpmq.mirror import MirrorService
+from phpmq.operators import moment
 from phpmq.ports import Connections
 from phpmq.protocol import QueueProtocol
 from phpmq.results import Alarm, Health, MemoryStatus, MirrorStatus, ServerStatus
@@ -64,10 +64,6 @@ class Server(Protocol):
     @property
     def clock(self) -> SteadyClock:
         """The clock that messages live by."""
-
-    @property
-    def pending_changes(self) -> int:
-        """Changes that are not in the store's file yet."""
 
     @property
     def max_message_size(self) -> int:
@@ -152,9 +148,10 @@ class Admin:
 
     def mirror(self) -> MirrorStatus:
         """Return whether the mirror file has everything."""
-        mirror, pending = self.server.mirror, self.server.pending_changes
+        mirror = self.server.mirror
         if mirror is None:
             return MirrorStatus(None)
+        pending = mirror.pending
         lag = round(mirror.lag if pending or mirror.failing else 0.0, 3)
         return MirrorStatus(mirror.path, mirror.failing, pending, lag, mirror.writes, mirror.errors)
 

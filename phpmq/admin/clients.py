@@ -8,9 +8,9 @@ from operator import attrgetter
 
 from phpmq.admin.queues import QUICK, check_limit, matcher, start_of
 from phpmq.admin.reactor import CooperativeWork, cooperative
-from phpmq.broker import steps_of
 from phpmq.errors import NoSuchClient
 from phpmq.interfaces import IOperators, Steps
+from phpmq.operators import steps_of
 from phpmq.ports import Connections
 from phpmq.protocol import QueueProtocol
 from phpmq.results import ClientStatus, Page

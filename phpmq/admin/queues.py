@@ -14,10 +14,10 @@ from twisted.logger import Logger
 
 from phpmq import results
 from phpmq.admin.reactor import CooperativeWork, cooperative
-from phpmq.broker import steps_of
 from phpmq.errors import BadSetting, Draining, NoSuchQueue
 from phpmq.interfaces import IOperators, Steps
 from phpmq.message import DEFAULT_SETTINGS
+from phpmq.operators import steps_of
 from phpmq.results import (
     MAX_PAGE,
     SORTS,

@@ -21,8 +21,8 @@ from phpmq.admin.console.language import BadCommand, Call, complaint, json_piece
 from phpmq.admin.console.monitor import View
 from phpmq.admin.console.telnet import Telnet
 from phpmq.admin.console.text import Alarm, Heading
-from phpmq.broker import steps_of
 from phpmq.errors import Draining, PHPMQError
+from phpmq.operators import steps_of
 from phpmq.text import terminal_safe
 
 if TYPE_CHECKING:

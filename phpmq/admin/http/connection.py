@@ -28,8 +28,8 @@ from phpmq.admin.http.headers import Access, accepts, media_type, path_parts, ta
 from phpmq.admin.http.operations import JSON, JSON_LIMIT, PROPERTIES_HEADER, RAW, Answer, Operation, find
 from phpmq.admin.http.problems import CODES, Problem
 from phpmq.admin.http.schemas import PROPERTIES, check, parse, parse_object
-from phpmq.broker import steps_of
 from phpmq.errors import BadSetting, PHPMQError
+from phpmq.operators import steps_of
 from phpmq.ports import Connections, LogLimiter
 from phpmq.results import has_lists, json_bytes, json_parts
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from phpmq.cli.options import QueueName, Rate, Size, level_option, server_option, timeout_option
-from phpmq.requests import MAX_BODY
+from phpmq.client_frames import MAX_BODY
 
 #: What is at the beginning of a body, so that its way can be measured.
 STAMP_SIZE = 16

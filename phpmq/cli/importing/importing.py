@@ -12,8 +12,8 @@ from phpmq.cli.lines import message_of
 from phpmq.cli.pipes import Input
 from phpmq.cli.running import Pace, Signals
 from phpmq.cli.send.sender import Order, Sender, send_messages
+from phpmq.client_frames import MAX_BODY
 from phpmq.errors import TooLarge
-from phpmq.requests import MAX_BODY
 from phpmq.text import plural
 
 # JSON may take six characters for a byte; the rest is for headers and facts.

@@ -10,8 +10,8 @@ import click
 
 from phpmq.cli.options import Header, QueueName, Rate, Seconds, Text, level_option, progress_option, server_option, timeout_option
 from phpmq.cli.output import is_terminal
+from phpmq.client_frames import encode_send
 from phpmq.errors import PHPMQError
-from phpmq.requests import encode_send
 
 
 @click.command(short_help="Send messages to a queue.")
