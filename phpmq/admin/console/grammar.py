@@ -11,8 +11,8 @@ from typing import Any
 
 from phpmq.admin.admin import Admin
 from phpmq.admin.console.display import LARGEST, SMALLEST, View
-from phpmq.admin.pieces import pieces_of
 from phpmq.errors import AdminError, BadName, NoSuchClient, NoSuchMessage, NoSuchQueue, PHPMQError
+from phpmq.results import json_parts
 
 
 class BadCommand(AdminError):
@@ -179,4 +179,4 @@ def complaint(error: PHPMQError) -> str:
 
 def json_pieces(data: Mapping[str, Any]) -> Iterator[str]:
     """Data as JSON in a line of printable ASCII, in pieces."""
-    return (piece.decode("ascii").replace("\x7f", "\\u007f") for piece in pieces_of(data))
+    return (piece.decode("ascii").replace("\x7f", "\\u007f") for piece in json_parts(data))
