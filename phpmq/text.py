@@ -15,7 +15,7 @@ Every front end (twistd's options, the configuration file, the console, the comm
     format_rate      1, 3        -> '0.33/s'
     plural           2, 'queue'  -> '2 queues'
     terminal_safe    escapes every character that a terminal obeys or does not show; json_safe does the same within a JSON text
-    width, cut       columns that a text takes; a text that is cut to so many columns
+    width, cut       the number of columns that a text takes; a text that is cut to a number of columns
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def width(text: str) -> int:
 
 
 def cut(text: str, columns: int) -> str:
-    """Return a text that takes at most so many columns, its end replaced by three dots if need be."""
+    """Return a text that fits into a number of columns, its end replaced by three dots if need be."""
     if width(text) <= columns:
         return text
     kept, left = [], columns - len(_ELLIPSIS)

@@ -23,9 +23,9 @@ class ValueTests(SynchronousTestCase):
             self.assertRaises(click.BadParameter, kind.convert, value, None, None)
 
     def test_seconds(self) -> None:
-        """A number of seconds may have decimals, and is neither negative nor without end."""
-        self.assertEqual([Seconds().convert(text, None, None) for text in ("0", "1.5", "1e3")], [0, 1.5, 1000])
-        self.refused(Seconds(), "-1", "inf", "nan", "1s", "")
+        """A duration may have decimals and a unit, and is neither negative nor without end."""
+        self.assertEqual([Seconds().convert(text, None, None) for text in ("0", "1.5", "1e3", "250ms", "5m")], [0, 1.5, 1000, 0.25, 300])
+        self.refused(Seconds(), "-1", "inf", "nan", "1w", "")
         self.refused(Seconds(zero=False), "0", "-0")
 
     def test_rate(self) -> None:
@@ -36,9 +36,9 @@ class ValueTests(SynchronousTestCase):
 
     def test_size(self) -> None:
         """A size may have a unit, and a limit."""
-        sizes = {"0": 0, "100": 100, "4k": 4096, "1M": 1 << 20}
+        sizes = {"0": 0, "100": 100, "4k": 4096, "1.5 KiB": 1536, "1M": 1 << 20}
         self.assertEqual({text: Size(1 << 20).convert(text, None, None) for text in sizes}, sizes)
-        self.refused(Size(1 << 20), "-1", "2M", "1.5k", "x", "")
+        self.refused(Size(1 << 20), "-1", "2M", "1.5", "x", "")
 
     def test_text(self) -> None:
         """Names, headers and keys are text; what was not UTF-8 on the command line is refused."""
@@ -73,21 +73,21 @@ class UsageTests(SynchronousTestCase):
         "exec and json": ("consume jobs --exec true --json", "--exec excludes"),
         "exec and ack": ("consume jobs --exec true --ack none", "--exec excludes"),
         "window": ("consume jobs --window 65536", "65535"),
-        "timeout": ("consume jobs --timeout 0", "is not a number of seconds above 0"),
+        "timeout": ("consume jobs --timeout 0", "is not a duration above 0 such as 30, 30s, 5m, 2h or 1d"),
         "bench": ("bench jobs", "'jobs' is not one of"),
         "bench size": ("bench both --size 15", "at least 16"),
         "flush nothing": ("flush", "name queues, or give --all"),
         "flush everything": ("flush jobs --all", "either queues or --all"),
         "queue what": ("queue", "Usage: phpmq queue"),
         "set nothing": ("queue set jobs", "name a setting"),
-        "set": ("queue set jobs --lease x", "'x' is not a number of seconds"),
+        "set": ("queue set jobs --lease x", "'x' is not a duration such as 30, 30s, 5m, 2h or 1d"),
         "set choice": ("queue set jobs --when-full drop", "'drop' is not one of 'refuse', 'drop-oldest', 'default'"),
         "delete nothing": ("queue delete", "Missing argument 'QUEUE...'"),
         "disconnect and list": ("clients x --disconnect 1", "--disconnect excludes"),
         "order": ("queues --sort size", "'size' is not one of 'name', 'ready'"),
         "pattern": (f"queues {'x' * 256}", "at most 255 characters"),
         "pause": ("pause jobs --what all-of-it", "is not one of"),
-        "interval": ("top --interval 0", "is not a number of seconds above 0"),
+        "interval": ("top --interval 0", "is not a duration above 0 such as 30, 30s, 5m, 2h or 1d"),
         "peek": ("peek jobs --state in_flight", "'in_flight' is not one of 'ready', 'delayed', 'in-flight', 'dead'"),
         "peek at one": ("peek jobs --id x --limit 5", "--id excludes --limit"),
         "preview": ("peek jobs --preview 1M", "up to 64k"),

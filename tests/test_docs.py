@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.application.service import Service
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq import blocking, client, service, tap
+from phpmq import blocking, client, tap
 from phpmq.admin.console.commands import TABLE
 from phpmq.admin.console.keyboard import MAX_LINE
 from phpmq.admin.console.language import parse
@@ -30,8 +30,9 @@ from phpmq.frames import CONTENT, DEFAULT_LIMITS, UNKNOWN_LIMIT
 from phpmq.message import QueueSettings
 from phpmq.protocol import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
 from phpmq.server_frames import DOCUMENTED, ORIGINAL, Version01, encode_delivery_documented
+from phpmq.settings import OPTIONS, Settings
 from phpmq.testing import MemoryServer
-from tests import wire
+from tests import option_tables, wire
 from tests.conversation import Client, Server
 from tests.promtool import promtool
 
@@ -221,7 +222,7 @@ class ProtocolTests(SynchronousTestCase):
 
     def test_settings(self) -> None:
         """The limits that it names are those that a server has by default."""
-        settings = service.Settings()
+        settings = Settings()
         pages = " ".join((text("docs/reference/protocol.md") + text("docs/reference/protocol-02.md")).split())
         for words in (
             f"`--frame-timeout`, {settings.frame_timeout:.0f} seconds",
@@ -379,13 +380,13 @@ class OptionsTests(SynchronousTestCase):
     """docs/reference/options.md."""
 
     def test_complete(self) -> None:
-        """It describes the options that there are, with their short forms."""
-        options = {"--" + name.rstrip("=") for name in tap.Options().longOpt if name.rstrip("=") not in ("help", "version")}
-        described = re.findall(r"^`(--[a-z-]+)(?: [A-Z]+)?`(?:, `-([a-z]) [A-Z]+`)?$", text("docs/reference/options.md"), re.MULTILINE)
-        self.assertEqual({name for name, _ in described}, options)
-        for name, short in described:
-            if short:
-                self.assertEqual(tap.Options().synonyms[short], name[2:])
+        """Its table has every option; what is told beside it is about options that there are, in the table's order."""
+        page = text("docs/reference/options.md")
+        self.assertEqual(option_tables.updated("reference/options.md", page), page, "run python -m tests.option_tables")
+        self.assertIn(option_tables.TABLES["reference/options.md"], page)
+        names = [f"--{name}" for name in (*OPTIONS, "config")]
+        told = [name for written in re.findall(r"^(`--.*)\n: ", page, re.MULTILINE) for name in re.findall(r"`(--[a-z-]+)", written)]
+        self.assertEqual(told, sorted(set(told), key=names.index))
 
     def test_configuration_file(self) -> None:
         """Its example of a configuration file, and that of the how-to guide, can be read."""
@@ -443,7 +444,7 @@ class ConsoleTests(SynchronousTestCase):
         """Its limits are those of the code."""
         reference = text("docs/reference/console.md")
         for what, limit in (
-            ("consoles at a time", f"{service.Settings().max_consoles}, or as many as `--max-consoles` says"),
+            ("consoles at a time", f"{Settings().max_consoles}, or as many as `--max-consoles` says"),
             ("a line", f"{MAX_LINE} bytes"),
             ("nothing typed, unless a monitor is shown", f"{IDLE_TIMEOUT / 60:g} minutes"),
             ("nothing read by the client, while something waits for it", f"{WRITE_TIMEOUT:g} seconds"),
@@ -578,10 +579,10 @@ class EmbedTests(SynchronousTestCase):
     """docs/how-to/embed.md."""
 
     def test_settings(self) -> None:
-        """It names every setting."""
+        """Its table has every setting."""
         guide = text("docs/how-to/embed.md")
-        for name in service.Settings.__dataclass_fields__:
-            self.assertIn(f"`{name}", guide)
+        self.assertEqual(option_tables.updated("how-to/embed.md", guide), guide, "run python -m tests.option_tables")
+        self.assertIn(option_tables.TABLES["how-to/embed.md"], guide)
 
 
 class ClientTests(SynchronousTestCase):

@@ -17,8 +17,8 @@ from phpmq.broker.producers import Producer, Producers
 from phpmq.broker.queue import SENDS, Consumer, Holder, Queue
 from phpmq.broker.queues import Queues
 from phpmq.broker.turn import STEP, Turn
-from phpmq.durations import Durations
 from phpmq.errors import QueueFull
+from phpmq.histogram import Histogram
 from phpmq.interfaces import IStore
 from phpmq.message import MESSAGE_OVERHEAD, PROPERTIES_OVERHEAD, DeadMessage, Message, Properties
 
@@ -149,7 +149,7 @@ class Lifecycle:
         self.leased: dict[Consumer, None] = {}
         self.received = self.delivered = self.redelivered = self.acknowledged = 0
         self.requeued = self.expired = self.dropped = 0
-        self.waits = Durations(_WAIT_UNIT, _WAIT_BUCKETS)
+        self.waits = Histogram(_WAIT_UNIT, _WAIT_BUCKETS)
 
     def message_id(self, number: int) -> bytes:
         """The id by which clients know the message of that number."""
@@ -274,7 +274,7 @@ class Lifecycle:
             elif message.accepted == accepted:
                 alike += 1
             else:
-                waits.note(now - accepted, alike)
+                waits.observe(now - accepted, alike)
                 accepted, alike = message.accepted, 1
             if not message.id:
                 message.id = id_format % message.number
@@ -292,7 +292,7 @@ class Lifecycle:
                 channel.has_output = True
                 turn.output.append(channel)
             channel.peer.deliver(message, now)
-        waits.note(now - accepted, alike)
+        waits.observe(now - accepted, alike)
         self.delivered += delivered
         queue.delivered += delivered
         return delivered

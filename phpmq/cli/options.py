@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +12,7 @@ from click.shell_completion import CompletionItem
 from phpmq.cli.exits import Exit
 from phpmq.errors import BadName
 from phpmq.message import check_name
+from phpmq.text import DURATION_EXAMPLES, parse_duration, parse_size, short_size
 
 if TYPE_CHECKING:
     ParamType = click.ParamType[Any]
@@ -23,8 +23,6 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/(s|m|min|h))?", re.ASCII)
 _PERIODS = {None: 1, "s": 1, "m": 60, "min": 60, "h": 3600}
-
-_UNITS = {"": 1, "k": 1024, "m": 1024**2}
 
 
 class QueueName(ParamType):
@@ -47,7 +45,7 @@ class QueueName(ParamType):
 
 
 class Seconds(ParamType):
-    """A number of seconds."""
+    """A number of seconds, perhaps with another unit; see L{parse_duration}."""
 
     name = "seconds"
 
@@ -57,11 +55,11 @@ class Seconds(ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """See C{click.ParamType}."""
         try:
-            number = float(value)
+            number = parse_duration(str(value))
         except ValueError:
-            number = math.nan
-        if not 0 <= number < math.inf or (number == 0 and not self._zero):
-            self.fail(f"{value!r} is not a number of seconds{'' if self._zero else ' above 0'}", param, ctx)
+            number = -1.0
+        if number < 0 or (number == 0 and not self._zero):
+            self.fail(f"{value!r} is not a duration{'' if self._zero else ' above 0'} such as {DURATION_EXAMPLES}", param, ctx)
         return number
 
 
@@ -82,7 +80,7 @@ class Rate(ParamType):
 
 
 class Size(ParamType):
-    """A number of bytes, perhaps with C{k} or C{M}."""
+    """A number of bytes, perhaps with a unit; see L{parse_size}."""
 
     name = "size"
 
@@ -91,11 +89,12 @@ class Size(ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """See C{click.ParamType}."""
-        match = re.fullmatch(r"(\d+)([km]?)", str(value).lower(), re.ASCII)
-        size = int(match[1]) * _UNITS[match[2]] if match else -1
+        try:
+            size = parse_size(str(value))
+        except ValueError:
+            size = -1
         if not 0 <= size <= self._most:
-            most = f"{self._most >> 20}M" if self._most >> 20 else f"{self._most >> 10}k"
-            self.fail(f"{value!r} is not a number of bytes such as 100, 4k or 1M, up to {most}", param, ctx)
+            self.fail(f"{value!r} is not a number of bytes such as 100, 4k or 1M, up to {short_size(self._most)}", param, ctx)
         return size
 
 

@@ -13,7 +13,7 @@ from phpmq.cli.admin.question import check_askable, check_sure
 from phpmq.cli.admin.several import each, in_json, there
 from phpmq.cli.admin.words import lease, paused, rates_of, states, totals
 from phpmq.cli.exits import Exit
-from phpmq.cli.options import ParamType, QueueName, Seconds, want_verb
+from phpmq.cli.options import ParamType, QueueName, Seconds, Size, want_verb
 from phpmq.cli.output import json_line, table
 from phpmq.text import format_duration, format_size, plural, terminal_safe
 
@@ -102,7 +102,7 @@ def _settings(settings: Mapping[str, Any]) -> str:
 @queue.command("set", short_help="Change settings of a queue; it is made if it is not there.")
 @click.argument("name", type=QueueName(), metavar="QUEUE")
 @click.option("--max-messages", type=_NUMBER, metavar="N", help="How many messages may wait; 0 for no limit.")
-@click.option("--max-bytes", type=_NUMBER, metavar="N", help="How many bytes may wait; 0 for no limit.")
+@click.option("--max-bytes", type=Setting(Size(_MOST)), metavar="B", help="How many bytes may wait, such as 64M; 0 for no limit.")
 @click.option("--when-full", type=click.Choice(["refuse", "drop-oldest", DEFAULT]), help="What happens to one more.")
 @click.option("--max-attempts", type=_NUMBER, metavar="N", help="Deliveries after which a message is dead; 0 for no limit.")
 @click.option("--lease", type=Setting(Seconds()), metavar="S", help="Seconds that a consumer which asks for no lease has; 0 for no limit.")
@@ -115,7 +115,7 @@ def set_verb(name: str, as_json: bool, api: Address, timeout: float, **settings:
     Change settings of a QUEUE. Others stay as they are; the value "default" gives one back its default.
 
     \b
-    phpmq queue set jobs --max-messages 100000 --lease 30
+    phpmq queue set jobs --max-messages 100000 --max-bytes 1G --lease 5m
     phpmq queue set jobs --lease default
     """
     changes = {setting: None if value == DEFAULT else value for setting, value in settings.items() if value is not None}

@@ -1,14 +1,14 @@
-"""How long things take, counted; whoever is interested reads it."""
+"""A histogram of how long something takes, which costs two additions for each time and is read by the metrics."""
 
 from __future__ import annotations
 
 
-class Durations:
+class Histogram:
     """
-    How often something took how long, in buckets whose bounds double: to count is two additions.
+    How often something took how long, in buckets whose bounds double.
 
     @ivar unit: how many seconds the unit is that durations are counted in, and the bound of the first bucket
-    @ivar counts: how many there were in each bucket; the last one has all that are longer than the bounds
+    @ivar counts: how many durations there were in each bucket; the last one has all that are longer than the bounds
     @ivar total: all durations together, in units
     """
 
@@ -22,16 +22,16 @@ class Durations:
         self.counts = [0] * (buckets + 1)
         self.total = 0.0
 
-    def note(self, units: int, count: int = 1) -> None:
-        """So many things took so many units each, and less than one more."""
+    def observe(self, units: int, count: int = 1) -> None:
+        """Count a duration, in whole units and rounded down, a number of times."""
         if units > 0:  # what is counted never falls, whatever the clock does
             self.counts[min(units.bit_length(), len(self.counts) - 1)] += count
             self.total += units * count
         else:
             self.counts[0] += count
 
-    def took(self, seconds: float) -> None:
-        """Something took so long."""
+    def observe_seconds(self, seconds: float) -> None:
+        """Count a duration."""
         units = max(0.0, seconds) / self.unit
         self.counts[min(int(units).bit_length(), len(self.counts) - 1)] += 1
         self.total += units
@@ -43,5 +43,5 @@ class Durations:
 
     @property
     def seconds(self) -> float:
-        """All durations together."""
+        """All durations together, in seconds."""
         return self.total * self.unit
