@@ -58,7 +58,7 @@ class Delivery(Generic[_Outcome]):
     """
     A message that this client holds until it is settled.
 
-    A client's own class of deliveries says what becomes of a request, and so what the methods that settle return.
+    A client's own class of deliveries says what the methods that settle return.
 
     @ivar queue: the queue that it came from
     @ivar body: the content of the message
@@ -139,10 +139,7 @@ class Delivery(Generic[_Outcome]):
         return self._settle(encode_touch, final=False)
 
     def _settle(self, encode: Callable[..., bytes], *arguments: object, final: bool = True) -> _Outcome:
-        return self._outcome(self._connection.settle(self, encode, *arguments, final=final))
-
-    def _outcome(self, request: Settlement | None) -> _Outcome:
-        """What the caller gets of a request; without one this client could not settle it any more."""
+        """Settle it by L{ClientConnection.settle}, and return what the caller gets of the request."""
         raise NotImplementedError
 
 
