@@ -81,7 +81,7 @@ class Consumer:
 
     def get(self, timeout: float | None = None) -> Delivery | None:
         """
-        The next message; None if there is none in time, or once the consumer was stopped and has no more.
+        Return the next message; None if none comes in time, or once the consumer was stopped and has no more.
 
         @param timeout: seconds; None to wait as long as it takes
         @raise NotConnected: the server could not be reached for as long as the client's timeout

@@ -45,7 +45,7 @@ class Receiver(Protocol):
     lease: float
 
     def deliver(self, delivery: Any) -> None:
-        """Take a delivery."""
+        """Take a delivery, to settle it later."""
 
     def lost(self) -> None:
         """Drop what was delivered and is not settled: the server has taken it back."""
@@ -135,7 +135,7 @@ class Delivery(Generic[_Outcome]):
         return self._settle(encode_dead_letter, reason)
 
     def touch(self) -> _Outcome:
-        """Start its lease again."""
+        """Touch it: its lease starts again."""
         return self._settle(encode_touch, final=False)
 
     def _settle(self, encode: Callable[..., bytes], *arguments: object, final: bool = True) -> _Outcome:
@@ -194,7 +194,7 @@ class ClientConnection:
     # The connection
 
     def open(self) -> None:
-        """Undo L{close}."""
+        """Allow requests again after L{close}."""
         self.closed = False
 
     def connected(self, write: Callable[[bytes], object]) -> None:
