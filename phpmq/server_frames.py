@@ -1,5 +1,5 @@
 """
-What frames mean: tables of the frames that a client may send, and encoders for what it gets.
+The frames as a server reads and writes them: tables of the frames that a client may send, and encoders of its own.
 
 Version 01 has two revisions, which both say "01". The I{original} one is what the published PHP client speaks; the I{documented} one has a
 time to live, re-queue and dead letter. Version 02 answers. Source: docs/reference/protocol.md.
@@ -217,7 +217,7 @@ def encode_delivery_original(queue: str, body: bytes, message_id: bytes, attempt
 
 
 def encode_delivery_documented(queue: str, body: bytes, message_id: bytes, attempts: int, ttl: int, headers: bytes) -> tuple[bytes, ...]:
-    """The parts of a delivery in the documented revision of version 01, the time that is left in seconds, rounded up; likewise."""
+    """The parts of a delivery in the documented revision of version 01, the time that is left in seconds, rounded up."""
     end = packet(TTL, b"%d" % max(1, -(-ttl // 1000))) if ttl else _NO_TTL
     return _DELIVERY_DOCUMENTED, _queue_packet(queue), _content_header(len(body)), body, _ID_HEADER, message_id, end
 

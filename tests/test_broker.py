@@ -14,7 +14,7 @@ import phpmq.broker.queue
 from phpmq.broker import DELIVERIES, SENDS, Broker
 from phpmq.errors import BadName, MemoryFull, QueueFull, UnknownId
 from phpmq.interfaces import IChannel, IPeer
-from phpmq.message import MESSAGE_OVERHEAD
+from phpmq.message import MESSAGE_OVERHEAD, DeadMessage, Properties
 from phpmq.mirror import StoreFile
 from phpmq.store import SQLiteStore
 from phpmq.store.rows import scalar
@@ -122,6 +122,11 @@ class BrokerTestCase(SynchronousTestCase):
         """What happens once a second."""
         while not self.broker.sweep():
             pass
+        self.settle()
+
+    def dead(self, peer: RecordingPeer, number: int) -> None:
+        """Reject a message."""
+        peer.channel.dead_letter(None, peer.take(b"%d" % number))
         self.settle()
 
     def drain(self, queue: str = "q") -> list[bytes]:
@@ -594,6 +599,31 @@ class FlushTests(BrokerTestCase):
         self.assertEqual(self.ready(), 1)
         self.assertEqual(self.drain(), bodies(10))
 
+    def test_last_of_the_flushed(self) -> None:
+        """A flush reaches to the very last message that was sent before it, and no further."""
+        peer = self.consumer(1)
+        self.send(1)
+        self.assertEqual(self.broker.queues.flush("q"), (0, 1))
+        self.send(2)
+        self.drop(peer)
+        self.assertEqual(self.drain(), bodies(2))
+
+    def test_flushed_stay_gone_before_they_are_purged(self) -> None:
+        """What is flushed neither expires nor is released by its delay while the store still has it."""
+        self.broker.publish("q", b"1", 1000)
+        self.broker.publish("q", b"2", 0, Properties(1000))
+        self.broker.queues.flush("q")
+        self.broker.publish("q", b"3", 0, Properties(1000))
+        self.time += 1000
+        self.broker.turn.enter()
+        self.broker.lifecycle.tick()
+        self.broker.lifecycle.sweep()
+        queue = self.broker.queues["q"]
+        self.assertEqual((queue.ready, queue.delayed, self.broker.lifecycle.expired), (1, 0, 0))
+        self.settle()
+        self.assertEqual(self.drain(), bodies(3))
+        self.assertEqual(self.broker.memory.used, 0)
+
     def test_in_flight_at_a_restart(self) -> None:
         """It does not come back with a restart either, purged or not."""
         for purge in True, False:
@@ -783,6 +813,18 @@ class WindowTests(BrokerTestCase):
         peer.channel.consume("q", 0)
         self.drop(peer)
         self.assertEqual(self.drain(), bodies(1, 2, 3))
+
+    def test_zero_then_settled(self) -> None:
+        """A consumption that ended is forgotten once the last message of it is settled, however it is."""
+        for settle in RecordingPeer.ack, lambda peer: peer.channel.requeue(None, peer.take(b"1"), 0), lambda peer: self.dead(peer, 1):
+            self.send(1)
+            peer = self.consumer(1)
+            peer.channel.consume("q", 0)
+            self.assertEqual(list(peer.channel.consumers), ["q"])
+            settle(peer)
+            self.assertEqual(peer.channel.consumers, {})
+            self.drain()
+            self.assertEqual(self.broker.queues, {})
 
     def test_zero_of_nothing(self) -> None:
         """Rule 7: ending what never began makes no queue."""
@@ -1388,6 +1430,166 @@ class MemoryLimitTests(BrokerTestCase):
         used = self.broker.memory.used
         self.restart()
         self.assertEqual(self.broker.memory.used, used)
+
+
+class QueueLimitTests(BrokerTestCase):
+    """Rule 18: what a queue's settings let wait in it."""
+
+    def limit(self, **settings: object) -> None:
+        """Configure the queue."""
+        self.broker.configure("q", self.broker.queues.get_or_create("q").settings.changed(settings))
+
+    def accepted(self, body: bytes, delay: int = 0) -> bool:
+        """Whether a send is accepted."""
+        try:
+            self.broker.publish("q", body, 0, Properties(delay) if delay else None)
+        except QueueFull:
+            return False
+        return True
+
+    def test_messages(self) -> None:
+        """As many messages as are allowed may wait, those that are not due yet included; those in flight do not."""
+        self.limit(max_messages=2)
+        self.assertEqual([self.accepted(b"1"), self.accepted(b"2", 1000), self.accepted(b"3")], [True, True, False])
+        self.consumer(1)
+        self.assertEqual([self.accepted(b"4"), self.accepted(b"5")], [True, False])
+
+    def test_bytes(self) -> None:
+        """As many bytes as are allowed may wait, to the last one."""
+        self.limit(max_bytes=10)
+        self.assertEqual([self.accepted(b"x" * size) for size in (11, 9, 2, 1, 1)], [False, True, False, True, False])
+        self.consumer(1)
+        self.assertEqual([self.accepted(b"x" * size) for size in (10, 9)], [False, True])
+
+    def test_drop_oldest(self) -> None:
+        """A queue that drops its oldest messages drops as few as make place for the new one, and none for one that never fits."""
+        self.limit(max_bytes=10, when_full="drop-oldest")
+        self.assertEqual([self.accepted(body) for body in (b"1234", b"567", b"890", b"x" * 11, b"abcd")], [True, True, True, False, True])
+        self.assertEqual(self.broker.lifecycle.dropped, 1)
+        self.assertEqual(self.drain(), [b"567", b"890", b"abcd"])
+
+
+class MemoryAccountingTests(BrokerTestCase):
+    """Whatever becomes of a message, in the end it uses no memory, and a queue that is not used none either."""
+
+    def publish(self, key: str = "", delay: int = 0) -> None:
+        """Send a message with all that it may have."""
+        self.broker.publish("q", b"x" * 1000, 5000, Properties(delay, key, b'{"a":"b"}'))
+        self.settle()
+
+    def check(self) -> None:
+        """Take what waits; nothing is used any more, and nothing remembered once the keys' time is over."""
+        for name in list(self.broker.queues):
+            self.drain(name)
+        self.time += 1_000_000
+        self.sweep()
+        self.assertEqual((self.broker.memory.used, dict(self.broker.queues), self.broker.keys.count), (0, {}, 0))
+        self.assertEqual((self.broker.dead_letters.count, self.broker.dead_letters.totals), (0, {}))
+
+    def reject(self) -> DeadMessage:
+        """Reject the next message."""
+        peer = self.consumer(1)
+        peer.channel.dead_letter(None, peer.held.pop().id)
+        self.drop(peer)
+        [dead] = self.broker.dead_letters.page("q")
+        return dead
+
+    def test_acknowledged(self) -> None:
+        """One that is acknowledged."""
+        self.publish("ké")
+        self.check()
+
+    def test_requeued_with_a_delay(self) -> None:
+        """One that is re-queued with a delay, and had no properties before."""
+        self.send(1)
+        peer = self.consumer(1)
+        peer.channel.requeue(None, peer.take(b"1"), 0, None, 1000)
+        self.time += 1000
+        self.broker.tick()
+        self.drop(peer)
+        self.check()
+
+    def test_dead_letter(self) -> None:
+        """One that is rejected, and its dead letter deleted."""
+        self.publish("ké")
+        dead = self.reject()
+        self.assertEqual(self.broker.dead_letters.totals, {"q": (1, dead.size)})
+        self.broker.lifecycle.delete([dead])
+        self.check()
+
+    def test_dead_letters_of_two(self) -> None:
+        """What the dead letters of a queue take falls with each that is deleted."""
+        self.publish()
+        self.send(1)
+        peer = self.consumer(2)
+        for message in peer.held:
+            peer.channel.dead_letter(None, message.id)
+        self.drop(peer)
+        one, other = self.broker.dead_letters.page("q")
+        self.assertEqual(self.broker.dead_letters.totals, {"q": (2, one.size + other.size)})
+        self.broker.lifecycle.delete([one])
+        self.assertEqual(self.broker.dead_letters.totals, {"q": (1, other.size)})
+        self.broker.lifecycle.delete([other])
+        self.check()
+
+    def test_replayed(self) -> None:
+        """One that is rejected, replayed to another queue and acknowledged there."""
+        self.publish("ké")
+        self.broker.lifecycle.replay([self.reject()], "r")
+        self.assertEqual(self.ready("r"), 1)
+        self.check()
+
+    def test_moved(self) -> None:
+        """One that is moved to another queue."""
+        self.publish("ké")
+        self.broker.lifecycle.move(self.broker.queues["q"], self.broker.queues.get_or_create("r"), 5)
+        self.check()
+
+    def test_expired(self) -> None:
+        """One that expires while it waits, in Python or only in the store, or while it is delayed."""
+        for consumed in False, True:
+            for delay in 0, 10_000:
+                self.publish("ké", delay)
+                peer = self.consumer(1)
+                if not consumed:
+                    self.drop(peer)
+                self.time += 5000
+                self.sweep()
+                if consumed:
+                    self.drop(peer)
+                self.check()
+
+    def test_flushed(self) -> None:
+        """One that is flushed, ready or delayed."""
+        self.publish("ké")
+        self.publish("other", 1000)
+        self.broker.queues.flush("q")
+        self.settle()
+        self.check()
+
+    def test_many_keys(self) -> None:
+        """The keys of many, which are forgotten together."""
+        for number in range(30):
+            self.publish(f"ké{number}")
+        self.check()
+
+    def test_restart(self) -> None:
+        """A restart counts the same: messages, keys, dead letters, producers and queues."""
+        peer = RecordingPeer(self.broker)
+        peer.channel.hello(b"h", b"me")
+        peer.channel.send(b"1", "q", b"x", 0, False, Properties(0, "ké", b"{}"))
+        self.drop(peer)
+        self.publish()
+        self.publish("k2")
+        self.reject()
+        used = self.broker.memory.used
+        self.restart()
+        self.assertEqual(self.broker.memory.used, used)
+        self.broker.lifecycle.delete(list(self.store.dead()))
+        for _ in range(2):
+            self.time += 86_400_000
+            self.sweep()
+        self.check()
 
 
 class RevisionTests(BrokerTestCase):

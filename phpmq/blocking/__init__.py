@@ -11,12 +11,13 @@ A client for scripts without a reactor.
             delivery.ack()
 
 A client belongs to one thread; several threads use one each. It works while one of its methods runs: nothing is read or
-written in between, and nobody answers for it.
+written in between.
 """
 
-from phpmq.blocking.client import QueueClient, Submission
+from phpmq.blocking.client import QueueClient
 from phpmq.blocking.consumer import Consumer, Delivery
-from phpmq.conversation import DuplicateId, MessageId
+from phpmq.blocking.reconnector import Submission
+from phpmq.client_connection import DuplicateId, MessageId
 
 #: To make a client is to connect it.
 connect = QueueClient
