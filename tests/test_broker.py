@@ -1592,6 +1592,31 @@ class MemoryAccountingTests(BrokerTestCase):
         self.check()
 
 
+class DeadLetterPageTests(BrokerTestCase):
+    """Dead letters as operators read them."""
+
+    def test_bounded_by_size(self) -> None:
+        """A page ends with the dead letter that brings it to its size, headers included; it has one at least."""
+        for _ in range(5):
+            self.broker.publish("q", b"12345", 0, Properties(headers=b"{     }"))
+        peer = self.consumer(5)
+        for message in peer.held:
+            peer.channel.dead_letter(None, message.id)
+        page = self.broker.dead_letters.page
+        self.assertEqual([len(page("q", size=size)) for size in (1, 12, 13, 24, 25, 60, 61)], [1, 1, 2, 2, 3, 5, 5])
+        self.assertEqual([len(page("q", size=size, preview=0)) for size in (7, 8)], [1, 2])
+
+    def test_of_another_queue(self) -> None:
+        """A dead letter is found by its number in its queue only."""
+        self.send(1)
+        peer = self.consumer(1)
+        peer.channel.dead_letter(None, peer.held[0].id)
+        number = peer.held[0].number
+        self.assertIsNotNone(self.broker.dead_letters.find("q", number))
+        self.assertIsNone(self.broker.dead_letters.find("r", number))
+        self.assertIsNone(self.broker.dead_letters.find("q", number + 1))
+
+
 class RevisionTests(BrokerTestCase):
     """A queue remembers the revision of protocol 01 that its latest sender spoke."""
 

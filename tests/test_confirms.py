@@ -172,3 +172,40 @@ class ReceiptsTests(ConversationTestCase):
         self.assertFalse(self.peer.connection.reading)
         mirror.write()
         self.assertTrue(self.peer.connection.reading)
+
+    def test_sync_is_requested(self) -> None:
+        """The first send that waits asks for a sync, further ones do not; after a write those that are left ask for the next one."""
+        mirror = self.mirrored()
+        self.synced(1)
+        self.assertEqual(mirror.syncs_wanted, 1)
+        delta = self.store.changelog.extract(10_000, 1 << 20, {})
+        assert delta is not None
+        self.synced(2)
+        Peer(self.broker).says(send(b"x", (LEVEL, b"synced"), (TAG, b"1")))
+        self.assertEqual(mirror.syncs_wanted, 1)
+        self.store.changelog.confirm(delta)
+        mirror.synced()
+        self.assertEqual(mirror.syncs_wanted, 2)
+        mirror.write()
+        self.assertEqual((mirror.syncs_wanted, self.broker.confirms.unconfirmed), (2, 0))
+        self.synced(3)
+        self.assertEqual(mirror.syncs_wanted, 3)
+
+    def test_in_the_file_already(self) -> None:
+        """The receipt of a duplicate comes at once if all that was accepted before is in the file."""
+        mirror = self.mirrored()
+        self.peer.says(hello(b"h", b"me"), send(b"x", (TAG, b"1"), (KEY, b"k")))
+        mirror.write()
+        for again in send(b"x", (TAG, b"1"), (LEVEL, b"synced")), send(b"x", (TAG, b"2"), (KEY, b"k"), (LEVEL, b"synced")):
+            [(name, contents)] = self.peer.says(again)
+            self.assertEqual((name, contents[2]), ("receipt", b"1"))
+        self.assertEqual(mirror.syncs_wanted, 0)
+
+    def test_duplicate_is_synced(self) -> None:
+        """The receipt of a duplicate whose first send was only stored waits for the file."""
+        mirror = self.mirrored()
+        self.peer.says(hello(b"h", b"me"), send(b"x", (TAG, b"1")))
+        self.assertEqual(self.peer.says(send(b"x", (TAG, b"1"), (LEVEL, b"synced"))), [])
+        mirror.write()
+        [(name, contents)] = self.peer.hears()
+        self.assertEqual((name, contents[2]), ("receipt", b"1"))

@@ -503,6 +503,15 @@ class OutputTests(SessionTestCase):
         client.session.resume_output()
         self.assertEqual(client.bodies(), [b"c", b"d"])
 
+    def test_choked_is_read(self) -> None:
+        """A client of version 01, which gets no answers, is read while its transport is full: it may acknowledge."""
+        client = self.client()
+        client.says(consume("q", 2))
+        client.session.pause_output()
+        self.assertTrue(client.connection.reading)
+        client.session.resume_output()
+        self.assertTrue(client.connection.reading)
+
     def test_no_queue_starves(self) -> None:
         """With two full queues and a transport that takes a portion at a time, both advance."""
         client = self.client()

@@ -131,6 +131,41 @@ class Version02Tests(ConversationTestCase):
         self.peer.session.resume_output()
         self.assertTrue(self.peer.connection.reading)
 
+    def test_consume_without_a_name(self) -> None:
+        """A consume of a queue that cannot be is refused with its tag, and the connection goes on; without one it is the end."""
+        bad = frame(2, (QUEUE, b""), (COUNT, b"1"), (TAG, b"t"))
+        [(name, contents), (after, _)] = self.peer.says(bad, send(b"x", (TAG, b"1")))
+        self.assertEqual((name, contents[0], contents[2], after), ("refused", b"bad-name", b"t", "receipt"))
+        [(name, contents)] = self.peer.says(frame(2, (QUEUE, b""), (COUNT, b"1")), send(b"y", (TAG, b"2")))
+        self.assertEqual((name, contents[0], contents[2]), ("refused", b"bad-name", None))
+        self.assertEqual((len(self.peer.connection.errors), self.broker.lifecycle.received), (1, 1))
+
+    def test_output_is_written_in_portions(self) -> None:
+        """More than about 128 KiB is written in several portions, headers included; the next once the transport took the one before."""
+        for body, headers in ((b"x" * 10_000, b"{}"), (b"", b'{"a":"%s"}' % (b"x" * 8000))):
+            self.setUp()
+            self.peer.says(*(send(body, (HEADERS, headers)) for _ in range(60)))
+            self.peer.connection.on_write = lambda data: self.peer.session.pause_output()
+            self.peer.session.receive(consume(60))
+            portions = [len(self.peer.gets())]
+            for _ in range(10):
+                self.peer.session.resume_output()
+                portions.append(len(self.peer.gets()))
+            self.assertEqual(sum(portions), 60)
+            self.assertLess(max(portions), 20)
+
+    def test_protocol_version(self) -> None:
+        """A session tells which version its client speaks, and in version 01 which revision, once it knows."""
+        self.assertEqual(self.peer.session.protocol_version, "")
+        self.peer.says(send(b"x"))
+        self.assertEqual(self.peer.session.protocol_version, "02")
+        other = Session(self.broker, Versions(), RecordingConnection())
+        other.receive(wire.consume("q", 1))
+        self.assertEqual(other.protocol_version, "01 documented")
+        other = Session(self.broker, Versions(), RecordingConnection())
+        other.receive(wire.consume("empty", 1))
+        self.assertEqual(other.protocol_version, "01")
+
     def test_fatal_is_the_end(self) -> None:
         """Nothing is carried out of what came behind a request that ended the conversation."""
         answers = self.peer.says(send(b"x", (LEVEL, b"synced")), send(b"y"), consume(1), send(b"z", (TAG, b"1")))
