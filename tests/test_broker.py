@@ -612,6 +612,7 @@ class FlushTests(BrokerTestCase):
         """What is flushed neither expires nor is released by its delay while the store still has it."""
         self.broker.publish("q", b"1", 1000)
         self.broker.publish("q", b"2", 0, Properties(1000))
+        self.broker.publish("q", b"2", 1000, Properties(5000))
         self.broker.queues.flush("q")
         self.broker.publish("q", b"3", 0, Properties(1000))
         self.time += 1000

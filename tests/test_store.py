@@ -1082,6 +1082,17 @@ class ChangeLogTests(SynchronousTestCase):
         """There is nothing left that the file lacks."""
         self.assertEqual((self.log.pending, self.log.extract(MANY, MANY, {})), (0, None))
 
+    def test_changed_after_it_was_gone(self) -> None:
+        """A purged message that its consumer re-queues is not deleted from the file, whichever delta it comes with; nor the reverse."""
+        self.log.note_gone([1, 2])
+        self.change(1)
+        delta = self.confirmed()
+        self.assertEqual((delta.gone, set(delta.changed)), ({2}, {1}))
+        self.change(3, 4)
+        self.log.note_gone([3])
+        delta = self.confirmed()
+        self.assertEqual((delta.gone, set(delta.changed)), ({3}, {4}))
+
     def test_queue_after_its_messages(self) -> None:
         """A queue's row leaves the file only with the last of its messages and keys that go, move or die."""
         for note in self.log.note_gone, self.log.note_gone_keys, lambda numbers: self.change(*numbers):
