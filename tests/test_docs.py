@@ -22,8 +22,8 @@ from phpmq.admin.console.input import MAX_LINE
 from phpmq.admin.console.protocol import CLOSE_TIMEOUT as CONSOLE_CLOSE_TIMEOUT
 from phpmq.admin.console.protocol import IDLE_TIMEOUT, WRITE_TIMEOUT
 from phpmq.admin.http import Site
+from phpmq.admin.http.operations import METRICS, OPERATIONS
 from phpmq.admin.http.problems import CODES
-from phpmq.admin.http.routes import METRICS, OPERATIONS
 from phpmq.admin.metrics import Metrics
 from phpmq.broker import SENDS
 from phpmq.errors import ClientError, CommandRefused, PHPMQError, ProtocolError
