@@ -13,6 +13,7 @@ from zope.interface import Attribute, implementer
 from phpmq.broker import Broker
 from phpmq.clock import SteadyClock
 from phpmq.mirror import MirrorService, StoreFile
+from phpmq.operators import LocalOperators
 from phpmq.settings import Settings
 from phpmq.store import SQLiteStore
 
@@ -29,6 +30,7 @@ class IEngine(IService):
     """
 
     broker = Attribute("An L{phpmq.interfaces.IBroker}, once the engine was started.")
+    operators = Attribute("An L{phpmq.interfaces.IOperators}, once the engine was started.")
     clock = Attribute("The L{SteadyClock} that messages live by.")
     unsaved = Attribute("After a stop, how many changes could not be saved.")
 
@@ -46,6 +48,7 @@ class LocalEngine(Service):
 
     @ivar clock: the time that messages live by
     @ivar broker: who gets which message, once the engine was started
+    @ivar operators: what operators see of them and do to them, once the engine was started
     @ivar store: the messages, once the engine was started; None before
     @ivar mirror: what copies the store to the file, once the engine was started; None without a file
     """
@@ -57,6 +60,7 @@ class LocalEngine(Service):
         self._reactor = reactor
         self.clock = SteadyClock()
         self.broker: Broker
+        self.operators: LocalOperators
         self.store: SQLiteStore | None = None
         self.mirror: MirrorService | None = None
         self._wake: Any = None
@@ -89,6 +93,7 @@ class LocalEngine(Service):
             settings.max_unconfirmed,
             settings.max_keys,
         )
+        self.operators = LocalOperators(broker, store)
         broker.dispatch()
         if self.mirror is not None:
             self.mirror.synced = broker.synced

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
@@ -14,14 +15,17 @@ from twisted.logger import Logger
 from phpmq.admin import Admin
 from phpmq.admin.access import require_local
 from phpmq.admin.console import ConsoleFactory
-from phpmq.admin.pulse import Pulse
+from phpmq.admin.reactor import ReactorLag
 from phpmq.broker import Broker
 from phpmq.clock import SteadyClock
 from phpmq.engine import LocalEngine
+from phpmq.interfaces import IConnection, IOperators
 from phpmq.listeners import Listener
 from phpmq.mirror import MirrorService
-from phpmq.protocol import Connections, QueueFactory
+from phpmq.ports import Connections
+from phpmq.protocol import QueueFactory, QueueProtocol, deadlines
 from phpmq.server_frames import Versions
+from phpmq.session import Session
 from phpmq.settings import Settings
 from phpmq.store import SQLiteStore
 
@@ -52,7 +56,8 @@ class QueueService(MultiService):
     @ivar admin: what an operator can see and do, once the service was started
     @ivar consoles: operators who are connected
     @ivar site: the HTTP API; None without one
-    @ivar pulse: how late the reactor is
+    @ivar lag: how late the reactor is
+    @ivar operators: what operators see of the broker, once the service was started
     """
 
     _log = Logger()
@@ -66,13 +71,12 @@ class QueueService(MultiService):
         self.settings = settings
         self._reactor = reactor
         self.engine = LocalEngine(settings, reactor)
-        version = Versions(settings.max_message_size)
-        self.connections = Connections(
-            version,
+        self._versions = Versions(settings.max_message_size)
+        self.connections: Connections[QueueProtocol] = Connections(
             reactor,
+            deadlines(settings.frame_timeout, settings.write_timeout),
             settings.max_connections,
-            settings.frame_timeout,
-            settings.write_timeout,
+            settings.per_address,
             max(settings.memory_limit // _UNFINISHED_SHARE, settings.max_message_size + 1024),
         )
         self.admin: Admin
@@ -81,8 +85,8 @@ class QueueService(MultiService):
         self._listeners: list[Listener] = []
         for option, descriptions in ("--listen", settings.listen), ("--listen-original", settings.listen_original):
             for description in descriptions:
-                factory = QueueFactory(self.connections, option == "--listen-original", description)
-                self._listen(option, description, factory)
+                open_session = partial(self.open_session, original=option == "--listen-original")
+                self._listen(option, description, QueueFactory(self.connections, open_session, description))
         if settings.console:
             self._listen_for_operators("--console", settings.console, self.consoles)
         if settings.http:
@@ -91,7 +95,12 @@ class QueueService(MultiService):
             listener.port.setServiceParent(self)
         self._checks = LoopingCall(self._check)
         self._checks.clock = reactor
-        self.pulse = Pulse(reactor)
+        self.lag = ReactorLag(reactor)
+
+    @property
+    def operators(self) -> IOperators:
+        """What operators see of the messages and do to them, once the service was started."""
+        return self.engine.operators
 
     @property
     def broker(self) -> Broker:
@@ -166,13 +175,12 @@ class QueueService(MultiService):
         self._check_descriptors()
         settings = self.settings
         self.engine.startService()
-        self.connections.broker = self.broker
         self.admin = Admin(self, self._reactor)
         if self.site is not None:
             self.site.open(self.admin)
         super().startService()
         self._checks.start(_CHECK_INTERVAL, now=False)
-        self.pulse.start()
+        self.lag.start()
         self._log.info(
             "phpmq is ready: {queues} queues, listening on {listeners}, console on {console}, HTTP on {http}, store {store}",
             queues=len(self.broker.queues),
@@ -200,6 +208,14 @@ class QueueService(MultiService):
 
     # While it runs
 
+    def open_session(self, connection: IConnection, original: bool = False) -> Session:
+        """
+        Return the session of a connection.
+
+        @param original: the client is taken for one of the original revision of protocol 01
+        """
+        return Session(self.broker, self._versions, connection, original)
+
     def _check(self) -> None:
         """Look at deadlines and rates, once a second. Catches everything: a LoopingCall that fails once never runs again."""
         try:
@@ -217,7 +233,7 @@ class QueueService(MultiService):
 
     async def _stop(self) -> None:
         self.running = 0
-        for ticks in self._checks, self.pulse:
+        for ticks in self._checks, self.lag:
             if ticks.running:
                 ticks.stop()
         await self._close_listeners(http=False)
@@ -228,11 +244,11 @@ class QueueService(MultiService):
         connections = list(self.connections.open)
         self.engine.drain()
         for connection in connections:
-            connection.leave()
+            connection.drain()
         await self.engine.stopService()
         for connection in connections:
             connection.close()
-        await self.connections.all_gone(_LAST_WORDS)
+        await self.connections.wait_closed(_LAST_WORDS)
         # To the last it tells that the server stops, and answers sends that waited for the file.
         await self._close_http()
         self.engine.close()

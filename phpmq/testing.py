@@ -80,7 +80,7 @@ class MemoryServer:
             self.service.engine.clock = SteadyClock(self._seconds, self._seconds)
         self.endpoint: IStreamClientEndpoint = _Endpoint(self)
         self.reachable = True
-        self._factory = QueueFactory(self.service.connections)
+        self._factory = QueueFactory(self.service.connections, self.service.open_session)
         self._clients: list[QueueClient] = []
         self._ends: set[_End] = set()
         self.service.startService()

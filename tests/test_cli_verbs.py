@@ -8,7 +8,6 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.admin.http.schemas import SETTINGS
-from phpmq.admin.queues import PAUSES, SORTS
 from phpmq.cli.admin import options, pause
 from phpmq.cli.admin.checking import Limits, State, line, look
 from phpmq.cli.admin.clients import close_clients, list_clients
@@ -17,6 +16,7 @@ from phpmq.cli.admin.queue import delete_question, delete_queues, set_queue, set
 from phpmq.cli.admin.queues import list_queues
 from phpmq.cli.admin.watching import Order, watch
 from phpmq.cli.exits import Exit
+from phpmq.results import PAUSES, SORTS
 from tests.verbs import VerbTestCase
 from tests.web import ODD
 
