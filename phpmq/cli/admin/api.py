@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 from treq.client import HTTPClient
@@ -25,6 +25,7 @@ from phpmq import __version__
 from phpmq.cli.admin.address import Address
 from phpmq.cli.admin.refusals import document_of, lost, strange, too_late, too_long
 from phpmq.cli.exits import Failed
+from phpmq.cli.lines import content as body_fields
 from phpmq.cli.running import within
 
 #: The most bytes of an answer, where nothing else is said. A page of messages with 4 MiB of bodies has up to 24 as JSON.
@@ -33,10 +34,26 @@ LIMIT = 64 * 1024 * 1024
 #: Items that are asked for at a time.
 PAGE = 500
 
+# The type of a message's body as it is.
+_RAW = "application/octet-stream"
+
 _LITERAL = re.compile(r"(?<=://)\[[^]]*\]")
 
 # Seconds to make a connection, to keep one that nothing is asked of, and to close all.
 _CONNECT, _KEEP, _CLOSE = 5.0, 30, 1.0
+
+
+class _Reply(NamedTuple):
+    """
+    An answer.
+
+    @ivar properties: of the message whose body is the answer's, as JSON
+    """
+
+    status: int
+    media: str
+    properties: str
+    body: bytes
 
 
 class Api:
@@ -96,6 +113,23 @@ class Api:
         """Remove something; otherwise like L{get}."""
         return self._checked(await self._request(what, "DELETE", parts, query), wants)
 
+    async def message(self, what: str, queue: str, id: str, most: int) -> dict[str, Any]:
+        """
+        Read one message with its whole body, which has a field of its own in JSON only up to some size.
+
+        @param most: how many bytes the body may have
+        @raise Failed: there is no such message, or it is not answered
+        """
+        reply = await self._ask(what, "GET", ("queues", queue, "messages", id, "body"), {}, None, most)
+        if reply.media != _RAW:
+            # It is a problem document.
+            document_of(self.address, what, reply.status, reply.media, reply.body)
+            raise strange(self.address)
+        try:
+            return {**json.loads(reply.properties), **body_fields(reply.body)}
+        except (ValueError, TypeError) as error:
+            raise strange(self.address, error) from error
+
     def _checked(self, document: dict[str, Any], wants: Sequence[str]) -> dict[str, Any]:
         if any(name not in document for name in wants):
             raise strange(self.address)
@@ -133,6 +167,18 @@ class Api:
         fields: Mapping[str, object] | None = None,
         limit: int = LIMIT,
     ) -> dict[str, Any]:
+        reply = await self._ask(what, method, parts, query, fields, limit)
+        return document_of(self.address, what, reply.status, reply.media, reply.body)
+
+    async def _ask(
+        self,
+        what: str,
+        method: str,
+        parts: tuple[str, ...],
+        query: Mapping[str, object],
+        fields: Mapping[str, object] | None,
+        limit: int,
+    ) -> _Reply:
         path = "".join(f"/{quote(part, safe='')}" for part in parts)
         given = {name: value for name, value in query.items() if value is not None}
         url = f"{self._url}/api/v1{path}" + (f"?{urlencode(given, quote_via=quote)}" if given else "")
@@ -140,17 +186,17 @@ class Api:
         changes = method != "GET"
         try:
             exchange = Deferred.fromCoroutine(self._exchange(method, url, content, limit))
-            status, media, body = await within(self.reactor, self._timeout, exchange)
+            return await within(self.reactor, self._timeout, exchange)
         except TimeoutError as error:
             raise too_late(self.address, what, self._timeout, changes) from error
         except (Failed, CancelledError):
             raise
         except Exception as error:
             raise lost(self.address, what, error, changes) from error
-        return document_of(self.address, what, status, media, body)
 
-    async def _exchange(self, method: str, url: str, content: bytes | None, limit: int) -> tuple[int, str, bytes]:
-        headers = Headers({"Accept": ["application/json, application/problem+json"], "User-Agent": [f"phpmq/{__version__}"]})
+    async def _exchange(self, method: str, url: str, content: bytes | None, limit: int) -> _Reply:
+        accepted = f"application/json, application/problem+json, {_RAW}"
+        headers = Headers({"Accept": [accepted], "User-Agent": [f"phpmq/{__version__}"]})
         if content is not None:
             headers.setRawHeaders("Content-Type", ["application/json"])
         response = await self._client.request(
@@ -168,7 +214,8 @@ class Api:
         response.deliverBody(body)
         if not await body.there:
             raise too_long(self.address, limit)
-        return response.code, media.partition(";")[0].strip().lower(), b"".join(body.blocks)
+        (properties, *_) = response.headers.getRawHeaders("Phpmq-Message", [""])
+        return _Reply(response.code, media.partition(";")[0].strip().lower(), properties, b"".join(body.blocks))
 
     async def close(self) -> None:
         """Close its connections."""

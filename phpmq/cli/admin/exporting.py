@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
-from phpmq.cli.admin.letters import Letter, moment, whole
+from phpmq.cli.admin.letters import Letter, moment
 from phpmq.cli.admin.options import MAX_PREVIEW
 from phpmq.cli.admin.several import there
 from phpmq.cli.exits import Failed
@@ -152,7 +152,7 @@ class Exporting:
     async def _whole(self, letter: Letter) -> Letter | None:
         """The message with its whole body; None if it has gone meanwhile."""
         try:
-            found = await whole(self._api, f"export {self._queue}", self._queue, letter["id"], letter["size"])
+            found = await self._api.message(f"export {self._queue}", self._queue, letter["id"], letter["size"])
         except Failed as error:
             if getattr(error, "error", None) != "no-such-message":
                 raise

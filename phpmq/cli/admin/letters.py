@@ -7,14 +7,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from phpmq.client_frames import MAX_BODY
 from phpmq.text import format_duration, format_size
 
 if TYPE_CHECKING:
     from phpmq.cli.admin.api import Api
-
-# JSON may take six characters for a byte; the rest is for headers and facts.
-_JSON, _REST = 6, 1024 * 1024
 
 # When things happened or will, in columns. The body, which can be of any length, is last.
 _COMMON = "ID", ">SIZE", ">ATTEMPTS"
@@ -36,15 +32,6 @@ def moment(text: str) -> float:
 async def now(api: Api) -> float:
     """What time it is for the server: its messages' times are by that clock."""
     return moment((await api.get("ask for the time", "status", wants=("now",)))["now"])
-
-
-async def whole(api: Api, what: str, queue: str, id: str, length: int = MAX_BODY) -> dict[str, Any]:
-    """
-    One message with its whole body.
-
-    @param length: how many bytes that has at most
-    """
-    return await api.get(what, "queues", queue, "messages", id, wants=("state", "size", "headers"), most=_REST + _JSON * length)
 
 
 def headings(state: str) -> tuple[str, ...]:

@@ -85,9 +85,10 @@ async def list_messages(api: Api, output: Output, queue: str, state: str, limit:
 
 async def show_message(api: Api, output: Output, queue: str, id: str, as_json: bool) -> int:
     """Show one: its body as it is in a pipe, and all of it, harmless, on a terminal."""
-    from phpmq.cli.admin.letters import body_of, facts, now, whole
+    from phpmq.cli.admin.letters import body_of, facts, now
+    from phpmq.client_frames import MAX_BODY
 
-    letter = await whole(api, f"look at message {id} of {queue}", queue, id)
+    letter = await api.message(f"look at message {id} of {queue}", queue, id, MAX_BODY)
     if as_json:
         output.put(json_line(letter))
     elif is_terminal(1):
