@@ -179,7 +179,7 @@ class ApiTests(SynchronousTestCase):
             "http://a b": "spaces",
             "a\n:1": "spaces",
             "ftp://a": "http://HOST:PORT",
-            "tcp:a:1:timeout=5": "takes no timeout=",
+            "tcp:a:1:timeout=5": "takes no options",
         }
         for text, why in {**WRONG, **urls}.items():
             error = str(self.assertRaises(ValueError, parse_api_address, text))
