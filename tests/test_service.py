@@ -426,7 +426,7 @@ class LimitsTests(SynchronousTestCase):
         server = QueueService(settings, MemoryReactorClock())
         assert server.site is not None
         connections = server.site.connections
-        self.assertEqual((connections.max_connections, connections.max_held, server.consoles.most), (7, 8, 9))
+        self.assertEqual((connections.max_connections, connections.max_held, server.consoles.connections.max_connections), (7, 8, 9))
         self.assertEqual(connections.max_per_address, settings.per_address)
 
     def test_memory(self) -> None:

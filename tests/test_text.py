@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.admin.console import answers
+from phpmq.admin.console import display
 from phpmq.cli.consume import formats
 from phpmq.cli.output import Listing, json_line
 from phpmq.client import Delivery
@@ -186,7 +186,7 @@ class TerminalTests(SynchronousTestCase):
             # A body that the console shows is UTF-8, and has a line for each of its own.
             text = "".join(EVERY[start : start + 0x100]).replace("\n", "")
             expected = terminal_safe(text)
-            *_, shown = answers.message({**facts, "body": text})
+            *_, shown = display.format_message({**facts, "body": text})
             self.assertEqual(shown, expected)
             self.assertEqual(Listing("QUEUE").add([[text]]).splitlines()[1:], [expected.rstrip()])
             if not 0xD800 <= start < 0xE000:

@@ -1,16 +1,16 @@
-"""What a line says to the console: a command and what it is given."""
+"""The grammar of a command line of the console: a command, its arguments and its options."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any
 
 from phpmq.admin.admin import Admin
-from phpmq.admin.console.monitor import LARGEST, SMALLEST, View
+from phpmq.admin.console.display import LARGEST, SMALLEST, View
 from phpmq.errors import AdminError, BadName, NoSuchClient, NoSuchMessage, NoSuchQueue, PHPMQError
 from phpmq.results import json_parts
 
@@ -21,36 +21,24 @@ class BadCommand(AdminError):
     code = "bad-command"
 
 
-class Terminal(Protocol):
-    """What commands see of the console that they were typed on."""
-
-    #: C{plain}, C{colour}, or empty for the usual way of showing things.
-    style: str
-
-    @property
-    def admin(self) -> Admin:
-        """The server."""
-
-    async def watch(self, view: View) -> None:
-        """Show a monitor."""
-
-    def clear(self) -> None:
-        """Clear the screen."""
-
-    def leave(self) -> None:
-        """Close the connection."""
-
-
 @dataclass(frozen=True)
 class Answer:
     """
-    What comes of a command.
+    What comes of a command, and what the console is to do then.
 
     @ivar data: the same for programs; None if they have no use for it
+    @ivar view: the monitor to show
+    @ivar style: how to show things from here on: C{plain} or C{colour}
+    @ivar clear: whether to clear the screen
+    @ivar close: whether to close the connection
     """
 
     lines: Sequence[str] = ()
     data: Any = None
+    view: View | None = None
+    style: str = ""
+    clear: bool = False
+    close: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,13 +56,13 @@ class Call:
     json: bool = False
     size: tuple[int, int] | None = None
 
-    async def run(self, terminal: Terminal) -> Answer:
+    async def run(self, admin: Admin) -> Answer:
         """
         Do it.
 
         @raise PHPMQError: it could not be done
         """
-        answer = self.command.run(terminal, self)
+        answer = self.command.run(admin, self)
         return answer if isinstance(answer, Answer) else await answer
 
 
@@ -95,7 +83,7 @@ class Command:
     arguments: str
     summary: str
     text: str
-    run: Callable[[Terminal, Call], Answer | Awaitable[Answer]]
+    run: Callable[[Admin, Call], Answer | Awaitable[Answer]]
     options: Sequence[str] = ("--json",)
     changes: bool = False
 
@@ -146,30 +134,24 @@ def find(name: str, commands: Mapping[str, Command]) -> Command:
     return command
 
 
-@dataclass
-class _Given:
-    words: list[str] = field(default_factory=list)
-    json: bool = False
-    size: tuple[int, int] | None = None
-
-
 def _options(command: Command, rest: list[str]) -> Call:
-    given = _Given()
+    words: list[str] = []
+    json, size = False, None
     left = iter(rest)
     for word in left:
         if word == "--":
-            given.words += left
+            words += left
         elif word == "--json" and word in command.options:
-            given.json = True
+            json = True
         elif word == "--size" and word in command.options:
-            given.size = _size(next(left, ""))
+            size = _size(next(left, ""))
         elif word.startswith("--"):
             raise BadCommand(f"{command.name} has no option {word}; a name that begins with two dashes goes after a --")
         else:
-            given.words.append(word)
-    if not command.takes(len(given.words)):
+            words.append(word)
+    if not command.takes(len(words)):
         raise BadCommand(f"usage: {command.usage}; a name with spaces goes into quotes")
-    return Call(command, given.words, given.json, given.size)
+    return Call(command, words, json, size)
 
 
 def _size(text: str) -> tuple[int, int]:
