@@ -278,7 +278,7 @@ class CommandTests(ConsoleTestCase):
             self.server.broker.publish("q", b"x")
         self.hold("q", 5000)
         self.server.disconnect()
-        self.client.conversation.receivers.clear()
+        self.client.connection.receivers.clear()
         self.server.advance(1)
         self.assertEqual(self.admin.dead_letters.totals().items[0].dead, 5000)
         self.operator.reads()

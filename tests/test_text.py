@@ -14,7 +14,7 @@ from phpmq.admin.console import display
 from phpmq.cli.consume import formats
 from phpmq.cli.output import Listing, json_line
 from phpmq.client import Delivery
-from phpmq.conversation import Conversation
+from phpmq.client_connection import ClientConnection
 from phpmq.text import (
     cut,
     format_count,
@@ -190,7 +190,7 @@ class TerminalTests(SynchronousTestCase):
             self.assertEqual(shown, expected)
             self.assertEqual(Listing("QUEUE").add([[text]]).splitlines()[1:], [expected.rstrip()])
             if not 0xD800 <= start < 0xE000:
-                body = Delivery(Conversation(lambda: 0.0), "jobs", text.encode(), b"0" * 32, 1, None, None)
+                body = Delivery(ClientConnection(lambda: 0.0), "jobs", text.encode(), b"0" * 32, 1, None, None)
                 self.assertEqual(show(body).decode().strip("\n"), expected)
 
     def test_width(self) -> None:

@@ -130,7 +130,7 @@ class Bench:
     # Sending
 
     async def _send(self, client: QueueClient, messages: int, figures: Figures) -> None:
-        order, outbox = self._order, client.conversation.outbox
+        order, outbox = self._order, client.connection.outbox
         failure: Deferred[None] = Deferred()
         received = partial(self._receipt, figures=figures)
         stamped = order.what == "both"

@@ -159,7 +159,7 @@ class Consuming:
             return Failed(f"{plural(intake.unconfirmed)} may be delivered again: {lost}", Exit.PARTLY)
         if self._watch.gave_up:
             missing = f", after {intake.finished:,} of {order.count:,}" if order.count else ""
-            online = "" if self._client.conversation.online else f", as {order.server} cannot be reached"
+            online = "" if self._client.connection.online else f", as {order.server} cannot be reached"
             return Failed(f"no message came for {order.timeout:g} s{online}{missing}", Exit.TIMED_OUT)
         return None
 

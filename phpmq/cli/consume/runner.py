@@ -18,7 +18,7 @@ from phpmq.cli.consume.intake import Intake
 from phpmq.cli.exits import Exit, Failed
 from phpmq.cli.output import note
 from phpmq.client import Delivery
-from phpmq.conversation import backoff
+from phpmq.client_connection import backoff
 from phpmq.text import plural
 
 

@@ -97,7 +97,7 @@ class Sender:
         @raise ValueError: it is none
         """
         client = self._client
-        if not client.conversation.outbox.has_room:
+        if not client.connection.outbox.has_room:
             await client.room()
         self._out.check()
         if self._out.waiting > _MAX_UNREAD:
@@ -200,7 +200,7 @@ async def send_messages(reactor: Any, signals: Signals, order: Order, feed: Call
         if feeding is not None:
             feeding.cancel()
 
-    watch = Watch(reactor, client, order.server, order.timeout, lambda: client.conversation.outbox.sends, stop, progress.note)
+    watch = Watch(reactor, client, order.server, order.timeout, lambda: client.connection.outbox.sends, stop, progress.note)
     sender = Sender(client, order, out, watch, progress)
     signals.gracefully(stop)
     feeding = Deferred.fromCoroutine(_feed(_Ordered(reactor, order).feed if feed is None else feed, sender, client, out))
@@ -212,7 +212,7 @@ async def send_messages(reactor: Any, signals: Signals, order: Order, feed: Call
     except Failed as error:
         ended = error
     finally:
-        online = client.conversation.online
+        online = client.connection.online
         progress.close()
         watch.close()
         await disconnect(reactor, client)
