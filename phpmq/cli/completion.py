@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import click
 from click.shell_completion import get_completion_class
 
-from phpmq.cli.exits import Failed
-from phpmq.cli.output import note
+from phpmq.addresses import ApiAddress, parse_api_address
+from phpmq.cli.admin.run import Requests, Target
+from phpmq.cli.exit_codes import Failed
+from phpmq.cli.output import Report, note
 
 #: The variable by which a shell asks for completions.
 VARIABLE = "_PHPMQ_COMPLETE"
@@ -25,7 +28,14 @@ _BASH_COMPLETION = (
 )
 
 
-@click.command(short_help="Complete commands and options in a shell.")
+# Who has pressed a key does not wait for longer, in seconds, and reads no more names.
+_PATIENCE, _MOST = 1.0, 50
+
+# Other names would need quotes, which shells do not put around what they complete.
+_PLAIN = re.compile(r"[\w./@%+=,][\w./@%+=,-]*")
+
+
+@click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.option("--install", is_flag=True, help="Put it where the shell finds it by itself.")
 @click.pass_context
@@ -85,3 +95,24 @@ def _source(path: Path, settings: Path, before: str = "") -> None:
 
 def _quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "'\\''") + "'"
+
+
+def names_like(start: str, address: ApiAddress | None) -> list[str]:
+    """
+    Return names of queues that begin like this; none if the API does not tell.
+
+    @param address: the API; None for that of the environment
+    """
+    found: list[str] = []
+
+    async def work(api: Requests, report: Report) -> int:
+        async for page in api.pages("list queues", "queues", most=_MOST, filter=f"{start}*"):
+            found.extend(queue["name"] for queue in page)
+        return 0
+
+    try:
+        where = address or parse_api_address(os.environ.get("PHPMQ_API") or "http://127.0.0.1:9180")
+        Target(where, _PATIENCE).run(work)
+    except (Failed, ValueError):
+        return []
+    return [name for name in found if name.startswith(start) and _PLAIN.fullmatch(name)]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
+from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
-from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
@@ -18,22 +17,20 @@ from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
 from phpmq import __version__
-from phpmq.cli.admin.address import Address
-from phpmq.cli.admin.refusals import document_of, lost, strange, too_late, too_long
-from phpmq.cli.exits import Failed
-from phpmq.cli.running import within
+from phpmq.addresses import ApiAddress
+from phpmq.cli.admin.errors import document_of, lost, strange, too_late, too_long
+from phpmq.cli.exit_codes import Failed
+from phpmq.cli.reactor_main import within
 
 #: The most bytes of an answer, where nothing else is said. A page of messages with 4 MiB of bodies has up to 24 as JSON.
 LIMIT = 64 * 1024 * 1024
 
 #: Items that are asked for at a time.
 PAGE = 500
-
-_LITERAL = re.compile(r"(?<=://)\[[^]]*\]")
 
 # Seconds to make a connection, to keep one that nothing is asked of, and to close all.
 _CONNECT, _KEEP, _CLOSE = 5.0, 30, 1.0
@@ -47,7 +44,7 @@ class Api:
     @ivar reactor: what it runs on
     """
 
-    def __init__(self, reactor: Any, address: Address, timeout: float, agent: IAgent | None = None) -> None:
+    def __init__(self, reactor: Any, address: ApiAddress, timeout: float, agent: IAgent | None = None) -> None:
         """
         @param timeout: seconds that an answer may take
         @param agent: what makes connections; None for one that does
@@ -56,14 +53,12 @@ class Api:
         self._timeout = timeout
         self._pool = HTTPConnectionPool(reactor)
         self._pool.cachedConnectionTimeout = _KEEP
-        agent = self._agent() if agent is None else agent
-        self._url = address.url
-        if (literal := _LITERAL.search(address.url)) is not None:
-            self._url = address.url.replace(literal[0], "localhost", 1)
-            agent = Literal(agent, literal[0])
-        self._client = HTTPClient(agent)
+        self._agent = self._make_agent() if agent is None else agent
+        self._headers = Headers({"Accept": ["application/json, application/problem+json"], "User-Agent": [f"phpmq/{__version__}"]})
+        if address.login is not None:
+            self._headers.setRawHeaders("Authorization", ["Basic " + b64encode(":".join(address.login).encode()).decode()])
 
-    def _agent(self) -> IAgent:
+    def _make_agent(self) -> IAgent:
         limit = min(_CONNECT, self._timeout)
         if self.address.socket:
             endpoint = UNIXClientEndpoint(self.reactor, self.address.socket, limit)
@@ -84,7 +79,7 @@ class Api:
         return self._checked(await self._request(what, "GET", parts, query, None, most), wants)
 
     async def post(self, what: str, /, *parts: str, wants: Sequence[str] = (), **fields: object) -> dict[str, Any]:
-        """Have something done; fields that are None are left out. Otherwise like L{get}."""
+        """Do something; fields that are None are left out. Otherwise like L{get}."""
         given = {name: value for name, value in fields.items() if value is not None}
         return self._checked(await self._request(what, "POST", parts, {}, given), wants)
 
@@ -105,7 +100,7 @@ class Api:
         self, what: str, /, *parts: str, most: int | None = None, page: int = PAGE, **query: Any
     ) -> AsyncIterator[list[dict[str, Any]]]:
         """
-        A list, page by page; the next one is asked for when it is wanted. There is always one, which may be empty.
+        List things, page by page; the next page is requested when it is wanted. There is at least one page, which may be empty.
 
         @param most: how many items are wanted; None for all
         @param page: how many are asked for at a time
@@ -117,7 +112,7 @@ class Api:
             answer = await self.get(what, *parts, wants=("items", "next"), limit=limit, after=after, **query)
             items, before, after = answer["items"], after, answer["next"]
             if after is not None and after == before:
-                raise strange(self.address)  # It would have no end.
+                raise strange(self.address)  # The list would have no end.
             yield items[:limit]
             if most is not None:
                 most -= len(items)
@@ -135,7 +130,7 @@ class Api:
     ) -> dict[str, Any]:
         path = "".join(f"/{quote(part, safe='')}" for part in parts)
         given = {name: value for name, value in query.items() if value is not None}
-        url = f"{self._url}/api/v1{path}" + (f"?{urlencode(given, quote_via=quote)}" if given else "")
+        url = f"{self.address.url}/api/v1{path}" + (f"?{urlencode(given, quote_via=quote)}" if given else "")
         content = None if fields is None else json.dumps(fields).encode()
         changes = method != "GET"
         try:
@@ -150,25 +145,17 @@ class Api:
         return document_of(self.address, what, status, media, body)
 
     async def _exchange(self, method: str, url: str, content: bytes | None, limit: int) -> tuple[int, str, bytes]:
-        headers = Headers({"Accept": ["application/json, application/problem+json"], "User-Agent": [f"phpmq/{__version__}"]})
+        headers = self._headers.copy()
         if content is not None:
             headers.setRawHeaders("Content-Type", ["application/json"])
-        response = await self._client.request(
-            method,
-            url,
-            headers=headers,
-            data=None if content is None else _Body(content),
-            auth=self.address.login,
-            allow_redirects=False,
-            unbuffered=True,
-            reactor=self.reactor,
-        )
+        body = None if content is None else _Body(content)
+        response = await self._agent.request(method.encode(), _ascii(url), headers, body)
         (media, *_) = response.headers.getRawHeaders("Content-Type", [""])
-        body = _Whole(limit)
-        response.deliverBody(body)
-        if not await body.there:
+        whole = _Whole(limit)
+        response.deliverBody(whole)
+        if not await whole.complete:
             raise too_long(self.address, limit)
-        return response.code, media.partition(";")[0].strip().lower(), b"".join(body.blocks)
+        return response.code, media.partition(";")[0].strip().lower(), b"".join(whole.blocks)
 
     async def close(self) -> None:
         """Close its connections."""
@@ -179,7 +166,7 @@ class Api:
 
 @implementer(IAgentEndpointFactory)
 class OneEndpoint:
-    """Leads all requests to the same place, whatever their URLs say."""
+    """Sends all requests to one endpoint, whatever their URLs say."""
 
     def __init__(self, endpoint: IStreamClientEndpoint) -> None:
         self._endpoint = endpoint
@@ -189,31 +176,16 @@ class OneEndpoint:
         return self._endpoint
 
 
-@implementer(IAgent)
-class Literal:
-    """Asks an IPv6 address: treq takes every host for a name, and that is none."""
-
-    def __init__(self, agent: IAgent, literal: str) -> None:
-        """
-        @param literal: the address in brackets; in URLs C{localhost} stands for it
-        """
-        self._agent = agent
-        self._literal = b"//" + literal.encode("ascii")
-
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,  # noqa: N803
-    ) -> Deferred[IResponse]:
-        """See L{IAgent}."""
-        return self._agent.request(method, uri.replace(b"//localhost", self._literal, 1), headers, bodyProducer)
+def _ascii(url: str) -> bytes:
+    """A URL as a request has it: a host that is not ASCII in IDNA, other characters in percent encoding."""
+    parts = urlsplit(url)
+    authority = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode("ascii")
+    return parts._replace(netloc=authority, path=quote(parts.path, safe="/%:@!$&'()*+,;=~")).geturl().encode("ascii")
 
 
 @implementer(IBodyProducer)
 class _Body:
-    """The body of a request, written at once: those that this command sends are small, or what the server takes in one piece anyway."""
+    """The body of a request, written at once, as the bodies that this command sends are small."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -227,24 +199,20 @@ class _Body:
     def pauseProducing(self) -> None:
         """It is done already; see L{IBodyProducer}."""
 
-    def resumeProducing(self) -> None:
-        """Likewise."""
-
-    def stopProducing(self) -> None:
-        """Likewise."""
+    resumeProducing = stopProducing = pauseProducing
 
 
 class _Whole(Protocol):
     """
-    Takes the body of an answer.
+    Receives the body of an answer.
 
-    @ivar blocks: what came
-    @ivar there: whether all of it is there, or else it is too long
+    @ivar blocks: what was received
+    @ivar complete: fires with whether it is complete; otherwise it is too long
     """
 
     def __init__(self, limit: int) -> None:
         self.blocks: list[bytes] = []
-        self.there: Deferred[bool] = Deferred(lambda _: self._stop())
+        self.complete: Deferred[bool] = Deferred(lambda _: self._stop())
         self._left = limit
 
     def _stop(self) -> None:
@@ -257,15 +225,15 @@ class _Whole(Protocol):
         self._left -= len(data)
         if self._left >= 0:
             self.blocks.append(data)
-        elif not self.there.called:
-            self.there.callback(False)
+        elif not self.complete.called:
+            self.complete.callback(False)
             self._stop()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See L{Protocol}."""
-        if not self.there.called:
+        if not self.complete.called:
             # An answer without a length may have been cut: if it was, it is no JSON.
             if reason.check(ResponseDone, PotentialDataLoss):
-                self.there.callback(True)
+                self.complete.callback(True)
             else:
-                self.there.errback(reason)
+                self.complete.errback(reason)

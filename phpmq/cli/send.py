@@ -1,9 +1,10 @@
-"""Sends, and keeps account of what became of them."""
+"""Sends messages, from the command line, from standard input or from lines of JSON, and counts their receipts."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
+import os
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
@@ -11,14 +12,16 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from phpmq.addresses import Address
 from phpmq.cli.connection import Watch, connect, disconnect
-from phpmq.cli.exits import Exit, Failed, code_of
-from phpmq.cli.output import is_terminal, json_line, note
-from phpmq.cli.pipes import Input, Output
-from phpmq.cli.progress import Progress
-from phpmq.cli.running import Pace, Signals, within
+from phpmq.cli.exit_codes import Exit, Failed, code_of
+from phpmq.cli.ndjson import message_of
+from phpmq.cli.output import Progress, is_terminal, json_line, note
+from phpmq.cli.reactor_main import Pace, Signals, within
+from phpmq.cli.stdio import Input, Output
 from phpmq.client import MessageId, QueueClient
-from phpmq.errors import Closed, TimedOut
+from phpmq.errors import Closed, TimedOut, TooLarge
+from phpmq.requests import MAX_BODY
 from phpmq.text import format_rate, format_seconds, plural
 
 # More seconds than any receipt takes: it is progress that is watched, not each message.
@@ -30,9 +33,15 @@ _MAX_UNREAD = 1 << 20
 # Seconds that receipts under way have after Ctrl-C.
 _GRACE = 1.0
 
+# The most bytes of a line: JSON may take six characters for a byte; the rest is for headers and facts.
+_MAX_LINE = 6 * MAX_BODY + 1024 * 1024
+
+# How many bad lines are told one by one.
+_TOLD = 10
+
 
 @dataclass(frozen=True)
-class Order:
+class SendOptions:
     """
     What is to be sent.
 
@@ -45,15 +54,15 @@ class Order:
 
     queue: str
     fields: dict[str, Any]
-    body: bytes | None
-    lines: bool
-    count: int | None
-    rate: float | None
-    progress: bool | None
-    ids: bool
-    as_json: bool
-    server: str
+    server: Address
     timeout: float
+    body: bytes | None = None
+    lines: bool = False
+    count: int | None = None
+    rate: float | None = None
+    progress: bool | None = None
+    ids: bool = False
+    as_json: bool = False
     done: str = "sent"
 
     @property
@@ -79,8 +88,8 @@ class Sender:
     @ivar unknown: how many it may have or not
     """
 
-    def __init__(self, client: QueueClient, order: Order, out: Output, watch: Watch, progress: Progress) -> None:
-        self._client, self._order, self._out, self._watch, self._progress = client, order, out, watch, progress
+    def __init__(self, client: QueueClient, options: SendOptions, out: Output, watch: Watch, progress: Progress) -> None:
+        self._client, self._options, self._out, self._watch, self._progress = client, options, out, watch, progress
         self.taken = self.stored = self.duplicates = self.failed = self.unknown = 0
         self.first: Exception | None = None
 
@@ -102,7 +111,7 @@ class Sender:
         self._out.check()
         if self._out.waiting > _MAX_UNREAD:
             await self._out.written()
-        sending = client.send(self._order.queue, body, **self._order.fields, **more)
+        sending = client.send(self._options.queue, body, **self._options.fields, **more)
         self.taken += 1
         number = self.taken
         sending.addCallbacks(self._confirmed, self._refused, (number,), {}, (number,))
@@ -114,9 +123,9 @@ class Sender:
         # Without an id it is this process that sent it before: the connection was lost together with the receipt.
         duplicate = message_id.duplicate and message_id != ""
         self.duplicates += duplicate
-        if self._order.as_json:
+        if self._options.as_json:
             self._out.put(json_line({"number": number, "id": str(message_id) or None, "duplicate": duplicate}))
-        elif self._order.printing:
+        elif self._options.printing:
             self._out.put(f"{message_id}\n".encode())
             if not message_id:
                 note("the message is stored, but its id was lost together with the connection")
@@ -130,7 +139,7 @@ class Sender:
         self.failed += 1
         if self.first is None:
             self.first = error
-        if self._order.as_json:
+        if self._options.as_json:
             self._out.put(json_line({"number": number, "error": getattr(error, "code", "internal"), "reason": str(error)}))
 
     # What it comes to
@@ -138,7 +147,7 @@ class Sender:
     def summary(self, duration: float) -> str:
         """One line about all that went well."""
         before = f", {self.duplicates:,} of them stored before" if self.duplicates else ""
-        return f"{self._order.done} {plural(self.taken)} in {format_seconds(duration)}, {format_rate(self.taken, duration)}{before}"
+        return f"{self._options.done} {plural(self.taken)} in {format_seconds(duration)}, {format_rate(self.taken, duration)}{before}"
 
     def complaint(self, interrupted: bool, gave_up: bool, online: bool) -> Failed | None:
         """
@@ -150,7 +159,7 @@ class Sender:
         if interrupted:
             parts.append("interrupted")
         if gave_up:
-            parts.append(f"gave up after {self._order.timeout:g} s without an answer of {self._order.server}")
+            parts.append(f"gave up after {self._options.timeout:g} s without an answer of {self._options.server.text}")
         if self.failed or self.unknown or parts:
             parts.append(self._account())
         parts += self._refusal()
@@ -167,7 +176,7 @@ class Sender:
         return [] if self.first is None else [f"{'the first refusal' if self.failed > 1 else 'refused'}: {self.first}"]
 
     def _account(self) -> str:
-        text = f"{self.stored:,} of {plural(self.taken)} {self._order.done}"
+        text = f"{self.stored:,} of {plural(self.taken)} {self._options.done}"
         if self.unknown:
             text += f", {self.unknown:,} may have been stored or not"
         return text
@@ -182,17 +191,19 @@ class Sender:
         return code_of(self.first)
 
 
-async def send_messages(reactor: Any, signals: Signals, order: Order, feed: Callable[[Sender], Awaitable[None]] | None = None) -> int:
+async def send_messages(
+    reactor: Any, signals: Signals, options: SendOptions, feed: Callable[[Sender], Awaitable[None]] | None = None
+) -> int:
     """
     Do what is ordered: the exit code.
 
-    @param feed: has the sender send what is to be sent; None for what the order says
+    @param feed: has the sender send what is to be sent; None for what the options says
     """
     out = Output(reactor)
-    client = await connect(reactor, order.server, order.timeout, _FOR_EVER)
+    client = await connect(reactor, options.server, options.timeout, _FOR_EVER)
     started = reactor.seconds()
-    shown = False if order.progress is None and order.printing and is_terminal(1) else order.progress
-    progress = Progress(reactor, f"sending to {order.queue}", None if order.lines else order.count, shown)
+    shown = False if options.progress is None and options.printing and is_terminal(1) else options.progress
+    progress = Progress(reactor, f"sending to {options.queue}", None if options.lines else options.count, shown)
     feeding: Deferred[None] | None = None
     ended: Failed | None = None
 
@@ -200,10 +211,10 @@ async def send_messages(reactor: Any, signals: Signals, order: Order, feed: Call
         if feeding is not None:
             feeding.cancel()
 
-    watch = Watch(reactor, client, order.server, order.timeout, lambda: client.conversation.outbox.sends, stop, progress.note)
-    sender = Sender(client, order, out, watch, progress)
+    watch = Watch(reactor, client, options.server, options.timeout, lambda: client.conversation.outbox.sends, stop, progress.note)
+    sender = Sender(client, options, out, watch, progress)
     signals.gracefully(stop)
-    feeding = Deferred.fromCoroutine(_feed(_Ordered(reactor, order).feed if feed is None else feed, sender, client, out))
+    feeding = Deferred.fromCoroutine(_feed(_Ordered(reactor, options).feed if feed is None else feed, sender, client, out))
     try:
         await feeding
     except CancelledError:
@@ -221,12 +232,12 @@ async def send_messages(reactor: Any, signals: Signals, order: Order, feed: Call
         raise sender.ended(ended)
     if complaint is not None:
         raise complaint
-    _tell(order, sender, reactor.seconds() - started)
+    _tell(options, sender, reactor.seconds() - started)
     return Exit.OK
 
 
-def _tell(order: Order, sender: Sender, duration: float) -> None:
-    if order.many:
+def _tell(options: SendOptions, sender: Sender, duration: float) -> None:
+    if options.many:
         note(sender.summary(duration))
     elif sender.duplicates:
         note("nothing was stored: the queue knows a message with that key already")
@@ -244,22 +255,22 @@ async def _feed(feed: Callable[[Sender], Awaitable[None]], sender: Sender, clien
 
 
 class _Ordered:
-    """Has sent what the order says."""
+    """Has sent what the options says."""
 
-    def __init__(self, reactor: Any, order: Order) -> None:
-        self._order = order
+    def __init__(self, reactor: Any, options: SendOptions) -> None:
+        self._options = options
         self._source = Input(reactor)
-        self._pace = Pace(reactor, order.rate)
+        self._pace = Pace(reactor, options.rate)
 
     async def feed(self, sender: Sender) -> None:
         """Do."""
-        order, source = self._order, self._source
-        if order.lines:
+        options, source = self._options, self._source
+        if options.lines:
             while (lines := await source.lines()) is not None:
                 await self._send(sender, lines)
         else:
-            body = await source.all() if order.body is None else order.body
-            await self._send(sender, repeat(body, order.count or 1))
+            body = await source.all() if options.body is None else options.body
+            await self._send(sender, repeat(body, options.count or 1))
 
     async def _send(self, sender: Sender, bodies: Iterable[bytes]) -> None:
         for body in bodies:
@@ -271,3 +282,69 @@ async def _grace(reactor: Any, client: QueueClient, out: Output) -> None:
     with suppress(TimeoutError):
         await within(reactor, _GRACE, client.confirmed())
         await within(reactor, _GRACE, out.written())
+
+
+class Importing:
+    """Reads lines, and has a sender send what they say."""
+
+    def __init__(self, reactor: Any, options: SendOptions, source: Input, name: str, skip_bad: bool) -> None:
+        """
+        @param name: what the lines come from
+        @param skip_bad: whether to go on after one that is no message
+        """
+        self._source, self._name, self._skip_bad = source, name, skip_bad
+        self._pace = Pace(reactor, options.rate)
+        self._bad = 0
+
+    async def feed(self, sender: Sender) -> None:
+        """
+        Send all.
+
+        @raise Failed: a line is no message: the first one, or, if those are left out, any
+        """
+        while (lines := await self._source.lines()) is not None:
+            for number, line in enumerate(lines, self._source.line - len(lines) + 1):
+                if not line.strip():
+                    continue
+                await self._pace.wait()
+                try:
+                    body, fields = message_of(line)
+                    await sender.send(body, **fields)
+                except (TooLarge, ValueError) as error:
+                    self._complain(sender, f"line {number:,} of {self._name} is no message: {error}")
+        if self._bad:
+            raise Failed(f"{plural(self._bad, 'line')} of {self._name} left out, as no messages")
+
+    def _complain(self, sender: Sender, sentence: str) -> None:
+        if not self._skip_bad:
+            raise Failed(f"{sentence} (--skip-bad leaves such lines out)")
+        self._bad += 1
+        if self._bad <= _TOLD:
+            sender.note(sentence)
+
+
+async def import_messages(reactor: Any, signals: Signals, options: SendOptions, path: str | None, skip_bad: bool) -> int:
+    """
+    Do what is ordered: the exit code.
+
+    @param path: of the file; None for standard input
+    """
+    name = path or "standard input"
+    with _opened(path) as descriptor:
+        importing = Importing(reactor, options, Input(reactor, descriptor, name, _MAX_LINE), name, skip_bad)
+        return await send_messages(reactor, signals, options, importing.feed)
+
+
+@contextmanager
+def _opened(path: str | None) -> Iterator[int]:
+    if path is None:
+        yield 0
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Failed(f"cannot read {path}: {error.strerror}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,28 +1,36 @@
-"""What is checked, and the line that says how it is, as the guidelines for plugins of Nagios have it."""
+"""
+C{phpmq check}: a plugin for Nagios, and for all that run those.
+
+The exit codes, and the line that says how it is, are those of the guidelines for plugins of Nagios.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from phpmq.cli.admin.several import there
-from phpmq.cli.exits import Exit, Failed
-from phpmq.cli.output import note
+import click
+
+from phpmq.cli.admin.run import Requests, Target, if_found
+from phpmq.cli.exit_codes import Exit, Failed
+from phpmq.cli.options import PATTERN, SECONDS, api_options
+from phpmq.cli.output import Report, note
 from phpmq.text import format_duration, plural, terminal_safe
 
-if TYPE_CHECKING:
-    from phpmq.cli.admin.api import Api
-    from phpmq.cli.pipes import Output
+# Seconds after which Nagios itself gives up on a plugin.
+_TIMEOUT = 10.0
 
 # Queues that are asked for at a time: as many as the server gives, since each time it looks at all names.
 _PAGE = 1000
 
-# So many things that are wrong are named.
+# How many of the things that are wrong are named.
 _NAMED = 5
+
+_COUNT = click.IntRange(0)
 
 
 class State(IntEnum):
@@ -32,6 +40,43 @@ class State(IntEnum):
     WARNING = 1
     CRITICAL = 2
     UNKNOWN = 3
+
+
+class _Check(click.Command):
+    """A command whose wrong options are UNKNOWN, as monitoring has it; 2, which all other verbs end with then, would be CRITICAL."""
+
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
+        """See C{click.Command}."""
+        try:
+            return super().make_context(*arguments, **settings)
+        except click.UsageError as error:
+            say(State.UNKNOWN, error.format_message())
+            raise click.exceptions.Exit(State.UNKNOWN) from error
+
+
+@click.command(cls=_Check)
+@click.argument("patterns", type=PATTERN, nargs=-1, metavar="[QUEUE|GLOB]...")
+@click.option("--ready-warn", type=_COUNT, metavar="N", help="Warn where more than N messages are ready.")
+@click.option("--ready-crit", type=_COUNT, metavar="N", help="The same, critical.")
+@click.option("--age-warn", type=SECONDS, metavar="S", help="Warn where the next message waits for more than S seconds.")
+@click.option("--age-crit", type=SECONDS, metavar="S", help="The same, critical.")
+@click.option("--dead-warn", type=_COUNT, metavar="N", help="Warn where there are more than N dead letters.")
+@click.option("--dead-crit", type=_COUNT, metavar="N", help="The same, critical.")
+@click.option("--min-consumers", type=_COUNT, metavar="N", help="Critical where there are fewer than N consumers.")
+@click.option("--mirror-lag", type=SECONDS, metavar="S", help="Critical if the file lags behind by more than S seconds.")
+@api_options(seconds=_TIMEOUT)
+def check(patterns: tuple[str, ...], target: Target, **limits: Any) -> int:
+    """
+    Check each QUEUE, and each that matches a GLOB; all queues without those. Also check the server's own alarms.
+
+    It prints one line, with the numbers after "|". Its exit codes are those of Nagios' plugins, not phpmq's own: 0 OK, 1 WARNING,
+    2 CRITICAL, also when the server cannot be reached, 3 UNKNOWN.
+
+    \b
+    phpmq check jobs --ready-warn 1000 --ready-crit 10000 --min-consumers 1
+    phpmq check 'mail-*' --dead-crit 0 --mirror-lag 30
+    """
+    return check_server(target, Limits(patterns or ("*",), **limits))
 
 
 @dataclass(frozen=True)
@@ -78,27 +123,23 @@ class Findings:
         return "; ".join(found[:_NAMED]) + (f"; and {more:,} more" if more > 0 else "")
 
 
-def check_server(reach: Callable[[Callable[[Api, Output], Coroutine[Any, Any, int]]], int], limits: Limits, timeout: float) -> int:
-    """
-    Check, and say how it is: the exit code.
+def check_server(target: Target, limits: Limits) -> int:
+    """Check, and say how it is: the exit code. All of it may take no longer than the target's timeout."""
 
-    @param reach: runs a coroutine with the API
-    @param timeout: seconds that all of it may take
-    """
-    from twisted.internet.defer import Deferred
+    async def work(api: Requests, report: Report) -> int:
+        from twisted.internet.defer import Deferred
 
-    from phpmq.cli.running import within
+        from phpmq.cli.reactor_main import within
 
-    async def work(api: Api, output: Output) -> int:
         try:
-            state, text = await within(api.reactor, timeout, Deferred.fromCoroutine(look(api, limits)))
+            state, text = await within(api.reactor, target.timeout, Deferred.fromCoroutine(look(api, limits)))
         except TimeoutError as error:
-            raise Failed(f"{api.address.name} does not answer within {timeout:g} s", Exit.TIMED_OUT) from error
-        output.put(line(state, text))
+            raise Failed(f"{api.address.name} does not answer within {target.timeout:g} s", Exit.TIMED_OUT) from error
+        report.output.put(line(state, text))
         return state
 
     try:
-        return reach(work)
+        return target.run(work)
     except Failed as error:
         # That a server is not there is known, and critical. What is no answer to the question is unknown.
         state = State.CRITICAL if error.code in (Exit.UNREACHABLE, Exit.TIMED_OUT) else State.UNKNOWN
@@ -130,7 +171,7 @@ def line(state: State, text: str) -> bytes:
     return f"{state.name} - {terminal_safe(text)}\n".encode()
 
 
-async def look(api: Api, limits: Limits) -> tuple[State, str]:
+async def look(api: Requests, limits: Limits) -> tuple[State, str]:
     """
     How it is, with the numbers.
 
@@ -156,13 +197,13 @@ async def look(api: Api, limits: Limits) -> tuple[State, str]:
     return findings.state, f"{text.replace('|', '/')} | {tally.numbers(lag)}"
 
 
-async def _matching(api: Api, pattern: str) -> Any:
+async def _matching(api: Requests, pattern: str) -> AsyncIterator[Mapping[str, Any]]:
     if any(wild in pattern for wild in "*?"):
         async for page in api.pages("list queues", "queues", page=_PAGE, filter=pattern):
             for queue in page:
                 yield queue
         return
-    found = await there(api.get(f"look at {pattern}", "queues", pattern, wants=("ready", "consumers", "dead")))
+    found = await if_found(api.get(f"look at {pattern}", "queues", pattern, wants=("ready", "consumers", "dead")))
     # A queue that nobody uses is not there: it is empty.
     yield found or {"name": pattern, "ready": 0, "in_flight": 0, "dead": 0, "consumers": 0, "oldest_message_age_seconds": None}
 

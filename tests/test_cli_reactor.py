@@ -1,18 +1,14 @@
-"""Tests of L{phpmq.cli.running} and L{phpmq.cli.connection}, with a clock that stands still."""
+"""Tests of L{phpmq.cli.reactor_main}, with a clock that stands still."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import click
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.cli.connection import endpoint
-from phpmq.cli.running import Pace, Signals, first, together, within
+from phpmq.cli.reactor_main import Pace, Signals, first, together, within
 
 
 class WaitingTests(SynchronousTestCase):
@@ -101,25 +97,3 @@ class SignalTests(SynchronousTestCase):
         self.assertEqual(self.calls(lambda signals, calls: signals.gracefully(lambda: calls.append("end"))), ["end", "cancel"])
         both = self.calls(lambda signals, calls: signals.gracefully(lambda: calls.append("end"), lambda: calls.append("kill")))
         self.assertEqual(both, ["end", "kill"])
-
-
-class EndpointTests(SynchronousTestCase):
-    """C{--server}."""
-
-    def test_descriptions(self) -> None:
-        """It is one of Twisted's descriptions, or a host and a port; a description comes first."""
-        reactor = MemoryReactorClock()
-        for server, host in (("tcp:mq.example:9100", "mq.example"), ("mq.example:9100", "mq.example"), ("[::1]:9100", "::1")):
-            where = endpoint(reactor, server)
-            assert isinstance(where, TCP4ClientEndpoint)
-            Deferred.fromCoroutine(_connect(where)).addErrback(lambda failure: failure.trap(CancelledError))
-            self.assertEqual(reactor.tcpClients[-1][:2], (host, 9100))
-        self.assertIsInstance(endpoint(reactor, "unix:9100"), UNIXClientEndpoint)
-        for server in "tcp:9100", "mq.example", "mq.example:port", "http://mq.example:9100", "", ":9100", "tcp:a:b":
-            self.assertRaises(click.BadParameter, endpoint, reactor, server)
-
-
-async def _connect(where: TCP4ClientEndpoint) -> None:
-    from twisted.internet.protocol import Factory, Protocol
-
-    await where.connect(Factory.forProtocol(Protocol))

@@ -1,4 +1,4 @@
-"""What goes wrong between the command and the API, in one sentence and an exit code."""
+"""Errors between the command and the API: one sentence and an exit code for each."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError, UserError
 
-from phpmq.cli.admin.address import Address
-from phpmq.cli.exits import Exit, Failed, why
+from phpmq.addresses import ApiAddress
+from phpmq.cli.exit_codes import Exit, Failed, why
 
 #: Exit codes of problem documents; the others are L{Exit.FAILED}.
 _EXITS = {"not-allowed": Exit.NOT_ALLOWED, "foreign-host": Exit.NOT_ALLOWED, "foreign-origin": Exit.NOT_ALLOWED}
@@ -52,9 +52,9 @@ class Refused(Failed):
         self.reason = reason
 
 
-def document_of(address: Address, what: str, status: int, media: str, body: bytes) -> dict[str, Any]:
+def document_of(address: ApiAddress, what: str, status: int, media: str, body: bytes) -> dict[str, Any]:
     """
-    What an answer says.
+    Return the JSON object of an answer.
 
     @param what: what was to be done, after "cannot"
     @raise Refused: it is a problem document
@@ -78,7 +78,7 @@ def _parsed(body: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def _foreign(address: Address, what: str, status: int, media: str) -> Failed:
+def _foreign(address: ApiAddress, what: str, status: int, media: str) -> Failed:
     if status in _STATUSES:
         does, hint, code = _STATUSES[status]
         return Failed(f"cannot {what}: {address.name} {does} (HTTP {status}); {hint}", code)
@@ -88,24 +88,24 @@ def _foreign(address: Address, what: str, status: int, media: str) -> Failed:
     return Failed(f"{address.name} is no phpmq API, it answers with {answer}; name another --api", Exit.UNREACHABLE)
 
 
-def strange(address: Address, error: Exception | None = None) -> Failed:
+def strange(address: ApiAddress, error: Exception | None = None) -> Failed:
     """
-    An answer is JSON, but not what the API would say.
+    Return the error for an answer that is JSON, but not what the API would say.
 
-    @param error: what came of it
+    @param error: the exception that it caused
     """
     what = "" if error is None else f" ({type(error).__name__}: {error})"
     hint = "see that --api leads to one of this version"
     return Failed(f"{address.name} does not answer as phpmq's API does{what}; {hint}", Exit.UNREACHABLE)
 
 
-def too_long(address: Address, limit: int) -> Failed:
-    """An answer has no end."""
+def too_long(address: ApiAddress, limit: int) -> Failed:
+    """Return the error for an answer that is too long."""
     return Failed(f"the answer of {address.name} has more than {limit >> 20} MiB, and is not read further")
 
 
-def too_late(address: Address, what: str, seconds: float, changes: bool) -> Failed:
-    """There is no answer."""
+def too_late(address: ApiAddress, what: str, seconds: float, changes: bool) -> Failed:
+    """Return the error for an answer that does not come in time."""
     late = f"{address.name} does not answer within {seconds:g} s{_doubt(changes)}"
     return Failed(f"cannot {what}: {late}; --timeout is for more", Exit.TIMED_OUT)
 
@@ -114,9 +114,9 @@ def _doubt(changes: bool) -> str:
     return ", and may have done it" if changes else ""
 
 
-def lost(address: Address, what: str, error: Exception, changes: bool) -> Exception:
+def lost(address: ApiAddress, what: str, error: Exception, changes: bool) -> Exception:
     """
-    What to raise for an exception of Twisted's.
+    Return what to raise for an exception of Twisted's.
 
     @param changes: whether the request was one that changes something
     """

@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, globalLogBeginner, textFileLogObserver
 from twisted.python.failure import Failure
 
-from phpmq.cli.exits import Exit
+from phpmq.cli.exit_codes import Exit
 
 _T = TypeVar("_T")
 
