@@ -7,13 +7,11 @@ import os
 import re
 from typing import Any
 
-from phpmq.cli import options
 from phpmq.cli.admin import messages
 from phpmq.cli.admin.messages import DeadLetters, Which, list_messages, move_messages, show_message
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.output import Report
 from phpmq.cli.stdio import Output
-from phpmq.results import MAX_PREVIEW, STATES
 from tests.verbs import VerbTestCase
 from tests.web import ODD
 
@@ -40,11 +38,6 @@ class LettersTestCase(VerbTestCase):
 
 class PeekTests(LettersTestCase):
     """C{phpmq peek}."""
-
-    def test_names(self) -> None:
-        """The command has the states that the server has, and its limit; it knows them without importing their definition."""
-        self.assertEqual(options.STATES, tuple(state.replace("_", "-") for state in STATES))
-        self.assertEqual(options.MAX_PREVIEW, MAX_PREVIEW)
 
     def rows(self, state: str = "ready", queue: str = ODD, limit: int = 50, preview: int = 80) -> list[str]:
         """The lines of a listing."""

@@ -7,14 +7,13 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.cli import options
-from phpmq.cli.admin import queues
 from phpmq.cli.admin.nagios import Limits, State, line, look
 from phpmq.cli.admin.queues import change_pauses, delete_question, delete_queues, list_queues, set_queue, set_verb, show_queue
 from phpmq.cli.admin.views import WatchOptions, close_clients, list_clients, watch
 from phpmq.cli.exit_codes import Exit
+from phpmq.cli.options import order
 from phpmq.message import QueueSettings
-from phpmq.results import PAUSES, SETTINGS, SORTS
+from phpmq.results import SETTINGS
 from tests.verbs import VerbTestCase
 from tests.web import ODD
 
@@ -24,8 +23,6 @@ class ChoiceTests(SynchronousTestCase):
 
     def test_choices(self) -> None:
         """Orders, pauses and settings are those of the server."""
-        self.assertEqual(options.SORTS, SORTS)
-        self.assertEqual(queues.PAUSES, PAUSES)
         settings = {param.name: param.type for param in set_verb.params if param.name in SETTINGS}
         self.assertEqual(list(settings), list(SETTINGS))
         for name, choices in QueueSettings._CHOICES.items():
@@ -59,8 +56,8 @@ class QueuesTests(VerbTestCase):
         """Names begin with the first, numbers with the largest; --limit and GLOB leave out others."""
         for number, name in enumerate(("a1", "b", "a2")):
             self.send(name, *[b"x"] * (number + 1))
-        self.assertEqual([options.order("name", False), options.order("name", True)], ["name", "-name"])
-        self.assertEqual([options.order("ready", False), options.order("ready", True)], ["-ready", "ready"])
+        self.assertEqual([order("name", False), order("name", True)], ["name", "-name"])
+        self.assertEqual([order("ready", False), order("ready", True)], ["-ready", "ready"])
         self.assertEqual(self.rows(order="-ready"), ["QUEUE", "a2", "b", "a1"])
         self.assertEqual(self.rows("A?", "ready"), ["QUEUE", "a1", "a2"])
         self.assertEqual(self.rows(order="-ready", limit=1), ["QUEUE", "a2"])

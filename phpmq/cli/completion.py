@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from shlex import quote
 
 import click
 from click.shell_completion import get_completion_class
@@ -54,7 +55,8 @@ def completion(context: click.Context, shell: str, install: bool) -> None:
         return
     path = _path(shell)
     try:
-        _write(path, script)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(script + "\n", encoding="utf-8")
         if shell == "zsh":
             _source(path, _home("ZDOTDIR", "") / ".zshrc", "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }\n")
         elif shell == "bash" and not any(map(os.path.exists, _BASH_COMPLETION)):
@@ -79,22 +81,13 @@ def _path(shell: str) -> Path:
     return data / "phpmq" / "completion.zsh"
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
-
-
 def _source(path: Path, settings: Path, before: str = "") -> None:
-    """Have a shell read it at each start that looks into no directory of the user's by itself."""
-    line = f"source {_quoted(path)}\n"
+    """Add a line to the settings of a shell that reads the script at each start, unless it is there."""
+    line = f"source {quote(str(path))}\n"
     there = settings.read_text(encoding="utf-8", errors="surrogateescape") if settings.exists() else ""
     if line not in there:
         with settings.open("a", encoding="utf-8") as file:
             file.write(("" if not there or there.endswith("\n") else "\n") + "# Completion of phpmq\n" + before + line)
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "'\\''") + "'"
 
 
 def names_like(start: str, address: ApiAddress | None) -> list[str]:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import click
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -43,6 +43,8 @@ _GRACE = 1.0
 #: From a message to the bytes that are written.
 Format = Callable[[Delivery], bytes]
 
+_SIGNALS = {number.value: number.name for number in signal.Signals}
+
 _ESCAPES = {"n": "\n", "t": "\t", "0": "\0", "\\": "\\"}
 _PIECE = re.compile(r"\\(.)|\{(\w*)\}|\{\{|\}\}|.", re.DOTALL)
 
@@ -58,7 +60,7 @@ def format_of(template: str | None, as_json: bool) -> Format:
     show: Callable[[bytes], bytes] = _shown if is_terminal(1) else bytes
     if template is None:
         return lambda delivery: show(delivery.body) + b"\n"
-    return _Template(template, show)
+    return _template(template, show)
 
 
 def _shown(data: bytes) -> bytes:
@@ -70,38 +72,27 @@ def _json(delivery: Delivery) -> bytes:
     return json_line({**facts, **content(delivery.body)})
 
 
-class _Template:
-    """Text with fields. A newline follows, unless it ends with one, or with a NUL."""
-
-    def __init__(self, template: str, show: Callable[[bytes], bytes]) -> None:
-        fields: dict[str, Format] = {
-            "queue": lambda delivery: show(delivery.queue.encode()),
-            "id": lambda delivery: delivery.message_id,
-            "attempts": lambda delivery: b"%d" % delivery.attempts,
-            "body": lambda delivery: show(delivery.body),
-        }
-        self._pieces: list[Format | bytes] = []
-        for match in _PIECE.finditer(template):
-            escape, field = match.groups()
-            if field is not None:
-                if field not in fields:
-                    raise click.UsageError(f"--format has no field {{{field}}}: there are {', '.join(map('{{{}}}'.format, fields))}")
-                self._pieces.append(fields[field])
-            else:
-                self._pieces.append(_literal(match[0], escape))
-        if not self._pieces or self._pieces[-1] not in (b"\n", b"\0"):
-            self._pieces.append(b"\n")
-
-    def __call__(self, delivery: Delivery) -> bytes:
-        return b"".join([piece if isinstance(piece, bytes) else piece(delivery) for piece in self._pieces])
-
-
-def _literal(text: str, escape: str | None) -> bytes:
-    if escape is not None:
-        text = _ESCAPES.get(escape, text)
-    elif text in ("{{", "}}"):
-        text = text[0]
-    return text.encode("utf-8", "surrogateescape")
+def _template(template: str, show: Callable[[bytes], bytes]) -> Format:
+    """Return the format of text with fields. A newline follows, unless the text ends with one, or with a NUL."""
+    fields: dict[str, Format] = {
+        "queue": lambda delivery: show(delivery.queue.encode()),
+        "id": lambda delivery: delivery.message_id,
+        "attempts": lambda delivery: b"%d" % delivery.attempts,
+        "body": lambda delivery: show(delivery.body),
+    }
+    pieces: list[Format | bytes] = []
+    for match in _PIECE.finditer(template):
+        escape, field = match.groups()
+        if field is None:
+            text = match[0][:1] if escape is None else _ESCAPES.get(escape, match[0])
+            pieces.append(text.encode("utf-8", "surrogateescape"))
+        elif field in fields:
+            pieces.append(fields[field])
+        else:
+            raise click.UsageError(f"--format has no field {{{field}}}: there are {', '.join(map('{{{}}}'.format, fields))}")
+    if not pieces or pieces[-1] not in (b"\n", b"\0"):
+        pieces.append(b"\n")
+    return lambda delivery: b"".join([piece if isinstance(piece, bytes) else piece(delivery) for piece in pieces])
 
 
 @dataclass(frozen=True)
@@ -132,124 +123,6 @@ class ConsumeOptions:
         return self.exit_empty or (self.count is not None and len(self.queues) > 1)
 
 
-class Handler(Protocol):
-    """Who does something with messages."""
-
-    def take(self, delivery: Delivery) -> None:
-        """Take one."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether it has messages that it is not done with."""
-
-    def end(self) -> Deferred[None]:
-        """Begin nothing more. Fires when it is done with what it had begun."""
-
-    def kill(self) -> None:
-        """Give up what it had begun."""
-
-    def outcome(self) -> Failed | None:
-        """What went wrong with messages, if anything did."""
-
-
-class Consuming:
-    """One call of C{phpmq consume}."""
-
-    def __init__(self, reactor: Any, client: QueueClient, options: ConsumeOptions, signals: Signals) -> None:
-        self._reactor, self._client, self._options, self._signals = reactor, client, options, signals
-        self._over: Deferred[None] = Deferred()
-        self._waiting: list[Deferred[None]] = []
-        keep = options.ack == "none"
-        self.prefetch = Prefetch(reactor, client, options.queues, self._take, self._fail, options.held, options.count, options.lease, keep)
-        self._handler: Handler
-        if options.command is None:
-            self._handler = Printer(reactor, self.prefetch, options.format, keep, self._fail)
-        else:
-            self._handler = Runner(reactor, self.prefetch, options.command, options.jobs, options.lease, options.max_attempts)
-        self._watch = Watch(reactor, client, options.server, options.timeout, self._idle, self._end, note)
-
-    def _take(self, delivery: Delivery) -> None:
-        self._watch.progress()
-        self._handler.take(delivery)
-
-    def _idle(self) -> bool:
-        return not self._handler.busy
-
-    async def run(self) -> int:
-        """From the first message to the last: the exit code."""
-        prefetch, options = self.prefetch, self._options
-        self._signals.gracefully(self._end, self._handler.kill)
-        prefetch.start()
-        self._until(prefetch.counted())
-        if options.watched:
-            self._until(prefetch.watch(options.exit_empty, lambda: self._handler.busy))
-        try:
-            await self._over
-        finally:
-            for waiting in self._waiting:
-                waiting.cancel()
-            await self._finish()
-        return self._report()
-
-    def _until(self, coroutine: Any) -> None:
-        waiting: Deferred[None] = Deferred.fromCoroutine(coroutine)
-        self._waiting.append(waiting)
-        waiting.addCallbacks(lambda _: self._end(), self._fail)
-
-    def _end(self) -> None:
-        if not self._over.called:
-            self._over.callback(None)
-
-    def _fail(self, failure: Failure) -> None:
-        if not self._over.called and failure.check(CancelledError) is None:
-            self._over.errback(failure)
-
-    async def _finish(self) -> None:
-        """Take no more, finish what was begun, and hear that it is settled."""
-        ending = self._handler.end()
-        stopping = Deferred.fromCoroutine(self.prefetch.stop())
-        await ending
-        patience = _LAST_ANSWERS_NOW if self._signals.count else _LAST_ANSWERS
-        # What is not answered is reported.
-        with suppress(TimeoutError):
-            await within(self._reactor, patience, stopping)
-            await within(self._reactor, patience, Deferred.fromCoroutine(self.prefetch.answered()))
-        self._watch.close()
-
-    def _report(self) -> int:
-        """
-        The exit code.
-
-        @raise Failed: there is something to say
-        """
-        complaint = self._handler.outcome() or self._complaint()
-        if complaint is not None and self._signals.count:
-            raise Failed(complaint.sentence, Exit.INTERRUPTED)
-        if complaint is not None:
-            raise complaint
-        return Exit.OK
-
-    def _complaint(self) -> Failed | None:
-        options, prefetch = self._options, self.prefetch
-        if prefetch.unconfirmed:
-            lost = "the connection was lost before the server knew that they are done"
-            return Failed(f"{plural(prefetch.unconfirmed)} may be delivered again: {lost}", Exit.PARTLY)
-        if self._watch.gave_up:
-            missing = f", after {prefetch.finished:,} of {options.count:,}" if options.count else ""
-            online = "" if self._client.conversation.online else f", as {options.server.text} cannot be reached"
-            return Failed(f"no message came for {options.timeout:g} s{online}{missing}", Exit.TIMED_OUT)
-        return None
-
-
-async def consume_messages(reactor: Any, signals: Signals, options: ConsumeOptions) -> int:
-    """Do what is ordered: the exit code."""
-    client = await connect(reactor, options.server, options.timeout)
-    try:
-        return await Consuming(reactor, client, options, signals).run()
-    finally:
-        await disconnect(reactor, client)
-
-
 class Printer:
     """Writes messages to standard output: those that came together at once, the next ones when those are written."""
 
@@ -258,7 +131,7 @@ class Printer:
         @param keep: whether they are not acknowledged
         @param failed: called when they cannot be written
         """
-        self._reactor, self._intake, self._format, self._keep, self._failed = reactor, prefetch, format, keep, failed
+        self._reactor, self._prefetch, self._format, self._keep, self._failed = reactor, prefetch, format, keep, failed
         self._out = Output(reactor)
         self._out.closed().addCallback(lambda _: failed(Failure(BrokenPipeError())))
         self._batch: list[Delivery] = []
@@ -291,9 +164,9 @@ class Printer:
             await self._written
             for delivery in batch:
                 if self._keep:
-                    self._intake.keep(delivery)
+                    self._prefetch.keep(delivery)
                 else:
-                    self._intake.settle(delivery, delivery.ack)
+                    self._prefetch.settle(delivery, delivery.ack)
 
     def _unwritten(self, failure: Failure) -> None:
         if failure.check(CancelledError) is None:
@@ -316,10 +189,6 @@ class Printer:
         """Nobody may read what is being written: it is not acknowledged."""
         if self._written is not None:
             self._written.cancel()
-
-    def outcome(self) -> Failed | None:
-        """What cannot be written ends it at once."""
-        return None
 
 
 class Job:
@@ -384,7 +253,7 @@ class Runner:
     """
 
     def __init__(self, reactor: Any, prefetch: Prefetch, command: str, jobs: int, lease: float | None, max_attempts: int | None) -> None:
-        self._reactor, self._intake, self._command = reactor, prefetch, command
+        self._reactor, self._prefetch, self._command = reactor, prefetch, command
         self._jobs, self._max_attempts = jobs, max_attempts
         self._waiting: deque[Delivery] = deque()
         self._running: dict[str, Job] = {}
@@ -421,7 +290,7 @@ class Runner:
         """In a thread."""
         try:
             code = job.run(self._command)
-            outcome = "" if code == 0 else f"exit code {code}" if code > 0 else f"killed by {_signal_name(-code)}"
+            outcome = "" if code == 0 else f"exit code {code}" if code > 0 else f"killed by {_SIGNALS.get(-code, f'signal {-code}')}"
         except Exception as error:
             outcome = f"it cannot be run: {error}"
         self._reactor.callFromThread(self._ran, job, outcome)
@@ -431,7 +300,7 @@ class Runner:
         del self._running[delivery.id]
         if not outcome:
             self.succeeded += 1
-            self._intake.settle(delivery, delivery.ack)
+            self._prefetch.settle(delivery, delivery.ack)
         elif not self._killed:
             self._ran_badly(job, outcome)
         if self._ended and not self._running:
@@ -446,12 +315,12 @@ class Runner:
             self._first = f"message {delivery.id} of {delivery.queue}, {outcome}"
         if last:
             note(f"message {delivery.id} of {delivery.queue}: {outcome}, attempt {delivery.attempts}, now a dead letter")
-            self._intake.settle(delivery, lambda: delivery.dead_letter(f"{outcome}, attempt {delivery.attempts}"))
+            self._prefetch.settle(delivery, lambda: delivery.dead_letter(f"{outcome}, attempt {delivery.attempts}"))
             return
         delay = backoff(delivery.attempts)
         left = max(0.001, job.expires - self._reactor.seconds()) if job.expires else 0
         note(f"message {delivery.id} of {delivery.queue}: {outcome}, attempt {delivery.attempts}, again in {delay:g} s")
-        self._intake.settle(delivery, lambda: delivery.requeue(ttl=left, delay=delay), done=False)
+        self._prefetch.settle(delivery, lambda: delivery.requeue(ttl=left, delay=delay), done=False)
 
     def _touch(self) -> None:
         for delivery in [*self._waiting, *(job.delivery for job in self._running.values())]:
@@ -486,8 +355,101 @@ class Runner:
         return Failed(sentence, Exit.PARTLY if self.succeeded else Exit.FAILED)
 
 
-def _signal_name(number: int) -> str:
+class Consumption:
+    """One call of C{phpmq consume}."""
+
+    def __init__(self, reactor: Any, client: QueueClient, options: ConsumeOptions, signals: Signals) -> None:
+        self._reactor, self._client, self._options, self._signals = reactor, client, options, signals
+        self._over: Deferred[None] = Deferred()
+        self._waiting: list[Deferred[None]] = []
+        keep = options.ack == "none"
+        self.prefetch = Prefetch(reactor, client, options.queues, self._take, self._fail, options.held, options.count, options.lease, keep)
+        self._handler: Printer | Runner
+        if options.command is None:
+            self._handler = Printer(reactor, self.prefetch, options.format, keep, self._fail)
+        else:
+            self._handler = Runner(reactor, self.prefetch, options.command, options.jobs, options.lease, options.max_attempts)
+        self._watch = Watch(reactor, client, options.server, options.timeout, self._idle, self._end, note)
+
+    def _take(self, delivery: Delivery) -> None:
+        self._watch.progress()
+        self._handler.take(delivery)
+
+    def _idle(self) -> bool:
+        return not self._handler.busy
+
+    async def run(self) -> int:
+        """From the first message to the last: the exit code."""
+        prefetch, options = self.prefetch, self._options
+        self._signals.gracefully(self._end, self._handler.kill)
+        prefetch.start()
+        self._until(prefetch.counted())
+        if options.watched:
+            self._until(prefetch.watch(options.exit_empty, lambda: self._handler.busy))
+        try:
+            await self._over
+        finally:
+            for waiting in self._waiting:
+                waiting.cancel()
+            await self._finish()
+        return self._report()
+
+    def _until(self, coroutine: Any) -> None:
+        waiting: Deferred[None] = Deferred.fromCoroutine(coroutine)
+        self._waiting.append(waiting)
+        waiting.addCallbacks(lambda _: self._end(), self._fail)
+
+    def _end(self) -> None:
+        if not self._over.called:
+            self._over.callback(None)
+
+    def _fail(self, failure: Failure) -> None:
+        if not self._over.called and failure.check(CancelledError) is None:
+            self._over.errback(failure)
+
+    async def _finish(self) -> None:
+        """Take no more, finish what was begun, and hear that it is settled."""
+        ending = self._handler.end()
+        stopping = Deferred.fromCoroutine(self.prefetch.stop())
+        await ending
+        patience = _LAST_ANSWERS_NOW if self._signals.count else _LAST_ANSWERS
+        # What is not answered is reported.
+        with suppress(TimeoutError):
+            await within(self._reactor, patience, stopping)
+            await within(self._reactor, patience, Deferred.fromCoroutine(self.prefetch.answered()))
+        self._watch.close()
+
+    def _report(self) -> int:
+        """
+        The exit code.
+
+        @raise Failed: there is something to say
+        """
+        complaint = self._complaint()
+        if complaint is not None and self._signals.count:
+            raise Failed(complaint.sentence, Exit.INTERRUPTED)
+        if complaint is not None:
+            raise complaint
+        return Exit.OK
+
+    def _complaint(self) -> Failed | None:
+        options, prefetch, handler = self._options, self.prefetch, self._handler
+        if isinstance(handler, Runner) and (outcome := handler.outcome()) is not None:
+            return outcome
+        if prefetch.unconfirmed:
+            lost = "the connection was lost before the server knew that they are done"
+            return Failed(f"{plural(prefetch.unconfirmed)} may be delivered again: {lost}", Exit.PARTLY)
+        if self._watch.gave_up:
+            missing = f", after {prefetch.finished:,} of {options.count:,}" if options.count else ""
+            online = "" if self._client.conversation.online else f", as {options.server.text} cannot be reached"
+            return Failed(f"no message came for {options.timeout:g} s{online}{missing}", Exit.TIMED_OUT)
+        return None
+
+
+async def consume_messages(reactor: Any, signals: Signals, options: ConsumeOptions) -> int:
+    """Do what is ordered: the exit code."""
+    client = await connect(reactor, options.server, options.timeout)
     try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+        return await Consumption(reactor, client, options, signals).run()
+    finally:
+        await disconnect(reactor, client)

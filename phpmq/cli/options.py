@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import wraps
+from contextlib import suppress
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -26,15 +27,6 @@ _Option = Callable[[_F], _F]
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/(s|m|min|h))?", re.ASCII)
 _PERIODS = {None: 1, "s": 1, "m": 60, "min": 60, "h": 3600}
-
-#: States of messages, as the user names them; the API has C{_} for C{-}.
-STATES = "ready", "delayed", "in-flight", "dead"
-
-#: What queues can be sorted by.
-SORTS = "name", "ready", "in_flight", "messages", "dead", "bytes", "age", "rate"
-
-#: The most bytes of each body that the API shows in a list of messages.
-MAX_PREVIEW = 65536
 
 #: Seconds that an answer of the API may take.
 TIMEOUT = 30.0
@@ -68,20 +60,11 @@ class _QueueName(Value):
         return [CompletionItem(name) for name in names_like(incomplete, ctx.params.get("api"))]
 
 
-def _parse_seconds(text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a duration such as {DURATION_EXAMPLES}") from None
-
-
-def _parse_interval(text: str) -> float:
-    try:
-        if seconds := parse_duration(text):
+def _parse_seconds(text: str, zero: bool = True) -> float:
+    with suppress(ValueError):
+        if (seconds := parse_duration(text)) or zero:
             return seconds
-    except ValueError:
-        pass
-    raise ValueError(f"{text!r} is not a duration above 0 such as {DURATION_EXAMPLES}")
+    raise ValueError(f"{text!r} is not a duration{'' if zero else ' above 0'} such as {DURATION_EXAMPLES}")
 
 
 def _parse_rate(text: str) -> float:
@@ -116,7 +99,7 @@ def _parse_pattern(text: str) -> str:
 
 QUEUE = _QueueName("queue", check_name)
 SECONDS = Value("seconds", _parse_seconds)
-INTERVAL = Value("seconds", _parse_interval)
+INTERVAL = Value("seconds", partial(_parse_seconds, zero=False))
 RATE = Value("rate", _parse_rate)
 HEADER = Value("header", _parse_header)
 TEXT = Value("text", _parse_text)
@@ -184,17 +167,11 @@ yes_option: _Option[Any] = click.option(
     "-y", "--yes", is_flag=True, help="Do not ask. Without a terminal, where nobody can be asked, it has to be there."
 )
 
-limit_option: _Option[Any] = click.option(
-    "--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="Show at most N messages, the first ones."
-)
-
-preview_option: _Option[Any] = click.option(
-    "--preview", type=size(MAX_PREVIEW), default="80", show_default=True, metavar="B", help="Show the first B bytes of each body."
-)
-
 
 def sort_options(default: str) -> _Option[Any]:
     """Add C{--sort} and C{--reverse}; the function gets C{sort} as the API takes it."""
+
+    from phpmq.results import SORTS
 
     def add(function: Any) -> Any:
         @wraps(function)

@@ -106,27 +106,17 @@ async def sleep(reactor: Any, duration: float) -> None:
 
 async def within(reactor: Any, duration: float, waiting: Deferred[_T]) -> _T:
     """
-    Wait, but not for ever.
+    Wait for at most a number of seconds.
 
     @raise TimeoutError: it took longer, and is cancelled
     """
-    late = False
 
-    def expire() -> None:
-        nonlocal late
-        late = True
-        waiting.cancel()
+    def expire(result: Any, seconds: float) -> Any:
+        if isinstance(result, Failure):
+            raise TimeoutError(f"no answer within {seconds:g} s") from result.value
+        return result
 
-    timer = reactor.callLater(duration, expire)
-    try:
-        return await waiting
-    except Exception as error:
-        if late:
-            raise TimeoutError(f"no answer within {duration:g} s") from error
-        raise
-    finally:
-        if timer.active():
-            timer.cancel()
+    return await waiting.addTimeout(duration, reactor, expire)
 
 
 async def first(waiting: Sequence[Deferred[None]]) -> None:

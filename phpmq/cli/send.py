@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import repeat
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -80,6 +79,7 @@ class Sender:
     """
     Sends messages, writes what is known of each, and counts.
 
+    @ivar note: shows a line for the user
     @ivar taken: how many there were to send
     @ivar stored: how many the server has, with those that it had before
     @ivar duplicates: how many it had before
@@ -88,23 +88,22 @@ class Sender:
     @ivar unknown: how many it may have or not
     """
 
-    def __init__(self, client: QueueClient, options: SendOptions, out: Output, watch: Watch, progress: Progress) -> None:
+    def __init__(self, reactor: Any, client: QueueClient, options: SendOptions, out: Output, watch: Watch, progress: Progress) -> None:
+        self._pace = Pace(reactor, options.rate)
+        self.note = progress.note
         self._client, self._options, self._out, self._watch, self._progress = client, options, out, watch, progress
         self.taken = self.stored = self.duplicates = self.failed = self.unknown = 0
         self.first: Exception | None = None
 
-    def note(self, sentence: str) -> None:
-        """A line for the user."""
-        self._progress.note(sentence)
-
     async def send(self, body: bytes, **more: Any) -> None:
         """
-        Send one, when there is room for it.
+        Send a message as soon as the rate and the limit of unconfirmed messages let it.
 
         @param more: parameters of C{QueueClient.send}, beside those of all messages
         @raise TooLarge: no server takes it
         @raise ValueError: it is none
         """
+        await self._pace.wait()
         client = self._client
         if not client.conversation.outbox.has_room:
             await client.room()
@@ -144,10 +143,13 @@ class Sender:
 
     # What it comes to
 
-    def summary(self, duration: float) -> str:
-        """One line about all that went well."""
+    def tell(self, duration: float) -> None:
+        """Say what was done in a number of seconds, if nothing went wrong."""
         before = f", {self.duplicates:,} of them stored before" if self.duplicates else ""
-        return f"{self._options.done} {plural(self.taken)} in {format_seconds(duration)}, {format_rate(self.taken, duration)}{before}"
+        if self._options.many:
+            note(f"{self._options.done} {plural(self.taken)} in {format_seconds(duration)}, {format_rate(self.taken, duration)}{before}")
+        elif before:
+            note("nothing was stored: the queue knows a message with that key already")
 
     def complaint(self, interrupted: bool, gave_up: bool, online: bool) -> Failed | None:
         """
@@ -191,35 +193,35 @@ class Sender:
         return code_of(self.first)
 
 
-async def send_messages(
-    reactor: Any, signals: Signals, options: SendOptions, feed: Callable[[Sender], Awaitable[None]] | None = None
-) -> int:
-    """
-    Do what is ordered: the exit code.
+#: Gives a sender all that is to be sent.
+Feed = Callable[[Sender], Awaitable[None]]
 
-    @param feed: has the sender send what is to be sent; None for what the options says
+
+async def send_messages(reactor: Any, signals: Signals, options: SendOptions, feed: Feed | None = None) -> int:
+    """
+    Send messages: the exit code.
+
+    @param feed: gives a sender what is to be sent; None for what the options say
     """
     out = Output(reactor)
     client = await connect(reactor, options.server, options.timeout, _FOR_EVER)
     started = reactor.seconds()
     shown = False if options.progress is None and options.printing and is_terminal(1) else options.progress
     progress = Progress(reactor, f"sending to {options.queue}", None if options.lines else options.count, shown)
-    feeding: Deferred[None] | None = None
     ended: Failed | None = None
 
     def stop() -> None:
-        if feeding is not None:
-            feeding.cancel()
+        feeding.cancel()
 
     watch = Watch(reactor, client, options.server, options.timeout, lambda: client.conversation.outbox.sends, stop, progress.note)
-    sender = Sender(client, options, out, watch, progress)
+    sender = Sender(reactor, client, options, out, watch, progress)
     signals.gracefully(stop)
-    feeding = Deferred.fromCoroutine(_feed(_Ordered(reactor, options).feed if feed is None else feed, sender, client, out))
+    feeding = Deferred.fromCoroutine(_feed(feed or partial(_feed_given, reactor, options), sender, client, out))
     try:
         await feeding
     except CancelledError:
         if not watch.gave_up:
-            await _grace(reactor, client, out)
+            await _wait_for_receipts(reactor, client, out)
     except Failed as error:
         ended = error
     finally:
@@ -227,23 +229,21 @@ async def send_messages(
         progress.close()
         watch.close()
         await disconnect(reactor, client)
-    complaint = sender.complaint(bool(signals.count), watch.gave_up, online)
     if ended is not None:
         raise sender.ended(ended)
-    if complaint is not None:
+    if (complaint := sender.complaint(bool(signals.count), watch.gave_up, online)) is not None:
         raise complaint
-    _tell(options, sender, reactor.seconds() - started)
+    sender.tell(reactor.seconds() - started)
     return Exit.OK
 
 
-def _tell(options: SendOptions, sender: Sender, duration: float) -> None:
-    if options.many:
-        note(sender.summary(duration))
-    elif sender.duplicates:
-        note("nothing was stored: the queue knows a message with that key already")
+async def _wait_for_receipts(reactor: Any, client: QueueClient, out: Output) -> None:
+    with suppress(TimeoutError):
+        await within(reactor, _GRACE, client.confirmed())
+        await within(reactor, _GRACE, out.written())
 
 
-async def _feed(feed: Callable[[Sender], Awaitable[None]], sender: Sender, client: QueueClient, out: Output) -> None:
+async def _feed(feed: Feed, sender: Sender, client: QueueClient, out: Output) -> None:
     try:
         await feed(sender)
     except Failed:
@@ -254,97 +254,49 @@ async def _feed(feed: Callable[[Sender], Awaitable[None]], sender: Sender, clien
     await out.written()
 
 
-class _Ordered:
-    """Has sent what the options says."""
-
-    def __init__(self, reactor: Any, options: SendOptions) -> None:
-        self._options = options
-        self._source = Input(reactor)
-        self._pace = Pace(reactor, options.rate)
-
-    async def feed(self, sender: Sender) -> None:
-        """Do."""
-        options, source = self._options, self._source
-        if options.lines:
-            while (lines := await source.lines()) is not None:
-                await self._send(sender, lines)
-        else:
-            body = await source.all() if options.body is None else options.body
-            await self._send(sender, repeat(body, options.count or 1))
-
-    async def _send(self, sender: Sender, bodies: Iterable[bytes]) -> None:
-        for body in bodies:
-            await self._pace.wait()
+async def _feed_given(reactor: Any, options: SendOptions, sender: Sender) -> None:
+    source = Input(reactor)
+    if options.lines:
+        while (lines := await source.lines()) is not None:
+            for line in lines:
+                await sender.send(line)
+    else:
+        body = await source.all() if options.body is None else options.body
+        for _ in range(options.count or 1):
             await sender.send(body)
-
-
-async def _grace(reactor: Any, client: QueueClient, out: Output) -> None:
-    with suppress(TimeoutError):
-        await within(reactor, _GRACE, client.confirmed())
-        await within(reactor, _GRACE, out.written())
-
-
-class Importing:
-    """Reads lines, and has a sender send what they say."""
-
-    def __init__(self, reactor: Any, options: SendOptions, source: Input, name: str, skip_bad: bool) -> None:
-        """
-        @param name: what the lines come from
-        @param skip_bad: whether to go on after one that is no message
-        """
-        self._source, self._name, self._skip_bad = source, name, skip_bad
-        self._pace = Pace(reactor, options.rate)
-        self._bad = 0
-
-    async def feed(self, sender: Sender) -> None:
-        """
-        Send all.
-
-        @raise Failed: a line is no message: the first one, or, if those are left out, any
-        """
-        while (lines := await self._source.lines()) is not None:
-            for number, line in enumerate(lines, self._source.line - len(lines) + 1):
-                if not line.strip():
-                    continue
-                await self._pace.wait()
-                try:
-                    body, fields = message_of(line)
-                    await sender.send(body, **fields)
-                except (TooLarge, ValueError) as error:
-                    self._complain(sender, f"line {number:,} of {self._name} is no message: {error}")
-        if self._bad:
-            raise Failed(f"{plural(self._bad, 'line')} of {self._name} left out, as no messages")
-
-    def _complain(self, sender: Sender, sentence: str) -> None:
-        if not self._skip_bad:
-            raise Failed(f"{sentence} (--skip-bad leaves such lines out)")
-        self._bad += 1
-        if self._bad <= _TOLD:
-            sender.note(sentence)
 
 
 async def import_messages(reactor: Any, signals: Signals, options: SendOptions, path: str | None, skip_bad: bool) -> int:
     """
-    Do what is ordered: the exit code.
+    Send the messages that lines of JSON say: the exit code.
 
     @param path: of the file; None for standard input
+    @param skip_bad: whether to go on after a line that is no message
     """
     name = path or "standard input"
-    with _opened(path) as descriptor:
-        importing = Importing(reactor, options, Input(reactor, descriptor, name, _MAX_LINE), name, skip_bad)
-        return await send_messages(reactor, signals, options, importing.feed)
-
-
-@contextmanager
-def _opened(path: str | None) -> Iterator[int]:
-    if path is None:
-        yield 0
-        return
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = open(path or 0, "rb", buffering=0, closefd=path is not None)  # noqa: SIM115  # it is closed below
     except OSError as error:
-        raise Failed(f"cannot read {path}: {error.strerror}") from error
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        raise Failed(f"cannot read {name}: {error.strerror}") from error
+    with file:
+        source = Input(reactor, file.fileno(), name, _MAX_LINE)
+        return await send_messages(reactor, signals, options, partial(_feed_lines, source, name, skip_bad))
+
+
+async def _feed_lines(source: Input, name: str, skip_bad: bool, sender: Sender) -> None:
+    bad = 0
+    while (lines := await source.lines()) is not None:
+        for number, line in enumerate(lines, source.line - len(lines) + 1):
+            try:
+                if line.strip():
+                    body, fields = message_of(line)
+                    await sender.send(body, **fields)
+            except (TooLarge, ValueError) as error:
+                sentence = f"line {number:,} of {name} is no message: {error}"
+                if not skip_bad:
+                    raise Failed(f"{sentence} (--skip-bad leaves such lines out)") from error
+                bad += 1
+                if bad <= _TOLD:
+                    sender.note(sentence)
+    if bad:
+        raise Failed(f"{plural(bad, 'line')} of {name} left out, as no messages")

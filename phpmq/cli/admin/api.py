@@ -76,25 +76,20 @@ class Api:
         @param query: parameters; those that are None are left out
         @raise Failed: it is not answered, or refused
         """
-        return self._checked(await self._request(what, "GET", parts, query, None, most), wants)
+        return await self._request(what, "GET", parts, wants, query, most=most)
 
     async def post(self, what: str, /, *parts: str, wants: Sequence[str] = (), **fields: object) -> dict[str, Any]:
         """Do something; fields that are None are left out. Otherwise like L{get}."""
         given = {name: value for name, value in fields.items() if value is not None}
-        return self._checked(await self._request(what, "POST", parts, {}, given), wants)
+        return await self._request(what, "POST", parts, wants, fields=given)
 
     async def put(self, what: str, /, *parts: str, fields: Mapping[str, object], wants: Sequence[str] = ()) -> dict[str, Any]:
         """Change something; fields that are None are null. Otherwise like L{get}."""
-        return self._checked(await self._request(what, "PUT", parts, {}, fields), wants)
+        return await self._request(what, "PUT", parts, wants, fields=fields)
 
     async def delete(self, what: str, /, *parts: str, wants: Sequence[str] = (), **query: object) -> dict[str, Any]:
         """Remove something; otherwise like L{get}."""
-        return self._checked(await self._request(what, "DELETE", parts, query), wants)
-
-    def _checked(self, document: dict[str, Any], wants: Sequence[str]) -> dict[str, Any]:
-        if any(name not in document for name in wants):
-            raise strange(self.address)
-        return document
+        return await self._request(what, "DELETE", parts, wants, query)
 
     async def pages(
         self, what: str, /, *parts: str, most: int | None = None, page: int = PAGE, **query: Any
@@ -123,18 +118,19 @@ class Api:
         self,
         what: str,
         method: str,
-        parts: tuple[str, ...],
-        query: Mapping[str, object],
+        parts: Sequence[str],
+        wants: Sequence[str],
+        query: Mapping[str, object] | None = None,
         fields: Mapping[str, object] | None = None,
-        limit: int = LIMIT,
+        most: int = LIMIT,
     ) -> dict[str, Any]:
         path = "".join(f"/{quote(part, safe='')}" for part in parts)
-        given = {name: value for name, value in query.items() if value is not None}
+        given = {name: value for name, value in (query or {}).items() if value is not None}
         url = f"{self.address.url}/api/v1{path}" + (f"?{urlencode(given, quote_via=quote)}" if given else "")
         content = None if fields is None else json.dumps(fields).encode()
         changes = method != "GET"
         try:
-            exchange = Deferred.fromCoroutine(self._exchange(method, url, content, limit))
+            exchange = Deferred.fromCoroutine(self._exchange(method, url, content, most))
             status, media, body = await within(self.reactor, self._timeout, exchange)
         except TimeoutError as error:
             raise too_late(self.address, what, self._timeout, changes) from error
@@ -142,7 +138,10 @@ class Api:
             raise
         except Exception as error:
             raise lost(self.address, what, error, changes) from error
-        return document_of(self.address, what, status, media, body)
+        document = document_of(self.address, what, status, media, body)
+        if any(name not in document for name in wants):
+            raise strange(self.address)
+        return document
 
     async def _exchange(self, method: str, url: str, content: bytes | None, limit: int) -> tuple[int, str, bytes]:
         headers = self._headers.copy()

@@ -9,17 +9,18 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from phpmq.cli.admin.messages import whole_message
+from phpmq.cli.admin.format import moment
+from phpmq.cli.admin.messages import STATE_NAMES, whole_message
 from phpmq.cli.admin.run import Requests, Target, if_found
 from phpmq.cli.exit_codes import Exit, Failed
-from phpmq.cli.options import MAX_PREVIEW, QUEUE, STATES, api_options, progress_option
+from phpmq.cli.options import QUEUE, api_options, progress_option
 from phpmq.cli.output import Progress, Report, Writer, is_terminal, json_line, note
+from phpmq.results import MAX_PREVIEW
 from phpmq.text import format_rate, format_seconds, plural
 
 #: States of messages that are to be there again after a disaster: dead letters wait for a decision, and are asked for.
@@ -34,7 +35,7 @@ PAGE = 1000
 @click.option(
     "--state",
     "states",
-    type=click.Choice(STATES),
+    type=click.Choice(STATE_NAMES),
     multiple=True,
     default=WANTED,
     help=f"Those in that state; repeatable.  [default: {', '.join(WANTED)}]",
@@ -104,11 +105,6 @@ class Seen:
         return place < len(self._inorder) and self._inorder[place] == number
 
 
-def _moment(text: str) -> float:
-    """Return a time of the API's, in seconds since the epoch."""
-    return datetime.fromisoformat(text).timestamp()
-
-
 def _number(id: str) -> int:
     # The rest is the same for all messages of a server.
     return int(id[16:], 16)
@@ -146,7 +142,7 @@ class Export:
         @raise BrokenPipeError: nobody reads it
         """
         self._began = (await self._api.get("ask for the time", "status", wants=("now",)))["now"]
-        self._ahead = _moment(self._began) - self._api.reactor.seconds()
+        self._ahead = moment(self._began) - self._api.reactor.seconds()
         try:
             for listed in self._lists():
                 await self._list(listed)
@@ -236,7 +232,7 @@ class Export:
         """Seconds until then by the server's clock, at least a millisecond; 0 for never."""
         if time is None:
             return 0.0
-        left: float = _moment(time) - self._ahead - self._api.reactor.seconds()
+        left: float = moment(time) - self._ahead - self._api.reactor.seconds()
         return max(0.001, round(left, 3))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from phpmq.results import FORMATS, STATES, ClientStatus, DeadLetterStatus, Formats, MessageStatus, QueueConsumer, QueueStatus, Table, Unit
 from phpmq.results import paused as paused
@@ -33,47 +33,52 @@ _MESSAGES = {
     "dead": Table(DeadLetterStatus, "id", "size", "attempts", "died_at", "reason", "body"),
 }
 
-QUEUE_HEADINGS, CLIENT_HEADINGS, CONSUMER_HEADINGS = _QUEUES.headings, _CLIENTS.headings, _CONSUMERS.headings
-
 
 # Tables
 
 
-def queue_row(queue: Result) -> Sequence[str]:
-    """Return a queue's line in a table, which says what is paused."""
+class View(NamedTuple):
+    """
+    A table of results.
+
+    @ivar headings: the columns' headings, those of numbers after a C{>}
+    @ivar row: makes the cells of a result
+    """
+
+    headings: Sequence[str]
+    row: Callable[[Result], Sequence[str]]
+
+
+def _queue_row(queue: Result) -> Sequence[str]:
     *numbers, name = _QUEUES.row(queue, _FORMATS)
     return [*numbers, f"{name}  (paused: {stopped})" if (stopped := paused(queue)) else name]
 
 
-def client_row(client: Result) -> Sequence[str]:
-    """Return a client's line in a table, which says if its sends are blocked."""
+def _client_row(client: Result) -> Sequence[str]:
     *facts, queues = _CLIENTS.row(client, _FORMATS)
     return [*facts, queues + ("  (waits for room)" if client["waiting_for_room"] else "")]
 
 
-def consumer_row(consumer: Result) -> Sequence[str]:
-    """Return a consumer's line in a table."""
-    return _CONSUMERS.row(consumer, _FORMATS)
+#: Queues and what is paused of them, clients and whether their sends are blocked, and consumers of a queue.
+QUEUES = View(_QUEUES.headings, _queue_row)
+CLIENTS = View(_CLIENTS.headings, _client_row)
+CONSUMERS = View(_CONSUMERS.headings, lambda consumer: _CONSUMERS.row(consumer, _FORMATS))
 
 
-def message_headings(state: str) -> Sequence[str]:
-    """Return the headings of a table of messages in one state."""
-    return _MESSAGES[state].headings
-
-
-def message_row(now: float) -> Callable[[Result], Sequence[str]]:
-    """Return what makes a message's line in such a table at that time of the server."""
+def messages(state: str, now: float) -> View:
+    """Return the table of messages in one state, at that time of the server."""
     formats = {**_FORMATS, Unit.MOMENT: lambda text: format_duration(abs(now - moment(text)))}
 
     def row(message: Result) -> Sequence[str]:
         body = body_of(message).decode("utf-8", "backslashreplace") + ("…" if message["truncated"] else "")
         shown = {**message, "body": body}
-        if message["state"] != "dead":
-            return [*_MESSAGES[message["state"]].row(shown, formats)[:-1], body]
-        *facts, died, _, _ = _MESSAGES["dead"].row(shown, formats)
-        return [*facts, f"{died} ago", _reason(message), body]
+        *facts, _ = _MESSAGES[state].row(shown, formats)
+        if state == "dead":
+            *facts, died, _ = facts
+            facts += [f"{died} ago", _reason(message)]
+        return [*facts, body]
 
-    return row
+    return View(_MESSAGES[state].headings, row)
 
 
 # Lines

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
 import click
 
+from phpmq.cli.admin.format import body_of, message_lines, messages, moment
 from phpmq.cli.admin.run import Requests, Target, check_askable, confirm, each
 from phpmq.cli.exit_codes import Exit, Failed
-from phpmq.cli.options import QUEUE, STATES, TEXT, api_options, limit_option, preview_option, want_verb, yes_option
+from phpmq.cli.options import QUEUE, TEXT, api_options, size, want_verb, yes_option
 from phpmq.cli.output import Report, is_terminal, note
 from phpmq.requests import MAX_BODY
+from phpmq.results import MAX_PREVIEW, STATES
 from phpmq.text import plural
+
+#: States of messages, as the user names them.
+STATE_NAMES = tuple(state.replace("_", "-") for state in STATES)
 
 # The most ids that the API takes at a time.
 _IDS = 1000
@@ -23,12 +27,21 @@ _IDS = 1000
 _JSON, _REST = 6, 1024 * 1024
 
 
+limit_option = click.option(
+    "--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="Show at most N messages, the first ones."
+)
+
+preview_option = click.option(
+    "--preview", type=size(MAX_PREVIEW), default="80", show_default=True, metavar="B", help="Show the first B bytes of each body."
+)
+
+
 # Look
 
 
 @click.command()
 @click.argument("queue", type=QUEUE)
-@click.option("--state", type=click.Choice(STATES), default="ready", show_default=True, help="Look at those in that state.")
+@click.option("--state", type=click.Choice(STATE_NAMES), default="ready", show_default=True, help="Look at those in that state.")
 @click.option("--id", "id", type=TEXT, metavar="ID", help="Show this message, whatever its state, with its whole body.")
 @limit_option
 @preview_option
@@ -60,12 +73,10 @@ def _given(context: click.Context, *names: str) -> str | None:
 
 async def list_messages(api: Requests, report: Report, queue: str, state: str, limit: int, preview: int) -> int:
     """Show the first messages of a state, page by page."""
-    from phpmq.cli.admin.format import message_headings, message_row
-
     now = 0.0 if report.as_json else await server_time(api)
     # One more than is shown tells that there are more.
     pages = api.pages(f"look at {queue}", "queues", queue, "messages", most=limit + 1, state=state, preview=preview)
-    found = await report.put_pages(pages, message_headings(state), message_row(now), limit)
+    found = await report.put_pages(pages, *messages(state, now), limit)
     if not found and not report.as_json:
         kind = "dead letters" if state == "dead" else f"{state.replace('_', ' ')} messages"
         note(f"{queue} has no {kind}")
@@ -76,8 +87,6 @@ async def list_messages(api: Requests, report: Report, queue: str, state: str, l
 
 async def show_message(api: Requests, report: Report, queue: str, id: str) -> int:
     """Show one message: its body as it is in a pipe, and all of it on a terminal, where nothing of it is obeyed."""
-    from phpmq.cli.admin.format import body_of, message_lines
-
     message = await whole_message(api, f"look at message {id} of {queue}", queue, id)
     if report.as_json:
         report.put(message)
@@ -93,8 +102,6 @@ async def show_message(api: Requests, report: Report, queue: str, id: str) -> in
 
 async def server_time(api: Requests) -> float:
     """Return the server's time in seconds since the epoch: its messages' times are by that clock."""
-    from phpmq.cli.admin.format import moment
-
     return moment((await api.get("ask for the time", "status", wants=("now",)))["now"])
 
 
@@ -252,30 +259,24 @@ class DeadLetters:
     def __init__(self, api: Requests, report: Report, which: Which) -> None:
         self._api, self._report, self._which = api, report, which
 
-    async def _matching(self) -> AsyncIterator[str]:
-        queue, reason, ids = self._which.queue, self._which.reason, set(self._which.ids)
-        pages = self._api.pages(f"count dead letters of {queue}", "queues", queue, "messages", page=1000, state="dead", preview=0)
-        async for page in pages:
-            for letter in page:
-                if (reason is None or letter["reason"] == reason) and (not ids or letter["id"] in ids):
-                    yield letter["id"]
-
     async def count(self) -> int:
         """
         Count those that are meant now.
 
         @raise Failed: one of the ids is not there
         """
-        missing = set(self._which.ids)
-        found, most = 0, self._which.count
-        async for id in self._matching():
-            missing.discard(id)
-            found += 1
-            if found == most:
-                break
+        which, found = self._which, 0
+        missing = dict.fromkeys(which.ids)
+        what, path = f"count dead letters of {which.queue}", ("queues", which.queue, "messages")
+        async for page in self._api.pages(what, *path, page=1000, state="dead", preview=0):
+            if which.ids:
+                found += sum(1 for letter in page if missing.pop(letter["id"], letter) is None)
+            else:
+                found += sum(which.reason in (None, letter["reason"]) for letter in page)
+            if which.count is not None and found >= which.count:
+                return which.count
         if missing:
-            id = next(id for id in self._which.ids if id in missing)
-            raise Failed(f"there is no dead letter {id} of {self._which.queue}; phpmq dead list shows those that there are")
+            raise Failed(f"there is no dead letter {next(iter(missing))} of {which.queue}; phpmq dead list shows those that there are")
         return found
 
     async def would(self, verb: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -29,6 +29,13 @@ _PAGE = 1000
 
 # How many of the things that are wrong are named.
 _NAMED = 5
+
+# The numbers of a queue that have limits: the unit, and the text for a value.
+_COMPARED: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "ready": ("", lambda value: f"{value:,} ready"),
+    "age": ("s", lambda value: f"the next message waits for {value:,.0f} s"),
+    "dead": ("", lambda value: plural(value, "dead letter")),
+}
 
 _COUNT = click.IntRange(0)
 
@@ -93,34 +100,9 @@ class Limits:
     dead_crit: int | None = None
     min_consumers: int | None = None
 
-
-class Findings:
-    """
-    What is wrong, the worst first.
-
-    @ivar state: the worst
-    """
-
-    def __init__(self) -> None:
-        self.state = State.OK
-        self._found: dict[State, list[str]] = {State.CRITICAL: [], State.WARNING: []}
-
-    def add(self, state: State, text: str) -> None:
-        """Something is wrong."""
-        self.state = max(self.state, state)
-        self._found[state].append(text)
-
-    def over(self, name: str, value: float, warn: float | None, crit: float | None, text: str) -> None:
-        """Something is wrong if a value is above a limit."""
-        for state, limit in (State.CRITICAL, crit), (State.WARNING, warn):
-            if limit is not None and value > limit:
-                self.add(state, f"{name}{text}, more than {limit:,.15g}")
-                return
-
-    def __str__(self) -> str:
-        found = [text for texts in self._found.values() for text in texts]
-        more = len(found) - _NAMED
-        return "; ".join(found[:_NAMED]) + (f"; and {more:,} more" if more > 0 else "")
+    def of(self, kind: str) -> tuple[float | None, float | None]:
+        """Return the limits of a number from which on it is a warning, and critical."""
+        return getattr(self, f"{kind}_warn"), getattr(self, f"{kind}_crit")
 
 
 def check_server(target: Target, limits: Limits) -> int:
@@ -177,24 +159,19 @@ async def look(api: Requests, limits: Limits) -> tuple[State, str]:
 
     @raise Failed: it is not known
     """
-    findings = Findings()
+    findings = Findings(limits)
     status = await api.get("ask for the status", "status", wants=("alarms", "mirror", "messages"))
     for alarm in status["alarms"]:
         # Who stops a server knows it.
         findings.add(State.WARNING if alarm["name"] == "running" else State.CRITICAL, str(alarm["text"]))
     lag = status["mirror"].get("lag_seconds")
-    findings.over("", lag or 0.0, None, limits.mirror_lag, f"the file is {format_duration(lag)} late")
-    tally = Tally(limits, findings)
-    seen: set[str] = set()
+    findings.compare(lag or 0.0, None, limits.mirror_lag, f"the file is {format_duration(lag)} late")
     for pattern in limits.patterns:
         async for queue in _matching(api, pattern):
-            if queue["name"] not in seen:
-                seen.add(queue["name"])
-                tally.add(queue)
-    if not seen and limits.min_consumers:
+            findings.add_queue(queue)
+    if not findings.names and limits.min_consumers:
         findings.add(State.CRITICAL, f"no queue matches {' or '.join(limits.patterns)}")
-    text = str(findings) if findings.state else tally.summary()
-    return findings.state, f"{text.replace('|', '/')} | {tally.numbers(lag)}"
+    return findings.state, f"{str(findings).replace('|', '/')} | {findings.numbers(lag)}"
 
 
 async def _matching(api: Requests, pattern: str) -> AsyncIterator[Mapping[str, Any]]:
@@ -208,53 +185,69 @@ async def _matching(api: Requests, pattern: str) -> AsyncIterator[Mapping[str, A
     yield found or {"name": pattern, "ready": 0, "in_flight": 0, "dead": 0, "consumers": 0, "oldest_message_age_seconds": None}
 
 
-class Tally:
+class Findings:
     """
-    The numbers of all queues that are checked. Each is held against the limits by itself.
+    What is wrong, the worst first, and the numbers of all queues that are checked. Each queue is held against the limits by itself.
 
     For the numbers at the end of the line that means: the highest one of all queues stands beside its limits, and sums are extra.
+
+    @ivar state: the worst
+    @ivar names: the queues that were checked
     """
 
-    def __init__(self, limits: Limits, findings: Findings) -> None:
-        self._limits, self._findings = limits, findings
-        self._names: list[str] = []
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.state = State.OK
+        self.names: dict[str, None] = {}
+        self._found: dict[State, list[str]] = {State.CRITICAL: [], State.WARNING: []}
         self._values: dict[str, list[float]] = {"ready": [], "age": [], "dead": [], "consumers": []}
 
-    def add(self, queue: Mapping[str, Any]) -> None:
-        """Take note of a queue, and of what is wrong with it."""
-        limits, findings, name = self._limits, self._findings, str(queue["name"])
-        age = queue["oldest_message_age_seconds"] or 0.0
-        self._names.append(name)
-        for kind, value in ("ready", queue["ready"]), ("age", age), ("dead", queue["dead"]), ("consumers", queue["consumers"]):
-            self._values[kind].append(value)
-        findings.over(f"{name}: ", queue["ready"], limits.ready_warn, limits.ready_crit, f"{queue['ready']:,} ready")
-        findings.over(f"{name}: ", age, limits.age_warn, limits.age_crit, f"the next message waits for {age:,.0f} s")
-        findings.over(f"{name}: ", queue["dead"], limits.dead_warn, limits.dead_crit, plural(queue["dead"], "dead letter"))
-        if queue["consumers"] < (limits.min_consumers or 0):
-            findings.add(State.CRITICAL, f"{name}: {plural(queue['consumers'], 'consumer')}, fewer than {limits.min_consumers:,}")
+    def add(self, state: State, text: str) -> None:
+        """Take note of something that is wrong."""
+        self.state = max(self.state, state)
+        self._found[state].append(text)
 
-    def summary(self) -> str:
-        """What there is to say where nothing is wrong."""
-        values = self._values
-        ready, dead, consumers = (round(sum(values[kind])) for kind in ("ready", "dead", "consumers"))
-        oldest = format_duration(max(values["age"], default=0.0))
-        which = self._names[0] if len(self._names) == 1 else plural(len(self._names), "queue")
+    def compare(self, value: float, warn: float | None, crit: float | None, text: str) -> None:
+        """Take note of a value if it is above a limit."""
+        for state, limit in (State.CRITICAL, crit), (State.WARNING, warn):
+            if limit is not None and value > limit:
+                self.add(state, f"{text}, more than {limit:,.15g}")
+                return
+
+    def add_queue(self, queue: Mapping[str, Any]) -> None:
+        """Take note of a queue's numbers, once, and of what is wrong with them."""
+        name = str(queue["name"])
+        if name in self.names:
+            return
+        self.names[name] = None
+        values = {**{kind: queue[kind] for kind in self._values if kind != "age"}, "age": queue["oldest_message_age_seconds"] or 0.0}
+        for kind, value in values.items():
+            self._values[kind].append(value)
+        for kind, (_, text) in _COMPARED.items():
+            self.compare(values[kind], *self._limits.of(kind), f"{name}: {text(values[kind])}")
+        if queue["consumers"] < (self._limits.min_consumers or 0):
+            self.add(State.CRITICAL, f"{name}: {plural(queue['consumers'], 'consumer')}, fewer than {self._limits.min_consumers:,}")
+
+    def __str__(self) -> str:
+        """What is wrong, or the sums where nothing is."""
+        found = [text for texts in self._found.values() for text in texts]
+        if found:
+            more = len(found) - _NAMED
+            return "; ".join(found[:_NAMED]) + (f"; and {more:,} more" if more > 0 else "")
+        ready, dead, consumers = (round(sum(self._values[kind])) for kind in ("ready", "dead", "consumers"))
+        oldest = format_duration(max(self._values["age"], default=0.0))
+        which = next(iter(self.names)) if len(self.names) == 1 else plural(len(self.names), "queue")
         return f"{which}: {ready:,} ready, {dead:,} dead, waiting for {oldest} at most, {plural(consumers, 'consumer')}"
 
     def numbers(self, lag: float | None) -> str:
-        """The numbers, for graphs."""
+        """Return the numbers, for graphs."""
         limits, values = self._limits, self._values
         least = "" if limits.min_consumers is None else f"{limits.min_consumers}:"
-        found = [
-            _number("ready", max(values["ready"], default=0), "", limits.ready_warn, limits.ready_crit),
-            _number("age", max(values["age"], default=0), "s", limits.age_warn, limits.age_crit),
-            _number("dead", max(values["dead"], default=0), "", limits.dead_warn, limits.dead_crit),
-            f"consumers={min(values['consumers'], default=0):.0f};;{least};0",
-        ]
-        if len(self._names) != 1:
-            sums = {kind: sum(values[kind]) for kind in ("ready", "dead", "consumers")}
-            found += [f"{kind}_total={number:.0f};;;0" for kind, number in sums.items()]
-            found.append(f"queues={len(self._names)};;;0")
+        found = [_number(kind, max(values[kind], default=0), unit, *limits.of(kind)) for kind, (unit, _) in _COMPARED.items()]
+        found.append(f"consumers={min(values['consumers'], default=0):.0f};;{least};0")
+        if len(self.names) != 1:
+            found += [f"{kind}_total={sum(values[kind]):.0f};;;0" for kind in ("ready", "dead", "consumers")]
+            found.append(f"queues={len(self.names)};;;0")
         if lag is not None:
             found.append(_number("mirror_lag", lag, "s", None, limits.mirror_lag))
         return " ".join(found)

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
+from phpmq.cli.admin.format import CONSUMERS, QUEUES, paused, queue_lines, setting_rows
 from phpmq.cli.admin.run import Requests, Target, check_askable, confirm, each, if_found
 from phpmq.cli.exit_codes import Exit
 from phpmq.cli.options import PATTERN, QUEUE, SECONDS, Value, api_options, size, sort_options, want_verb, yes_option
-from phpmq.cli.output import Report, note, table
+from phpmq.cli.output import Listing, Report, note, table
+from phpmq.message import QueueSettings
+from phpmq.results import PAUSES, SETTINGS
 from phpmq.text import plural
-
-#: What can be paused.
-PAUSES = "deliveries", "sends", "all"
 
 #: What resets a setting.
 DEFAULT = "default"
@@ -28,7 +28,18 @@ def _setting(kind: click.ParamType[Any]) -> Value:
     return Value("setting", lambda text: DEFAULT if text == DEFAULT else kind.convert(text, None, None))
 
 
-_NUMBER, _SECONDS = _setting(click.IntRange(0, _MOST)), _setting(SECONDS)
+def _setting_options(function: Any) -> Any:
+    """Add an option for each setting of a queue."""
+    kinds: dict[str, tuple[click.ParamType[Any], str]] = {"max_bytes": (size(_MOST), "B"), "lease": (SECONDS, "S"), "dedup": (SECONDS, "S")}
+    for name, help in reversed(list(SETTINGS.items())):
+        kind, metavar = kinds.get(name, (click.IntRange(0, _MOST), "N"))
+        if name in QueueSettings._CHOICES:
+            option: Any = {"type": click.Choice([*QueueSettings._CHOICES[name], DEFAULT])}
+        else:
+            option = {"type": _setting(kind), "metavar": metavar}
+        function = click.option(f"--{name.replace('_', '-')}", help=help, **option)(function)
+    return function
+
 
 _queue_argument = click.argument("name", type=QUEUE, metavar="QUEUE")
 
@@ -59,10 +70,8 @@ def queues(pattern: str, sort: str, limit: int | None, target: Target) -> int:
 
 async def list_queues(api: Requests, report: Report, pattern: str, order: str, limit: int | None) -> int:
     """List queues, page by page."""
-    from phpmq.cli.admin.format import QUEUE_HEADINGS, queue_row
-
     pages = api.pages("list queues", "queues", most=limit, filter=pattern, sort=order)
-    if not await report.put_pages(pages, QUEUE_HEADINGS, queue_row):
+    if not await report.put_pages(pages, *QUEUES):
         note("there are no queues" if pattern == "*" else f"no queue matches {pattern}")
     return Exit.OK
 
@@ -92,27 +101,18 @@ def show(name: str, target: Target) -> int:
 
 async def show_queue(api: Requests, report: Report, name: str) -> int:
     """Show a queue's numbers, its consumers and its settings."""
-    from phpmq.cli.admin.format import CONSUMER_HEADINGS, consumer_row, queue_lines, setting_rows
-    from phpmq.cli.output import Listing
-
     found = await api.get(f"show {name}", "queues", name, wants=("ready", "consuming", "settings"))
     report.put(found, *queue_lines(found))
     if not report.as_json:
-        consumers = list(map(consumer_row, found["consuming"]))
-        text = "\n" + Listing(*CONSUMER_HEADINGS).add(consumers) if consumers else ""
+        consumers = list(map(CONSUMERS.row, found["consuming"]))
+        text = "\n" + Listing(*CONSUMERS.headings).add(consumers) if consumers else ""
         report.output.put(f"{text}\n{table(('SETTING', 'VALUE'), setting_rows(found))}".encode())
     return Exit.OK
 
 
 @queue.command("set", short_help="Change settings of a queue; it is made if it is not there.")
 @_queue_argument
-@click.option("--max-messages", type=_NUMBER, metavar="N", help="How many messages may wait; 0 for no limit.")
-@click.option("--max-bytes", type=_setting(size(_MOST)), metavar="B", help="How many bytes may wait, such as 64M; 0 for no limit.")
-@click.option("--when-full", type=click.Choice(["refuse", "drop-oldest", DEFAULT]), help="What happens to one more.")
-@click.option("--max-attempts", type=_NUMBER, metavar="N", help="Deliveries after which a message is dead; 0 for no limit.")
-@click.option("--lease", type=_SECONDS, metavar="S", help="Seconds that a consumer which asks for no lease has; 0 for no limit.")
-@click.option("--expired", type=click.Choice(["drop", "dead", DEFAULT]), help="What becomes of messages that expire.")
-@click.option("--dedup", type=_SECONDS, metavar="S", help="Seconds that the key of a message is known from its acceptance on.")
+@_setting_options
 @api_options("Print the queue as it is then.")
 def set_verb(name: str, target: Target, **settings: Any) -> int:
     """
@@ -130,8 +130,6 @@ def set_verb(name: str, target: Target, **settings: Any) -> int:
 
 async def set_queue(api: Requests, report: Report, name: str, changes: Mapping[str, Any]) -> int:
     """Change settings, and show all of them."""
-    from phpmq.cli.admin.format import setting_rows
-
     changed = await api.put(f"set up {name}", "queues", name, fields=changes, wants=("settings",))
     if report.as_json:
         report.put(changed)
@@ -309,7 +307,6 @@ def resume(names: tuple[str, ...], what: str, target: Target) -> int:
 
 async def change_pauses(api: Requests, report: Report, verb: str, names: tuple[str, ...], what: str) -> int:
     """Pause or resume queues, and tell of each what is paused then."""
-    from phpmq.cli.admin.format import paused
 
     async def change(name: str) -> None:
         queue = await api.post(f"{verb} {name}", "queues", name, verb, what=what, wants=("paused",))

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from phpmq.cli.admin.format import CLIENTS, QUEUES, status_lines
 from phpmq.cli.admin.run import Requests, Target, each
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.options import INTERVAL, PATTERN, api_options, sort_options
@@ -43,8 +44,6 @@ def status(target: Target) -> int:
 
 async def show_status(api: Requests, report: Report) -> int:
     """Show the server's numbers."""
-    from phpmq.cli.admin.format import status_lines
-
     status = await api.get("ask for the status", "status", wants=("messages", "connections", "alarms"))
     report.put(status, *([] if report.as_json else status_lines(status)))
     return Exit.OK
@@ -74,10 +73,8 @@ def clients(pattern: str, limit: int | None, disconnect: tuple[int, ...], target
 
 async def list_clients(api: Requests, report: Report, pattern: str, limit: int | None) -> int:
     """List connections, page by page."""
-    from phpmq.cli.admin.format import CLIENT_HEADINGS, client_row
-
     pages = api.pages("list clients", "clients", most=limit, filter=pattern)
-    if not await report.put_pages(pages, CLIENT_HEADINGS, client_row):
+    if not await report.put_pages(pages, *CLIENTS):
         note("there are no connections" if pattern == "*" else f"no connection matches {pattern}")
     return Exit.OK
 
@@ -142,8 +139,6 @@ class Frame:
 
     def head(self) -> list[str]:
         """The lines above the table."""
-        from phpmq.cli.admin.format import status_lines
-
         return [terminal_safe(line) for line in status_lines(self.status)]
 
     def hint(self, shown: int) -> str:
@@ -176,15 +171,13 @@ class Lines:
 
     def show(self, frame: Frame) -> None:
         """Print a frame."""
-        from phpmq.cli.admin.format import QUEUE_HEADINGS, queue_row
-
         self._troubled = False
         if self._as_json:
             self._output.put(json_line({"status": frame.status, "queues": frame.queues}))
             return
         text = "\n".join([*([""] if self._begun else []), *frame.head(), "", ""])
         if frame.queues:
-            text += Listing(*QUEUE_HEADINGS).add(list(map(queue_row, frame.queues)))
+            text += Listing(*QUEUES.headings).add(list(map(QUEUES.row, frame.queues)))
         if hint := frame.hint(len(frame.queues)):
             text += f"{hint}\n"
         self._begun = True
@@ -250,12 +243,10 @@ def _grid(queues: Sequence[Mapping[str, Any]], room: int) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    from phpmq.cli.admin.format import QUEUE_HEADINGS, queue_row
-
-    rows = [[terminal_safe(cell) for cell in queue_row(queue)] for queue in queues]
-    headings = [heading.removeprefix(">") for heading in QUEUE_HEADINGS]
+    rows = [[terminal_safe(cell) for cell in QUEUES.row(queue)] for queue in queues]
+    headings = [heading.removeprefix(">") for heading in QUEUES.headings]
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    columns, gap = _fitting(QUEUE_HEADINGS, widths, room)
+    columns, gap = _fitting(QUEUES.headings, widths, room)
     grid = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold", expand=False)
     for column in columns:
         # Names, which are the last column, are cut off before numbers are.
