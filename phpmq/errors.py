@@ -111,6 +111,12 @@ class NoSuchClient(AdminError):
     code = "no-such-client"
 
 
+class NotSupported(AdminError):
+    """The engine that keeps this server's messages cannot do that."""
+
+    code = "not-supported"
+
+
 class Draining(CommandRefused):
     """The server is about to stop."""
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from typing import Any, TypeVar
 
 from zope.interface import Attribute, Interface
 
 from phpmq.errors import PHPMQError
 from phpmq.message import DeadMessage, Message, Properties, QueueRecord
+from phpmq.results import (
+    ClientConsumer,
+    DeadLetterStatus,
+    DeleteResult,
+    FlushResult,
+    MessageStatus,
+    Page,
+    QueueNumbers,
+    ServerMessages,
+    ServerTotals,
+)
 
 
 class IPeer(Interface):
@@ -130,8 +142,8 @@ class IMirror(Interface):
 
     failing = Attribute("Whether the last write failed.")
 
-    def hurry() -> None:
-        """Somebody waits for the file: write as soon as this turn is over and no other write is running."""
+    def sync_soon() -> None:
+        """Write the file as soon as this reactor turn is over and no other write is running: a receipt depends on it."""
 
 
 class IStore(Interface):
@@ -263,3 +275,98 @@ class IStore(Interface):
 
     def delete_dead(numbers: Iterable[int]) -> None:
         """Forget dead messages."""
+
+
+_T = TypeVar("_T")
+
+#: Work that may take long: others may go on between two steps. A step yields True if it takes some milliseconds, as long as a time slice.
+Steps = Generator[Any, None, _T]
+
+
+class IOperators(Interface):
+    """
+    What operators see of an engine, and do to it. All names are those of queues, and all times in milliseconds since the epoch.
+
+    What an engine cannot do raises L{phpmq.errors.NotSupported}. A method that names a queue raises L{phpmq.errors.NoSuchQueue} if there is
+    none of that name, unless it makes one.
+    """
+
+    waits = Attribute("A histogram of the time from the acceptance of messages until their first delivery.")
+
+    def now() -> int:
+        """What time it is for the engine."""
+
+    def totals() -> ServerTotals:
+        """Counters since the start; none of them ever falls."""
+
+    def dead_lettered() -> Mapping[str, int]:
+        """How many messages became dead letters, by reason."""
+
+    def refused() -> Mapping[str, int]:
+        """How many sends of clients were refused, by error code."""
+
+    def gauges() -> Mapping[str, int]:
+        """Numbers and limits of what there is now, by name; an engine leaves out what it does not have."""
+
+    def alarms() -> Mapping[str, str]:
+        """What is wrong, by the name of the check; empty for what is well."""
+
+    def sums() -> tuple[ServerMessages, int]:
+        """How many messages all queues have, by state, and how many consumers."""
+
+    def names() -> list[str]:
+        """The names of all queues."""
+
+    def rank(name: str, by: str) -> float:
+        """The number by which a queue is sorted, see L{phpmq.results.SORTS}; 0 if it is gone."""
+
+    def numbers(name: str) -> QueueNumbers:
+        """All numbers of a queue."""
+
+    def counters(name: str) -> tuple[int, tuple[int, int, int]] | None:
+        """A queue's number, and how many messages were received, delivered and acknowledged; None if it is gone."""
+
+    def consumers(name: str) -> list[tuple[object, int, int, float]]:
+        """The consumers of a queue: each one's channel, window, messages in flight, and lease in seconds."""
+
+    def consuming(channel: IChannel) -> tuple[ClientConsumer, ...]:
+        """What a channel consumes."""
+
+    def configure(name: str, changes: Mapping[str, Any]) -> QueueNumbers:
+        """Change settings of a queue, which is made if it is not there; None gives one back its default."""
+
+    def pause(name: str, what: str) -> QueueNumbers:
+        """Stop what is one of L{phpmq.results.PAUSES}; the queue is made if it is not there."""
+
+    def resume(name: str, what: str) -> QueueNumbers:
+        """Undo L{pause}."""
+
+    def flush(name: str) -> FlushResult:
+        """Remove what is ready or delayed; what is in flight is left to its consumers and never comes back."""
+
+    def delete_queue(name: str) -> Steps[DeleteResult]:
+        """Flush a queue and forget its settings, pause, dead letters and keys; a queue that is gone is known by its dead letters."""
+
+    def messages(name: str, state: str, after: int, limit: int, preview: int) -> Steps[Page]:
+        """
+        A page of the messages in a state of L{phpmq.results.LISTED}, in their order, each with the first C{preview} bytes of its body. It
+        ends early once it has much of bodies; C{next} is C{after} of the next one.
+        """
+
+    def message(name: str, id: str, preview: int) -> tuple[MessageStatus | DeadLetterStatus, bytes]:
+        """The message of that id with the beginning of its body, and the whole body; L{phpmq.errors.NoSuchMessage} if there is none."""
+
+    def move(source: str, target: str, count: int | None) -> Steps[int]:
+        """Move messages that are ready now to the tail of another queue, up to C{count} of them: how many were moved."""
+
+    def dead_totals() -> Mapping[str, tuple[int, int]]:
+        """How many dead letters each queue has, and their bytes, also those of queues that are gone."""
+
+    def replay(name: str, target: str, ids: Iterable[str] | None, reason: str | None, count: int | None) -> Steps[int]:
+        """
+        Requeue dead letters, with their attempts forgotten: those of these ids, or the oldest C{count} that died for a reason; None for
+        all. The answer is how many. If one of the ids is not there, nothing is done and it is L{phpmq.errors.NoSuchMessage}.
+        """
+
+    def delete_dead(name: str, ids: Iterable[str] | None, reason: str | None, count: int | None) -> Steps[int]:
+        """Delete dead letters; see L{replay}."""

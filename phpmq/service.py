@@ -1,8 +1,9 @@
-"""The server as a service: listeners, broker, store and mirror. Add it to an application, with or without twistd."""
+"""The server as a service: an engine, and the listeners before it. Add it to an application, with or without twistd."""
 
 from __future__ import annotations
 
 import resource
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
@@ -14,13 +15,17 @@ from twisted.logger import Logger
 from phpmq.admin import Admin
 from phpmq.admin.access import require_local
 from phpmq.admin.console import ConsoleFactory
-from phpmq.admin.pulse import Pulse
+from phpmq.admin.reactor import ReactorLag
 from phpmq.broker import Broker
 from phpmq.clock import SteadyClock
-from phpmq.commands import Versions
+from phpmq.engine import LocalEngine
+from phpmq.interfaces import IConnection, IOperators
 from phpmq.listeners import Listener
-from phpmq.mirror import MirrorService, StoreFile
-from phpmq.protocol import Connections, QueueFactory
+from phpmq.mirror import MirrorService
+from phpmq.ports import Connections
+from phpmq.protocol import QueueFactory, QueueProtocol, deadlines
+from phpmq.server_frames import Versions
+from phpmq.session import Session
 from phpmq.settings import Settings
 from phpmq.store import SQLiteStore
 
@@ -35,8 +40,8 @@ _SPARE_DESCRIPTORS = 64
 #: Unfinished frames of all connections may take the memory limit divided by this, on top of it.
 _UNFINISHED_SHARE = 4
 
-# Seconds between two looks at deadlines of connections and at what expired, and at what is due or was leased.
-_CHECK_INTERVAL, _TICK_INTERVAL = 1.0, 0.1
+# Seconds between two looks at deadlines of connections.
+_CHECK_INTERVAL = 1.0
 
 # Seconds that a stop waits for clients to take their last receipts, after all is in the file.
 _LAST_WORDS = 1.0
@@ -46,14 +51,13 @@ class QueueService(MultiService):
     """
     A queue server.
 
-    @ivar broker: the queues, once the service was started; other code of the process sends and consumes through it
+    @ivar engine: what keeps the messages
     @ivar connections: the clients
-    @ivar mirror: the file's keeper, once the service was started; None without a file
-    @ivar store: the messages, once the service was started
     @ivar admin: what an operator can see and do, once the service was started
     @ivar consoles: operators who are connected
     @ivar site: the HTTP API; None without one
-    @ivar pulse: how late the reactor is
+    @ivar lag: how late the reactor is
+    @ivar operators: what operators see of the broker, once the service was started
     """
 
     _log = Logger()
@@ -66,39 +70,57 @@ class QueueService(MultiService):
         super().__init__()
         self.settings = settings
         self._reactor = reactor
-        self.clock = SteadyClock()
-        version = Versions(settings.max_message_size)
-        self.connections = Connections(
-            version,
+        self.engine = LocalEngine(settings, reactor)
+        self._versions = Versions(settings.max_message_size)
+        self.connections: Connections[QueueProtocol] = Connections(
             reactor,
+            deadlines(settings.frame_timeout, settings.write_timeout),
             settings.max_connections,
-            settings.frame_timeout,
-            settings.write_timeout,
+            settings.per_address,
             max(settings.memory_limit // _UNFINISHED_SHARE, settings.max_message_size + 1024),
         )
-        self.broker: Broker
         self.admin: Admin
-        self.mirror: MirrorService | None = None
-        self.store: SQLiteStore | None = None
-        self._wake: Any = None
         self.consoles = ConsoleFactory(self, reactor, settings.max_consoles)
         self.site: Site | None = None
         self._listeners: list[Listener] = []
         for option, descriptions in ("--listen", settings.listen), ("--listen-original", settings.listen_original):
             for description in descriptions:
-                factory = QueueFactory(self.connections, option == "--listen-original", description)
-                self._listen(option, description, factory)
+                open_session = partial(self.open_session, original=option == "--listen-original")
+                self._listen(option, description, QueueFactory(self.connections, open_session, description))
         if settings.console:
             self._listen_for_operators("--console", settings.console, self.consoles)
         if settings.http:
             self._listen_for_http(settings)
         for listener in self._listeners:
             listener.port.setServiceParent(self)
-        self._ticks = LoopingCall(self._tick)
-        self._ticks.clock = reactor
-        self._broker_ticks = LoopingCall(self._tick_broker)
-        self._broker_ticks.clock = reactor
-        self.pulse = Pulse(reactor)
+        self._checks = LoopingCall(self._check)
+        self._checks.clock = reactor
+        self.lag = ReactorLag(reactor)
+
+    @property
+    def operators(self) -> IOperators:
+        """What operators see of the messages and do to them, once the service was started."""
+        return self.engine.operators
+
+    @property
+    def broker(self) -> Broker:
+        """The queues, once the service was started; other code of the process sends and consumes through it."""
+        return self.engine.broker
+
+    @property
+    def mirror(self) -> MirrorService | None:
+        """What copies the messages to the file, once the service was started; None without a file."""
+        return self.engine.mirror
+
+    @property
+    def store(self) -> SQLiteStore | None:
+        """The messages, once the service was started."""
+        return self.engine.store
+
+    @property
+    def clock(self) -> SteadyClock:
+        """The time that messages live by."""
+        return self.engine.clock
 
     @property
     def max_message_size(self) -> int:
@@ -152,30 +174,13 @@ class QueueService(MultiService):
         """
         self._check_descriptors()
         settings = self.settings
-        self.store = store = self._open_store()
-        self.broker = Broker(
-            store,
-            self.clock.now,
-            settings.memory_limit,
-            settings.max_window,
-            self._dispatch_soon,
-            int(settings.producer_timeout * 1000),
-            settings.max_unconfirmed,
-            settings.max_keys,
-        )
-        self.broker.dispatch()
-        self.connections.broker = self.broker
-        if self.mirror is not None:
-            self.mirror.synced = self.broker.synced
-            self.broker.confirms.mirror = self.mirror
-            self.mirror.startService()
+        self.engine.startService()
         self.admin = Admin(self, self._reactor)
         if self.site is not None:
             self.site.open(self.admin)
         super().startService()
-        self._ticks.start(_CHECK_INTERVAL, now=False)
-        self._broker_ticks.start(_TICK_INTERVAL, now=False)
-        self.pulse.start()
+        self._checks.start(_CHECK_INTERVAL, now=False)
+        self.lag.start()
         self._log.info(
             "phpmq is ready: {queues} queues, listening on {listeners}, console on {console}, HTTP on {http}, store {store}",
             queues=len(self.broker.queues),
@@ -184,26 +189,6 @@ class QueueService(MultiService):
             http=", ".join(settings.http) or "nothing",
             store=settings.store,
         )
-
-    def _open_store(self) -> SQLiteStore:
-        settings = self.settings
-        if settings.store == "memory":
-            self._log.warn("the store is in memory only: its messages end with this process")
-            return SQLiteStore()
-        file = StoreFile(settings.store)
-        memory, damaged = file.open()
-        if damaged:
-            self._log.error(
-                "{damaged} messages in {path} are damaged; they are kept in its table 'damaged' and not delivered",
-                damaged=damaged,
-                path=file.path,
-            )
-        reading = dict(memory.execute("SELECT key, value FROM meta WHERE key IN ('steady', 'wall')"))
-        if len(reading) == 2:
-            self.clock.resume(reading["steady"], reading["wall"])
-        store = SQLiteStore(memory)
-        self.mirror = MirrorService(store, file, settings.mirror_interval, self.clock, self._reactor)
-        return store
 
     def _check_descriptors(self) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -223,35 +208,22 @@ class QueueService(MultiService):
 
     # While it runs
 
-    def _dispatch_soon(self) -> None:
-        if self._wake is None:
-            self._wake = self._reactor.callLater(0, self._dispatch)
+    def open_session(self, connection: IConnection, original: bool = False) -> Session:
+        """
+        Return the session of a connection.
 
-    def _dispatch(self) -> None:
-        self._wake = None
-        self.broker.dispatch()
+        @param original: the client is taken for one of the original revision of protocol 01
+        """
+        return Session(self.broker, self._versions, connection, original)
 
-    def _tick(self) -> None:
-        """Once a second. Catches everything: a LoopingCall that fails once never runs again."""
+    def _check(self) -> None:
+        """Look at deadlines and rates, once a second. Catches everything: a LoopingCall that fails once never runs again."""
         try:
             self.connections.check()
             self.consoles.check()
-            self._sweep()
             self.admin.sample()
         except Exception:
             self._log.failure("a periodic check failed")
-
-    def _tick_broker(self) -> None:
-        """Delays and leases. Catches everything, likewise."""
-        try:
-            if self.running and not self.broker.tick():
-                self._reactor.callLater(0, self._tick_broker)
-        except Exception:
-            self._log.failure("delayed messages could not be released")
-
-    def _sweep(self) -> None:
-        if self.running and not self.broker.sweep():
-            self._reactor.callLater(0, self._sweep)
 
     # Stop
 
@@ -261,29 +233,25 @@ class QueueService(MultiService):
 
     async def _stop(self) -> None:
         self.running = 0
-        for ticks in self._ticks, self._broker_ticks, self.pulse:
+        for ticks in self._checks, self.lag:
             if ticks.running:
                 ticks.stop()
         await self._close_listeners(http=False)
-        if self.store is None:
+        if not self.engine.running:
             await self._close_http()
             return  # It never started.
         self.consoles.stop()
         connections = list(self.connections.open)
-        self.broker.stop()
+        self.engine.drain()
         for connection in connections:
-            connection.leave()
-        if self.mirror is not None:
-            await self.mirror.stopService()
+            connection.drain()
+        await self.engine.stopService()
         for connection in connections:
             connection.close()
-        await self.connections.all_gone(_LAST_WORDS)
+        await self.connections.wait_closed(_LAST_WORDS)
         # To the last it tells that the server stops, and answers sends that waited for the file.
         await self._close_http()
-        if self._wake is not None:
-            self._wake.cancel()
-            self._wake = None
-        self.store.close()
+        self.engine.close()
         self._log.info("phpmq stopped")
 
     async def _close_listeners(self, http: bool) -> None:

@@ -122,7 +122,7 @@ def _tell_exit_code(service: QueueService, reactor: Any) -> None:
     """A clean stop ends with exit code 0, one that could not save everything with 1."""
     # Otherwise twistd would end the process by the signal that stopped it, once more.
     reactor._exitSignal = None
-    if service.mirror is not None and service.mirror.unsaved:
+    if service.engine.unsaved:
         atexit.register(os._exit, 1)
 
 

@@ -41,7 +41,7 @@ from phpmq.message import DeadMessage, Properties
 from phpmq.protocol import QueueFactory
 from phpmq.service import QueueService
 from phpmq.settings import Settings
-from phpmq.store import SQLiteStore
+from phpmq.store import ChangeLog, SQLiteStore
 
 # What one end may have on its way before it is told to wait, in bytes.
 _CAPACITY = 64 * 1024
@@ -77,15 +77,15 @@ class MemoryServer:
         defaults = {"listen": (), "store": "memory", "memory_limit": 64 * 1024**2, "max_connections": 100}
         self.service = QueueService(Settings(**{**defaults, **settings}), self.clock)
         if self._faked:
-            self.service.clock = SteadyClock(self._seconds, self._seconds)
+            self.service.engine.clock = SteadyClock(self._seconds, self._seconds)
         self.endpoint: IStreamClientEndpoint = _Endpoint(self)
         self.reachable = True
-        self._factory = QueueFactory(self.service.connections)
+        self._factory = QueueFactory(self.service.connections, self.service.open_session)
         self._clients: list[QueueClient] = []
         self._ends: set[_End] = set()
         self.service.startService()
         self._store = cast(SQLiteStore, self.service.store)
-        self.broker.confirms.mirror = cast(IMirror, _Disk(self._store, self.broker, self.clock))
+        self.broker.confirms.mirror = cast(IMirror, _Disk(self._store.changelog, self.broker, self.clock))
 
     def _seconds(self) -> float:
         # What is a little less than a millisecond, after a sum of steps, is one.
@@ -371,22 +371,22 @@ class _Disk:
 
     failing = False
 
-    def __init__(self, store: SQLiteStore, broker: Broker, clock: Any) -> None:
-        self._store = store
+    def __init__(self, changelog: ChangeLog, broker: Broker, clock: Any) -> None:
+        self._changelog = changelog
         self._broker = broker
         self._clock = clock
-        self._hurrying = False
+        self._scheduled = False
 
-    def hurry(self) -> None:
+    def sync_soon(self) -> None:
         """Write; see L{IMirror}."""
-        if not self._hurrying:
-            self._hurrying = True
+        if not self._scheduled:
+            self._scheduled = True
             self._clock.callLater(0, self._write)
 
     def _write(self) -> None:
-        self._hurrying = False
-        while (delta := self._store.extract(10_000, 2**22, {})) is not None:
-            self._store.confirm(delta)
+        self._scheduled = False
+        while (delta := self._changelog.extract(10_000, 2**22, {})) is not None:
+            self._changelog.confirm(delta)
             if not delta.more:
                 break
         self._broker.synced()

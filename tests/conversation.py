@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from phpmq.broker import Broker
-from phpmq.commands import Versions
+from phpmq.server_frames import Versions
 from phpmq.session import Session
 from phpmq.store import SQLiteStore
 from tests.doubles import RecordingConnection

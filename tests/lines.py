@@ -9,11 +9,11 @@ from typing import Any
 from zope.interface import implementer
 
 from phpmq.broker import Broker
-from phpmq.commands import Versions
 from phpmq.conversation import Conversation, Delivery, Request
 from phpmq.errors import PHPMQError
 from phpmq.interfaces import IConnection, IMirror
 from phpmq.mirror import StoreFile
+from phpmq.server_frames import Versions
 from phpmq.session import Session
 from phpmq.store import SQLiteStore
 
@@ -26,7 +26,7 @@ class FileServer:
     Broker and store of a server, and a file that is written when the test says so.
 
     @ivar now: the time, in milliseconds
-    @ivar hurried: whether somebody waits for the file
+    @ivar sync_wanted: whether a receipt depends on a write of the file
     """
 
     def __init__(self, path: Path, max_message_size: int = 1 << 20) -> None:
@@ -47,23 +47,23 @@ class FileServer:
         self.store = SQLiteStore(memory)
         self.broker = Broker(self.store, lambda: self.now, wake=lambda: None)
         self.broker.confirms.mirror = self
-        self.hurried = False
+        self.sync_wanted = False
         self.write()
 
     def session(self, connection: IConnection) -> Session:
         """A conversation."""
         return Session(self.broker, self._versions, connection)
 
-    def hurry(self) -> None:
+    def sync_soon(self) -> None:
         """Note it; see L{IMirror}."""
-        self.hurried = True
+        self.sync_wanted = True
 
     def write(self) -> None:
         """The file gets all that is new, and those who wait for that hear of it."""
-        self.hurried = False
-        while (delta := self.store.extract(_MANY, _MANY, {})) is not None:
+        self.sync_wanted = False
+        while (delta := self.store.changelog.extract(_MANY, _MANY, {})) is not None:
             self._file.apply(delta)
-            self.store.confirm(delta)
+            self.store.changelog.confirm(delta)
         self.broker.synced()
 
     def close(self) -> None:

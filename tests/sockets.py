@@ -16,8 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from phpmq.broker import Broker
-from phpmq.commands import Versions
 from phpmq.interfaces import IConnection
+from phpmq.server_frames import Versions
 from phpmq.session import Session
 from phpmq.store import SQLiteStore, upgrade
 
@@ -129,12 +129,12 @@ class SocketServer:
 
     # IMirror
 
-    def hurry(self) -> None:
+    def sync_soon(self) -> None:
         """Nothing to do: it is written all the time."""
 
     def _write(self) -> None:
-        while (delta := self._store.extract(10_000, 1 << 24, {})) is not None:
-            self._store.confirm(delta)
+        while (delta := self._store.changelog.extract(10_000, 1 << 24, {})) is not None:
+            self._store.changelog.confirm(delta)
         self.broker.synced()
 
     # The thread

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from inspect import isawaitable
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.admin import Admin, Page, messages, turns
+from phpmq import operators
+from phpmq.admin import Admin, reactor
 from phpmq.broker.producers import PRODUCER_OVERHEAD
 from phpmq.errors import (
     BadName,
@@ -21,6 +23,7 @@ from phpmq.errors import (
     QueueFull,
     TooLarge,
 )
+from phpmq.results import Page, as_json
 from phpmq.testing import MemoryServer
 
 #: A name that every door has to bear.
@@ -37,10 +40,13 @@ class AdminTestCase(SynchronousTestCase):
         self.client = self.server.client()
 
     def result(self, work: Any) -> Any:
-        """What comes of a coroutine or Deferred, once all is settled."""
-        deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
-        self.server.settle()
-        return self.successResultOf(deferred)
+        """What comes of a coroutine or Deferred, once all is settled, or of what is done at once: as JSON has it, items of pages too."""
+        value = work
+        if isawaitable(work):
+            deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)  # type: ignore[arg-type]
+            self.server.settle()
+            value = self.successResultOf(deferred)
+        return Page(as_json(value.items), value.next) if isinstance(value, Page) else as_json(value)
 
     def send(self, queue: str, *bodies: bytes, **more: Any) -> list[str]:
         """Send messages: their ids."""
@@ -78,17 +84,17 @@ class StatusTests(AdminTestCase):
         held = self.hold(ODD, 2)
         held[0].ack()
         self.server.advance(2)
-        found = self.result(self.admin.queue(ODD))
+        found = self.result(self.admin.queues.get(ODD))
         self.assertEqual(
             {name: found[name] for name in ("name", "ready", "delayed", "in_flight", "dead", "consumers", "oldest_message_age_seconds")},
             {"name": ODD, "ready": 0, "delayed": 1, "in_flight": 2, "dead": 0, "consumers": 1, "oldest_message_age_seconds": None},
         )
         self.assertEqual(found["totals"], {"received": 4, "delivered": 3, "acknowledged": 1})
-        (client,) = self.result(self.admin.clients()).items
+        (client,) = self.result(self.admin.clients.list()).items
         self.assertEqual(found["consuming"], [{"client": client["id"], "window": 2, "in_flight": 2, "lease_seconds": 0.0}])
         held[1].dead_letter("broken")
         self.server.settle()
-        self.assertEqual(self.result(self.admin.queue(ODD))["dead"], 1)
+        self.assertEqual(self.result(self.admin.queues.get(ODD))["dead"], 1)
 
     def test_status(self) -> None:
         """The server's numbers are the sums, and its totals never fall."""
@@ -96,9 +102,9 @@ class StatusTests(AdminTestCase):
         self.send("b", b"3")
         self.hold("b", 1)[0].requeue()
         self.server.settle()
-        self.admin.flush("a")
+        self.admin.queues.flush("a")
         self.server.settle()
-        status = self.admin.status()
+        status = self.result(self.admin.status())
         self.assertEqual(status["messages"], {"ready": 0, "delayed": 0, "in_flight": 1, "dead": 0, "bytes": 0})
         self.assertEqual((status["queues"], status["consumers"], status["state"]), (1, 1, "running"))
         totals = status["totals"]
@@ -111,25 +117,25 @@ class StatusTests(AdminTestCase):
         """The age is that of the message that is next."""
         self.send("q", b"1", b"2")
         self.server.advance(5)
-        self.assertTrue(4.9 < self.result(self.admin.queue("q"))["oldest_message_age_seconds"] < 5.1)
+        self.assertTrue(4.9 < self.result(self.admin.queues.get("q"))["oldest_message_age_seconds"] < 5.1)
         self.hold("q", 1)
         self.server.advance(5)
-        self.assertTrue(9.9 < self.result(self.admin.queue("q"))["oldest_message_age_seconds"] < 10.1)
+        self.assertTrue(9.9 < self.result(self.admin.queues.get("q"))["oldest_message_age_seconds"] < 10.1)
 
     def test_rates(self) -> None:
         """Rates are what happened in the last second, and averages of the last ten and sixty."""
         for _ in range(30):
             self.send("q", b"x", b"y")
             self.server.advance(1)
-        rates = self.result(self.admin.queue("q"))["rates"]["received"]
+        rates = self.result(self.admin.queues.get("q"))["rates"]["received"]
         self.assertTrue(1.5 < rates["1s"] < 2.5, rates)
         self.assertTrue(1.5 < rates["10s"] < 2.1, rates)
         self.assertTrue(0.5 < rates["60s"] < 1.5, rates)
-        self.assertEqual(self.admin.status()["rates"]["received"], rates)
+        self.assertEqual(self.result(self.admin.status())["rates"]["received"], rates)
         self.server.advance(3)
-        self.assertEqual(self.result(self.admin.queue("q"))["rates"]["received"]["1s"], 0)
+        self.assertEqual(self.result(self.admin.queues.get("q"))["rates"]["received"]["1s"], 0)
         self.server.advance(600)
-        self.assertEqual(self.result(self.admin.queue("q"))["rates"]["received"], {"1s": 0, "10s": 0, "60s": 0})
+        self.assertEqual(self.result(self.admin.queues.get("q"))["rates"]["received"], {"1s": 0, "10s": 0, "60s": 0})
 
     def test_pages(self) -> None:
         """Queues come in pages, in the order asked for, those that match."""
@@ -139,15 +145,15 @@ class StatusTests(AdminTestCase):
         names: list[str] = []
         after: str | None = ""
         while after is not None:
-            page = self.result(self.admin.queues("jobs.*", after=after, limit=2))
+            page = self.result(self.admin.queues.list("jobs.*", after=after, limit=2))
             names += [queue["name"] for queue in page.items]
             after = page.next
         self.assertEqual(names, [f"Jobs.{number}" for number in range(5)])
-        most = self.result(self.admin.queues(sort="-ready", limit=2))
+        most = self.result(self.admin.queues.list(sort="-ready", limit=2))
         self.assertEqual([queue["name"] for queue in most.items], ["Jobs.4", "Jobs.3"])
-        rest = self.result(self.admin.queues(sort="-ready", limit=9, after=most.next or ""))
+        rest = self.result(self.admin.queues.list(sort="-ready", limit=9, after=most.next or ""))
         self.assertEqual([queue["name"] for queue in rest.items], ["Jobs.2", "Jobs.1", "Jobs.0", "other"])
-        self.assertEqual(self.result(self.admin.queues(sort="-name", limit=1)).items[0]["name"], "other")
+        self.assertEqual(self.result(self.admin.queues.list(sort="-name", limit=1)).items[0]["name"], "other")
         for wrong in (
             {"sort": "colour"},
             {"limit": 0},
@@ -155,7 +161,7 @@ class StatusTests(AdminTestCase):
             {"sort": "ready", "after": "x"},
             {"sort": "ready", "after": "9" * 5000},
         ):
-            self.failureResultOf(Deferred.fromCoroutine(self.admin.queues(**wrong)), BadSetting)
+            self.failureResultOf(Deferred.fromCoroutine(self.admin.queues.list(**wrong)), BadSetting)
 
     def test_orders(self) -> None:
         """Every order is by the number that the queues are shown with, and by name where it is the same."""
@@ -172,7 +178,7 @@ class StatusTests(AdminTestCase):
             "age": lambda queue: queue["oldest_message_age_seconds"] or 0,
             "rate": lambda queue: queue["rates"]["received"]["10s"],
         }.items():
-            up, down = self.result(self.admin.queues(sort=sort)).items, self.result(self.admin.queues(sort=f"-{sort}")).items
+            up, down = self.result(self.admin.queues.list(sort=sort)).items, self.result(self.admin.queues.list(sort=f"-{sort}")).items
             self.assertEqual(
                 [queue["name"] for queue in up], [queue["name"] for queue in sorted(up, key=lambda one: (value(one), one["name"]))]
             )
@@ -185,7 +191,7 @@ class StatusTests(AdminTestCase):
     def test_sorts(self) -> None:
         """Queues can be sorted by each number that they have."""
         self.dead_letters("dead", b"1")
-        self.admin.pause("dead")
+        self.admin.queues.pause("dead")
         self.send("old", b"")
         self.server.advance(30)
         self.send("many", *[b""] * 7)
@@ -196,11 +202,11 @@ class StatusTests(AdminTestCase):
         self.server.advance(1)
         expected = {"ready": "many", "in_flight": "held", "messages": "late", "dead": "dead", "bytes": "large", "age": "old"}
         for sort, name in {**expected, "rate": "late"}.items():
-            self.assertEqual(self.result(self.admin.queues(sort=f"-{sort}", limit=1)).items[0]["name"], name, sort)
+            self.assertEqual(self.result(self.admin.queues.list(sort=f"-{sort}", limit=1)).items[0]["name"], name, sort)
 
     def test_memory(self) -> None:
         """What the process takes is known where the system tells it, and its peak is no less."""
-        memory = self.admin.status()["memory"]
+        memory = self.result(self.admin.status())["memory"]
         self.assertGreater(memory["resident"], 1024**2)
         self.assertGreaterEqual(memory["peak"], memory["resident"])
 
@@ -208,15 +214,15 @@ class StatusTests(AdminTestCase):
         """Clients are listed, and can be disconnected, which gives back what they hold."""
         self.send("q", b"1")
         self.hold("q", 1)
-        (client,) = self.result(self.admin.clients()).items
+        (client,) = self.result(self.admin.clients.list()).items
         self.assertEqual((client["protocol"], client["in_flight"], client["address"]), ("02", 1, "unix socket"))
         self.assertEqual(client["consuming"], [{"queue": "q", "window": 1, "in_flight": 1, "lease_seconds": 0.0}])
         self.assertTrue(client["bytes_received"] and client["bytes_sent"])
         self.server.reachable = False
-        self.admin.disconnect(client["id"])
+        self.admin.clients.disconnect(client["id"])
         self.server.settle()
-        self.assertEqual((self.result(self.admin.clients()).items, self.server.bodies("q")), ([], [b"1"]))
-        self.assertRaises(NoSuchClient, self.admin.disconnect, client["id"])
+        self.assertEqual((self.result(self.admin.clients.list()).items, self.server.bodies("q")), ([], [b"1"]))
+        self.assertRaises(NoSuchClient, self.admin.clients.disconnect, client["id"])
 
     def test_health(self) -> None:
         """A full memory is an alarm."""
@@ -224,7 +230,7 @@ class StatusTests(AdminTestCase):
         self.send("q", b"x")
         self.server.broker.memory.limit = 1
         self.assertFalse(self.admin.health().ready)
-        self.assertEqual([alarm["name"] for alarm in self.admin.alarms()], ["memory"])
+        self.assertEqual([alarm.name for alarm in self.admin.alarms()], ["memory"])
         self.server.broker.memory.limit = 2**30
 
 
@@ -238,16 +244,16 @@ class MessageTests(AdminTestCase):
         held = self.hold(ODD, 3)
         held.pop(0).dead_letter("why")
         self.server.settle()
-        before = self.result(self.admin.queue(ODD))
+        before = self.result(self.admin.queues.get(ODD))
         for _ in range(2):
-            self.assertEqual(self.bodies(self.result(self.admin.messages(ODD))), ["4", "5", "6", "7"])
-            self.assertEqual(self.bodies(self.result(self.admin.messages(ODD, "in_flight"))), ["1", "2", "3"])
-            (late,) = self.result(self.admin.messages(ODD, "delayed")).items
+            self.assertEqual(self.bodies(self.result(self.admin.messages.list(ODD))), ["4", "5", "6", "7"])
+            self.assertEqual(self.bodies(self.result(self.admin.messages.list(ODD, "in_flight"))), ["1", "2", "3"])
+            (late,) = self.result(self.admin.messages.list(ODD, "delayed")).items
             self.assertEqual((late["body"], late["key"], late["headers"]), ("late", "k", {"a": "b"}))
-            (dead,) = self.result(self.admin.messages(ODD, "dead")).items
+            (dead,) = self.result(self.admin.messages.list(ODD, "dead")).items
             self.assertEqual((dead["body"], dead["reason"], dead["text"], dead["attempts"]), ("0", "rejected", "why", 1))
-        self.assertEqual(self.result(self.admin.queue(ODD)), before)
-        self.assertEqual([item["attempts"] for item in self.result(self.admin.messages(ODD)).items], [0] * 4)
+        self.assertEqual(self.result(self.admin.queues.get(ODD)), before)
+        self.assertEqual([item["attempts"] for item in self.result(self.admin.messages.list(ODD)).items], [0] * 4)
 
     def test_pages(self) -> None:
         """Each state comes in pages."""
@@ -266,14 +272,14 @@ class MessageTests(AdminTestCase):
             found: list[str] = []
             after: str | None = ""
             while after is not None:
-                page = self.result(self.admin.messages("q", state, after, limit=2))
+                page = self.result(self.admin.messages.list("q", state, after, limit=2))
                 found += self.bodies(page)
                 after = page.next
             self.assertEqual(found, expected, state)
 
     def test_large_pages(self) -> None:
         """A page ends early where it has enough of all bodies, so that looking at large messages stops nobody; the next one goes on."""
-        self.patch(messages, "PAGE_BYTES", 100)
+        self.patch(operators, "PAGE_BYTES", 100)
         self.send("q", *[b"%d" % number * 40 for number in range(9)])
         self.send("q", *[b"%d" % number * 40 for number in range(9)], delay=99)
         for delivery in self.hold("q", 4)[:2]:
@@ -284,7 +290,7 @@ class MessageTests(AdminTestCase):
                 found: list[dict[str, Any]] = []
                 after: str | None = ""
                 while after is not None:
-                    page = self.result(self.admin.messages("q", state, after, limit, preview))
+                    page = self.result(self.admin.messages.list("q", state, after, limit, preview))
                     self.assertLessEqual(len(page.items), size)
                     found += page.items
                     after = page.next
@@ -294,24 +300,24 @@ class MessageTests(AdminTestCase):
         """Those ready and in flight are in one order, which they keep when they are delivered or come back between two pages."""
         self.send("q", *[b"%d" % number for number in range(8)])
         self.hold("q", 4)
-        first = self.result(self.admin.messages("q", "active", limit=3))
+        first = self.result(self.admin.messages.list("q", "active", limit=3))
         self.assertEqual([(item["body"], item["state"]) for item in first.items], [(body, "in_flight") for body in "012"])
         self.server.reachable = False
         self.server.disconnect()
-        rest = self.result(self.admin.messages("q", "active", first.next or ""))
+        rest = self.result(self.admin.messages.list("q", "active", first.next or ""))
         self.assertEqual([(item["body"], item["state"]) for item in rest.items], [(body, "ready") for body in "34567"])
 
     def test_active_while_others_work(self) -> None:
         """Those that come back while those in flight are looked at are found too."""
-        self.patch(turns, "SLICE", 0.0)
-        self.patch(messages, "_LOOK", 1)
+        self.patch(reactor, "SLICE", 0.0)
+        self.patch(operators, "_LOOK", 1)
         self.send("q", *[b"%d" % number for number in range(8)])
         self.hold("q", 4)
-        listing = Deferred.fromCoroutine(self.admin.messages("q", "active"))
+        listing = Deferred.fromCoroutine(self.admin.messages.list("q", "active"))
         self.assertNoResult(listing)
         self.server.reachable = False
         self.server.disconnect()
-        self.assertEqual(self.bodies(self.successResultOf(listing)), [*"01234567"])
+        self.assertEqual(self.bodies(self.result(listing)), [*"01234567"])
 
     def test_delayed_again(self) -> None:
         """Those delayed come in pages also where they were queued again, and so have later places than numbers."""
@@ -319,15 +325,15 @@ class MessageTests(AdminTestCase):
         for delivery in self.hold("q", 3):
             delivery.requeue(delay=50)
         self.server.settle()
-        page = self.result(self.admin.messages("q", "delayed", limit=2))
+        page = self.result(self.admin.messages.list("q", "delayed", limit=2))
         self.assertEqual(
-            self.bodies(page) + self.bodies(self.result(self.admin.messages("q", "delayed", page.next or ""))), ["0", "1", "2"]
+            self.bodies(page) + self.bodies(self.result(self.admin.messages.list("q", "delayed", page.next or ""))), ["0", "1", "2"]
         )
 
     def test_preview(self) -> None:
         """Bodies are cut where asked, never inside a character, and are base64 if they are no text."""
         self.send("q", "añb".encode(), b"\xff\x00", b"")
-        first, second, third = self.result(self.admin.messages("q", preview=2)).items
+        first, second, third = self.result(self.admin.messages.list("q", preview=2)).items
         self.assertEqual((first["body"], first["size"], first["truncated"]), ("a", 4, True))
         self.assertEqual((second["body_base64"], second["truncated"]), ("/wA=", False))
         self.assertEqual((third["body"], third["size"]), ("", 0))
@@ -341,11 +347,11 @@ class MessageTests(AdminTestCase):
         held[0].dead_letter()
         self.server.settle()
         for state in "ready", "delayed", "in_flight", "dead":
-            item = self.result(self.admin.messages("q", state, preview=3)).items[0]
+            item = self.result(self.admin.messages.list("q", state, preview=3)).items[0]
             self.assertEqual((item["body"], item["size"], item["truncated"]), ("xxx", 9000, True), state)
-        for id in (self.result(self.admin.messages("q", state)).items[0]["id"] for state in ("ready", "dead")):
-            self.assertEqual(self.result(self.admin.message("q", id, 5))["body"], "xxxxx")
-            self.assertEqual(len(self.result(self.admin.message("q", id))["body"]), 9000)
+        for id in (self.result(self.admin.messages.list("q", state)).items[0]["id"] for state in ("ready", "dead")):
+            self.assertEqual(self.result(self.admin.messages.get("q", id, 5))["body"], "xxxxx")
+            self.assertEqual(len(self.result(self.admin.messages.get("q", id))["body"]), 9000)
 
     def test_message(self) -> None:
         """A message is found by its id in whatever state it is, with its whole body."""
@@ -355,54 +361,54 @@ class MessageTests(AdminTestCase):
         deliveries[dead].dead_letter()
         deliveries[ready].requeue()
         self.server.settle()
-        states = {id: self.result(self.admin.message("q", id))["state"] for id in (ready, held, dead, late)}
+        states = {id: self.result(self.admin.messages.get("q", id))["state"] for id in (ready, held, dead, late)}
         self.assertEqual(states, {ready: "in_flight", held: "in_flight", dead: "dead", late: "delayed"})
-        self.assertEqual(len(self.result(self.admin.message("q", ready))["body"]), 500)
+        self.assertEqual(len(self.result(self.admin.messages.get("q", ready))["body"]), 500)
         self.client.conversation.receivers["q"].stop()  # type: ignore[attr-defined]
-        self.admin.flush("q")
+        self.admin.queues.flush("q")
         self.server.settle()
         for id in late, "0" * 32, "x", "":
-            self.failureResultOf(Deferred.fromCoroutine(self.admin.message("q", id)), NoSuchMessage)
-        self.failureResultOf(Deferred.fromCoroutine(self.admin.messages("q", after="9" * 19)), BadSetting)
-        self.failureResultOf(Deferred.fromCoroutine(self.admin.message("other", held)), NoSuchMessage)
+            self.failureResultOf(Deferred.fromCoroutine(self.admin.messages.get("q", id)), NoSuchMessage)
+        self.failureResultOf(Deferred.fromCoroutine(self.admin.messages.list("q", after="9" * 19)), BadSetting)
+        self.failureResultOf(Deferred.fromCoroutine(self.admin.messages.get("other", held)), NoSuchMessage)
 
     def test_never(self) -> None:
         """A message that expires after the last date that there is can be shown."""
         self.send("q", b"x", ttl=10**12 - 1, delay=10**12 - 1)
-        (message,) = self.result(self.admin.messages("q", "delayed")).items
+        (message,) = self.result(self.admin.messages.list("q", "delayed")).items
         self.assertEqual((message["expires_at"], message["due_at"]), ("9999-12-31T23:59:59.000Z",) * 2)
 
     def test_no_queue(self) -> None:
         """A queue that is not there is an error, everywhere."""
-        for work in self.admin.numbers, self.admin.flush, self.admin.resume:
+        for work in self.admin.queues.status, self.admin.queues.flush, self.admin.queues.resume:
             self.assertRaises(NoSuchQueue, work, "none")
         admin = self.admin
         for asked in (
-            admin.queue("none"),
-            admin.messages("none"),
-            admin.messages("none", "dead"),
-            admin.move("none", "q"),
-            admin.move("none", "q", 1),
-            admin.delete_queue("none"),
-            admin.replay("none"),
-            admin.replay("none", "q", ids=["0" * 32]),
-            admin.delete_dead("none"),
+            admin.queues.get("none"),
+            admin.messages.list("none"),
+            admin.messages.list("none", "dead"),
+            admin.messages.move("none", "q"),
+            admin.messages.move("none", "q", 1),
+            admin.queues.delete("none"),
+            admin.dead_letters.replay("none"),
+            admin.dead_letters.replay("none", "q", ids=["0" * 32]),
+            admin.dead_letters.delete("none"),
         ):
             self.failureResultOf(Deferred.fromCoroutine(asked), NoSuchQueue)
-        self.assertEqual(self.result(self.admin.queues()).items, [])
+        self.assertEqual(self.result(self.admin.queues.list()).items, [])
 
     def test_send(self) -> None:
         """A message that an operator sends is as any other, and the answer is the receipt."""
-        self.assertEqual(self.result(self.admin.send(ODD, b"x", 5, 0, {"h": "v"}, "k", "synced"))["duplicate"], False)
-        self.assertEqual(self.result(self.admin.send(ODD, b"y", key="k"))["duplicate"], True)
-        (message,) = self.result(self.admin.messages(ODD)).items
+        self.assertEqual(self.result(self.admin.messages.send(ODD, b"x", 5, 0, {"h": "v"}, "k", "synced"))["duplicate"], False)
+        self.assertEqual(self.result(self.admin.messages.send(ODD, b"y", key="k"))["duplicate"], True)
+        (message,) = self.result(self.admin.messages.list(ODD)).items
         self.assertEqual((message["body"], message["headers"], message["key"]), ("x", {"h": "v"}, "k"))
         self.assertEqual(len(self.server.broker.lifecycle.channels), 1)
 
     def test_wrong_sends(self) -> None:
         """What is wrong with a message is said, and nothing is sent."""
-        self.admin.pause("full", "sends")
-        self.failureResultOf(self.admin.send("full", b""), QueueFull)
+        self.admin.queues.pause("full", "sends")
+        self.failureResultOf(self.admin.messages.send("full", b""), QueueFull)
         for error, arguments in (
             (BadName, {"name": "a\n"}),
             (TooLarge, {"body": b"x" * 10_001}),
@@ -415,10 +421,10 @@ class MessageTests(AdminTestCase):
             (BadSetting, {"delay": float("nan")}),
             (BadSetting, {"level": "sure"}),
         ):
-            self.failureResultOf(self.admin.send(**{"name": "q", "body": b"", **arguments}), error)  # type: ignore[arg-type]
+            self.failureResultOf(self.admin.messages.send(**{"name": "q", "body": b"", **arguments}), error)  # type: ignore[arg-type]
         self.server.broker.confirms.mirror = None
-        self.failureResultOf(self.admin.send("q", b"", level="synced"), NotAllowed)
-        self.assertEqual([queue["name"] for queue in self.result(self.admin.queues()).items], ["full"])
+        self.failureResultOf(self.admin.messages.send("q", b"", level="synced"), NotAllowed)
+        self.assertEqual([queue["name"] for queue in self.result(self.admin.queues.list()).items], ["full"])
         self.assertEqual(len(self.server.broker.lifecycle.channels), 1)
 
 
@@ -429,29 +435,29 @@ class ActionTests(AdminTestCase):
         """Flush tells what it removed and what it left, which settles normally."""
         self.send(ODD, *[b"x"] * 10)
         held = self.hold(ODD, 3)
-        self.assertEqual(self.admin.flush(ODD), {"queue": ODD, "removed": 7, "in_flight": 3})
+        self.assertEqual(self.result(self.admin.queues.flush(ODD)), {"queue": ODD, "removed": 7, "in_flight": 3})
         settled = [delivery.ack() for delivery in held]
         self.server.settle()
         self.assertEqual([self.successResultOf(one) for one in settled], [True] * 3)
         self.send("a", b"1")
         self.send("b", b"1", b"2")
-        self.assertEqual(self.result(self.admin.flush_all()), {"queues": 3, "removed": 3, "in_flight": 0})
+        self.assertEqual(self.result(self.admin.queues.flush_all()), {"queues": 3, "removed": 3, "in_flight": 0})
 
     def test_pause(self) -> None:
         """A pause stops what it says, and resume undoes it."""
-        self.admin.pause("q")
+        self.admin.queues.pause("q")
         self.send("q", b"1")
         held: list[Any] = []
         self.client.subscribe("q", held.append)
         self.server.settle()
-        self.assertEqual((held, self.result(self.admin.queue("q"))["paused"]), ([], {"deliveries": True, "sends": False}))
-        self.admin.resume("q")
+        self.assertEqual((held, self.result(self.admin.queues.get("q"))["paused"]), ([], {"deliveries": True, "sends": False}))
+        self.admin.queues.resume("q")
         self.server.settle()
         self.assertEqual(len(held), 1)
-        self.admin.pause("q", "all")
-        self.admin.resume("q", "deliveries")
-        self.assertEqual(self.result(self.admin.queue("q"))["paused"], {"deliveries": False, "sends": True})
-        self.assertRaises(BadSetting, self.admin.pause, "q", "everything")
+        self.admin.queues.pause("q", "all")
+        self.admin.queues.resume("q", "deliveries")
+        self.assertEqual(self.result(self.admin.queues.get("q"))["paused"], {"deliveries": False, "sends": True})
+        self.assertRaises(BadSetting, self.admin.queues.pause, "q", "everything")
 
     def test_move(self) -> None:
         """Messages move to the tail of another queue, in order, with id and attempts, as many as asked."""
@@ -462,43 +468,43 @@ class ActionTests(AdminTestCase):
         self.server.disconnect()
         self.client.conversation.receivers.clear()
         self.server.advance(1)
-        self.assertEqual(self.result(self.admin.move("from", "to", 2)), {"source": "from", "target": "to", "moved": 2})
+        self.assertEqual(self.result(self.admin.messages.move("from", "to", 2)), {"source": "from", "target": "to", "moved": 2})
         self.assertEqual(self.server.bodies("to"), [b"first", b"0", b"1"])
-        _, zero, one = self.result(self.admin.messages("to")).items
+        _, zero, one = self.result(self.admin.messages.list("to")).items
         self.assertEqual(([zero["id"], one["id"]], zero["attempts"] >= 1, zero["headers"]), (ids[:2], True, {"h": "v"}))
-        self.assertEqual(self.result(self.admin.move("from", ODD))["moved"], 3)
+        self.assertEqual(self.result(self.admin.messages.move("from", ODD))["moved"], 3)
         self.assertEqual(self.server.bodies(ODD), [b"2", b"3", b"4"])
         self.assertNotIn("from", self.server.broker.queues)
-        self.failureResultOf(Deferred.fromCoroutine(self.admin.move(ODD, ODD)), BadSetting)
+        self.failureResultOf(Deferred.fromCoroutine(self.admin.messages.move(ODD, ODD)), BadSetting)
 
     def test_move_many(self) -> None:
         """Many messages move a part at a time, and only those that were there."""
         for _ in range(5000):
             self.server.broker.publish("from", b"x")
-        moving = Deferred.fromCoroutine(self.admin.move("from", "to"))
+        moving = Deferred.fromCoroutine(self.admin.messages.move("from", "to"))
         self.server.broker.publish("from", b"new")
         self.server.settle()
-        self.assertEqual(self.successResultOf(moving)["moved"], 5000)
+        self.assertEqual(self.successResultOf(moving).moved, 5000)
         self.assertEqual((len(self.server.bodies("to")), self.server.bodies("from")), (5000, [b"new"]))
 
     def test_move_to_and_fro(self) -> None:
         """Two who move in opposite directions come to an end, however many they want: what comes meanwhile stays."""
         for _ in range(2000):
             self.server.broker.publish("from", b"x")
-        there = Deferred.fromCoroutine(self.admin.move("from", "to", 2**53 - 1))
-        back = Deferred.fromCoroutine(self.admin.move("to", "from", 2**53 - 1))
+        there = Deferred.fromCoroutine(self.admin.messages.move("from", "to", 2**53 - 1))
+        back = Deferred.fromCoroutine(self.admin.messages.move("to", "from", 2**53 - 1))
         self.server.broker.publish("from", b"new")
         for _ in range(10):
             self.server.clock.advance(0)
-        moved = self.successResultOf(there)["moved"], self.successResultOf(back)["moved"]
+        moved = self.successResultOf(there).moved, self.successResultOf(back).moved
         self.assertEqual(moved, (2000, 500))
         self.assertEqual((len(self.server.bodies("to")), len(self.server.bodies("from"))), (1500, 501))
 
     def test_moved_key(self) -> None:
         """A key is known in the queue where its message is, and in the one to which it was sent until the window is over."""
-        self.admin.configure("from", {"dedup": 5})
+        self.admin.queues.configure("from", {"dedup": 5})
         (id,) = self.send("from", b"1", key="k")
-        self.result(self.admin.move("from", "to"))
+        self.result(self.admin.messages.move("from", "to"))
         self.assertEqual(self.send("to", b"2", key="k") + self.send("from", b"2", key="k"), [id, id])
         self.server.advance(5)
         self.assertEqual(self.send("to", b"2", key="k"), [id])
@@ -510,44 +516,44 @@ class ActionTests(AdminTestCase):
         """Dead letters go to the tail of their queue or another, by id, by reason or all, with their attempts forgotten."""
         ids = self.dead_letters(ODD, b"0", b"1", b"2", b"3")
         self.send(ODD, b"new")
-        self.assertEqual(self.result(self.admin.replay(ODD, ids=[ids[2]])), {"queue": ODD, "target": ODD, "replayed": 1})
+        self.assertEqual(self.result(self.admin.dead_letters.replay(ODD, ids=[ids[2]])), {"queue": ODD, "target": ODD, "replayed": 1})
         self.assertEqual(self.server.bodies(ODD), [b"new", b"2"])
-        self.assertEqual(self.result(self.admin.messages(ODD)).items[1]["attempts"], 0)
-        self.assertEqual(self.result(self.admin.replay(ODD, reason="expired"))["replayed"], 0)
-        self.assertEqual(self.result(self.admin.replay(ODD, target="other", reason="rejected", count=2))["replayed"], 2)
+        self.assertEqual(self.result(self.admin.messages.list(ODD)).items[1]["attempts"], 0)
+        self.assertEqual(self.result(self.admin.dead_letters.replay(ODD, reason="expired"))["replayed"], 0)
+        self.assertEqual(self.result(self.admin.dead_letters.replay(ODD, target="other", reason="rejected", count=2))["replayed"], 2)
         self.assertEqual(self.server.bodies("other"), [b"0", b"1"])
-        self.assertEqual(self.result(self.admin.replay(ODD))["replayed"], 1)
+        self.assertEqual(self.result(self.admin.dead_letters.replay(ODD))["replayed"], 1)
         self.assertEqual((self.server.bodies(ODD), self.server.dead()), ([b"new", b"2", b"3"], []))
-        self.failureResultOf(Deferred.fromCoroutine(self.admin.replay(ODD, ids=[ids[0]])), NoSuchMessage)
+        self.failureResultOf(Deferred.fromCoroutine(self.admin.dead_letters.replay(ODD, ids=[ids[0]])), NoSuchMessage)
 
     def test_named_twice(self) -> None:
         """An id that is given twice counts once; if one of them is none, nothing is done."""
         ids = self.dead_letters("q", b"0", b"1", b"2")
-        self.failureResultOf(Deferred.fromCoroutine(self.admin.replay("q", ids=[*ids, "0" * 32])), NoSuchMessage)
-        self.assertEqual(self.result(self.admin.replay("q", ids=[ids[1], ids[1], ids[0]]))["replayed"], 2)
+        self.failureResultOf(Deferred.fromCoroutine(self.admin.dead_letters.replay("q", ids=[*ids, "0" * 32])), NoSuchMessage)
+        self.assertEqual(self.result(self.admin.dead_letters.replay("q", ids=[ids[1], ids[1], ids[0]]))["replayed"], 2)
         self.assertEqual((self.server.bodies("q"), len(self.server.dead())), ([b"1", b"0"], 1))
 
     def test_named_while_others_work(self) -> None:
         """Many letters are replayed a part at a time; those that are deleted meanwhile do not come back."""
-        self.patch(turns, "SLICE", 0.0)
+        self.patch(reactor, "SLICE", 0.0)
         ids = self.dead_letters("q", *[b"x"] * 150)
-        replaying = Deferred.fromCoroutine(self.admin.replay("q", ids=ids))
-        deleting = Deferred.fromCoroutine(self.admin.delete_dead("q"))
+        replaying = Deferred.fromCoroutine(self.admin.dead_letters.replay("q", ids=ids))
+        deleting = Deferred.fromCoroutine(self.admin.dead_letters.delete("q"))
         self.server.settle()
-        replayed, deleted = self.successResultOf(replaying)["replayed"], self.successResultOf(deleting)["deleted"]
+        replayed, deleted = self.successResultOf(replaying).replayed, self.successResultOf(deleting).deleted
         self.assertEqual((replayed, deleted), (1, 149))
         self.assertEqual((len(self.server.bodies("q")), self.server.dead()), (1, []))
 
     def test_wide_key(self) -> None:
         """A key counts with its bytes wherever it is counted: when its message is sent, expires, dies and is deleted, and on its own."""
-        self.admin.configure("q", {"dedup": 1})
+        self.admin.queues.configure("q", {"dedup": 1})
         self.send("q", b"stays", key="\U0001f600")
         self.server.advance(3)
-        used, bytes_ = self.server.broker.memory.used, self.result(self.admin.queue("q"))["bytes"]
+        used, bytes_ = self.server.broker.memory.used, self.result(self.admin.queues.get("q"))["bytes"]
         self.send("q", b"expires", key="\U0001f600\U0001f600", ttl=1)
         self.server.advance(3)
-        self.assertEqual((self.server.broker.memory.used, self.result(self.admin.queue("q"))["bytes"]), (used, bytes_))
-        self.result(self.admin.delete_queue("q"))
+        self.assertEqual((self.server.broker.memory.used, self.result(self.admin.queues.get("q"))["bytes"]), (used, bytes_))
+        self.result(self.admin.queues.delete("q"))
         self.dead_letters("q", b"")
         used = self.server.broker.memory.used
         consumer = self.client.subscribe("q", lambda delivery: delivery.dead_letter())
@@ -555,7 +561,7 @@ class ActionTests(AdminTestCase):
         consumer.stop()
         self.server.advance(122)
         self.server.settle()
-        self.result(self.admin.delete_dead("q"))
+        self.result(self.admin.dead_letters.delete("q"))
         self.dead_letters("q", b"")
         self.assertEqual(self.server.broker.memory.used, used)
 
@@ -563,7 +569,7 @@ class ActionTests(AdminTestCase):
         """Work that takes long ends when the server stops, between two of its parts."""
         for _ in range(5000):
             self.server.broker.publish("from", b"x")
-        moving = Deferred.fromCoroutine(self.admin.move("from", "to"))
+        moving = Deferred.fromCoroutine(self.admin.messages.move("from", "to"))
         self.server.service.running = 0
         self.server.settle()
         self.failureResultOf(moving, Draining)
@@ -573,29 +579,29 @@ class ActionTests(AdminTestCase):
     def test_replay_nowhere(self) -> None:
         """A target that no queue can have is refused, and the server goes on."""
         self.dead_letters("q", b"0")
-        self.failureResultOf(Deferred.fromCoroutine(self.admin.replay("q", target="a\n")), BadName)
+        self.failureResultOf(Deferred.fromCoroutine(self.admin.dead_letters.replay("q", target="a\n")), BadName)
         self.server.send("q", b"1")
         self.hold("q", 1)
-        self.assertEqual(self.admin.dead().items, [{"queue": "q", "dead": 1, "bytes": 1}])
+        self.assertEqual(self.result(self.admin.dead_letters.totals()).items, [{"queue": "q", "dead": 1, "bytes": 1}])
 
     def test_dead(self) -> None:
         """Queues with dead letters are listed by pages, also when they are gone."""
         for queue in ODD, "b", "c":
             self.dead_letters(queue, b"0", b"12")
         self.server.advance(1)
-        self.assertEqual(self.result(self.admin.queues()).items, [])
-        page = self.admin.dead(limit=2)
-        rest = self.admin.dead(limit=2, after=page.next or "")
+        self.assertEqual(self.result(self.admin.queues.list()).items, [])
+        page = self.result(self.admin.dead_letters.totals(limit=2))
+        rest = self.result(self.admin.dead_letters.totals(limit=2, after=page.next or ""))
         self.assertEqual([(item["queue"], item["dead"], item["bytes"]) for item in page.items], [(ODD, 2, 3), ("b", 2, 3)])
         self.assertEqual(([item["queue"] for item in rest.items], rest.next), (["c"], None))
-        self.assertEqual([item["queue"] for item in self.admin.dead("A*").items], [ODD])
+        self.assertEqual([item["queue"] for item in self.result(self.admin.dead_letters.totals("A*")).items], [ODD])
 
     def test_delete_dead(self) -> None:
         """Dead letters are deleted, some or all, and what they took is free."""
         before = self.server.broker.memory.used
         ids = self.dead_letters("q", b"0", b"1", b"2")
-        self.assertEqual(self.result(self.admin.delete_dead("q", ids=ids[:1]))["deleted"], 1)
-        self.assertEqual(self.result(self.admin.delete_dead("q"))["deleted"], 2)
+        self.assertEqual(self.result(self.admin.dead_letters.delete("q", ids=ids[:1]))["deleted"], 1)
+        self.assertEqual(self.result(self.admin.dead_letters.delete("q"))["deleted"], 2)
         self.assertEqual((self.server.dead(), self.server.broker.dead_letters.totals), ([], {}))
         self.assertEqual(self.server.broker.memory.used - before, PRODUCER_OVERHEAD)
 
@@ -604,12 +610,12 @@ class ActionTests(AdminTestCase):
         self.dead_letters(ODD, b"0")
         self.send(ODD, b"1")
         self.send(ODD, b"2", key="k")
-        self.admin.configure(ODD, {"max_messages": 5})
-        self.assertEqual((self.result(self.admin.queue(ODD))["keys"], self.admin.status()["keys"]["remembered"]), (1, 1))
-        self.admin.pause(ODD, "all")
-        self.assertEqual(self.result(self.admin.delete_queue(ODD)), {"queue": ODD, "removed": 2, "in_flight": 0, "dead": 1})
+        self.admin.queues.configure(ODD, {"max_messages": 5})
+        self.assertEqual((self.result(self.admin.queues.get(ODD))["keys"], self.result(self.admin.status())["keys"]["remembered"]), (1, 1))
+        self.admin.queues.pause(ODD, "all")
+        self.assertEqual(self.result(self.admin.queues.delete(ODD)), {"queue": ODD, "removed": 2, "in_flight": 0, "dead": 1})
         self.server.settle()
-        self.assertEqual((self.result(self.admin.queues()).items, self.server.dead()), ([], []))
+        self.assertEqual((self.result(self.admin.queues.list()).items, self.server.dead()), ([], []))
         self.assertFalse(self.result(self.client.send(ODD, b"2", key="k")).duplicate)
 
     def test_too_many_keys(self) -> None:
@@ -620,7 +626,7 @@ class ActionTests(AdminTestCase):
         refused = self.client.send("q", b"2", key="l")
         self.server.settle()
         self.failureResultOf(refused, MemoryFull)
-        self.assertEqual([alarm["name"] for alarm in self.admin.alarms()], ["keys"])
+        self.assertEqual([alarm.name for alarm in self.admin.alarms()], ["keys"])
         self.assertTrue(self.admin.health().ready)
         self.server.advance(122)
         self.assertEqual(self.admin.alarms(), [])
@@ -631,12 +637,12 @@ class SettingTests(AdminTestCase):
 
     def test_configure(self) -> None:
         """Settings are changed one by one, and None gives the default back; a queue that has none goes when it is empty."""
-        self.admin.configure(ODD, {"max_messages": 5, "lease": 1.5, "dedup": 0.5})
-        self.assertEqual(self.admin.configure(ODD, {})["settings"]["dedup"], 0.5)
-        found = self.admin.configure(ODD, {"lease": None})["settings"]
+        self.admin.queues.configure(ODD, {"max_messages": 5, "lease": 1.5, "dedup": 0.5})
+        self.assertEqual(self.result(self.admin.queues.configure(ODD, {}))["settings"]["dedup"], 0.5)
+        found = self.result(self.admin.queues.configure(ODD, {"lease": None}))["settings"]
         self.assertEqual((found["max_messages"], found["lease"], found["max_attempts"]), (5, 0.0, 20))
-        self.assertEqual(self.admin.configure(ODD, {"max_messages": None, "dedup": None})["settings"]["dedup"], 120)
-        self.assertEqual(self.result(self.admin.queues()).items, [])
+        self.assertEqual(self.result(self.admin.queues.configure(ODD, {"max_messages": None, "dedup": None}))["settings"]["dedup"], 120)
+        self.assertEqual(self.result(self.admin.queues.list()).items, [])
         for wrong in (
             {"colour": 1},
             {"max_messages": -1},
@@ -646,12 +652,12 @@ class SettingTests(AdminTestCase):
             {"lease": True},
             {"dedup": -1},
         ):
-            self.assertRaises(BadSetting, self.admin.configure, "q", wrong)
-        self.assertEqual(self.result(self.admin.queues()).items, [])
+            self.assertRaises(BadSetting, self.admin.queues.configure, "q", wrong)
+        self.assertEqual(self.result(self.admin.queues.list()).items, [])
 
     def test_max_messages(self) -> None:
         """A full queue refuses, in version 02 by name, and takes more once there is room."""
-        self.admin.configure("q", {"max_messages": 2})
+        self.admin.queues.configure("q", {"max_messages": 2})
         self.send("q", b"1", b"2")
         refused = self.client.send("q", b"3")
         self.server.settle()
@@ -662,11 +668,11 @@ class SettingTests(AdminTestCase):
 
     def test_max_bytes(self) -> None:
         """Bytes are limited likewise, and a message that could never fit is refused also where the oldest would be dropped."""
-        self.admin.configure("q", {"max_bytes": 10, "when_full": "drop-oldest"})
+        self.admin.queues.configure("q", {"max_bytes": 10, "when_full": "drop-oldest"})
         self.send("q", b"12345", b"67890", b"abc")
         self.assertEqual(self.server.bodies("q"), [b"67890", b"abc"])
         self.failureResultOf(self._settled(self.client.send("q", b"x" * 11)), QueueFull)
-        self.assertEqual((self.server.bodies("q"), self.admin.status()["totals"]["dropped"]), ([b"67890", b"abc"], 1))
+        self.assertEqual((self.server.bodies("q"), self.result(self.admin.status())["totals"]["dropped"]), ([b"67890", b"abc"], 1))
 
     def _settled(self, deferred: Deferred[Any]) -> Deferred[Any]:
         self.server.settle()
@@ -674,14 +680,14 @@ class SettingTests(AdminTestCase):
 
     def test_drop_oldest(self) -> None:
         """Where the oldest is dropped, the newest are there."""
-        self.admin.configure("q", {"max_messages": 3, "when_full": "drop-oldest"})
+        self.admin.queues.configure("q", {"max_messages": 3, "when_full": "drop-oldest"})
         self.send("q", *[b"%d" % number for number in range(9)])
         self.assertEqual(self.server.bodies("q"), [b"6", b"7", b"8"])
-        self.assertEqual(self.admin.status()["totals"]["dropped"], 6)
+        self.assertEqual(self.result(self.admin.status())["totals"]["dropped"], 6)
 
     def test_max_attempts(self) -> None:
         """A message that comes back too often is dead."""
-        self.admin.configure("q", {"max_attempts": 2})
+        self.admin.queues.configure("q", {"max_attempts": 2})
         self.send("q", b"poison")
         self.hold("q", 1)
         for _ in range(2):
@@ -692,7 +698,7 @@ class SettingTests(AdminTestCase):
 
     def test_lease(self) -> None:
         """A consumer that asks for no lease has the queue's."""
-        self.admin.configure("q", {"lease": 0.5})
+        self.admin.queues.configure("q", {"lease": 0.5})
         self.send("q", b"1")
         held = self.hold("q", 1)
         self.server.advance(1)
@@ -700,7 +706,7 @@ class SettingTests(AdminTestCase):
 
     def test_expired(self) -> None:
         """Where expired messages are kept, they are dead letters, whether anybody consumes or not."""
-        self.admin.configure("q", {"expired": "dead"})
+        self.admin.queues.configure("q", {"expired": "dead"})
         self.send("q", b"1", b"2", ttl=1)
         self.send("q", b"3", ttl=1, delay=9)
         held = self.hold("q", 1)

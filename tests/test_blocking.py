@@ -24,7 +24,6 @@ from phpmq.blocking import Consumer, Delivery, DuplicateId, QueueClient
 from phpmq.blocking.address import Address
 from phpmq.blocking.connection import Connection
 from phpmq.broker import SENDS
-from phpmq.commands import encode_refusal
 from phpmq.errors import (
     BadFrame,
     BadName,
@@ -36,6 +35,7 @@ from phpmq.errors import (
     TimedOut,
     TooLarge,
 )
+from phpmq.server_frames import encode_refusal
 from tests.functional.server import Server, wait_until
 from tests.functional.test_tls import make_certificate
 from tests.sockets import SocketServer

@@ -17,6 +17,7 @@ from phpmq.interfaces import IChannel, IPeer
 from phpmq.message import MESSAGE_OVERHEAD
 from phpmq.mirror import StoreFile
 from phpmq.store import SQLiteStore
+from phpmq.store.rows import scalar
 from tests.doubles import DictStore, RecordingPeer
 
 MANY = 2**31
@@ -63,9 +64,9 @@ class BrokerTestCase(SynchronousTestCase):
             self.path = os.path.join(folder.name, "phpmq.db")
             self.file = StoreFile(self.path)
             self.file.open()[0].close()
-        while (delta := self.store.extract(MANY, MANY, {})) is not None:
+        while (delta := self.store.changelog.extract(MANY, MANY, {})) is not None:
             self.file.apply(delta)
-            self.store.confirm(delta)
+            self.store.changelog.confirm(delta)
         self.crash()
 
     def crash(self) -> None:
@@ -81,7 +82,7 @@ class BrokerTestCase(SynchronousTestCase):
     def rows(self) -> int:
         """How many messages the store has."""
         self.store.write()
-        return self.store._one("SELECT count(*) FROM message") or 0
+        return scalar(self.store._database, "SELECT count(*) FROM message") or 0
 
     def tearDown(self) -> None:
         self.store.close()

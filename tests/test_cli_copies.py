@@ -170,7 +170,7 @@ class ExportTests(VerbTestCase):
         held, ready = self.send(ODD, "1é".encode(), b"\xff", ttl=100, headers={"a": "\x1b"}, key=None)
         (late,) = self.send(ODD, b"3", delay=50, key="k")
         self.server.advance(10)
-        before = self.done(self.admin.queue(ODD))
+        before = self.done(self.admin.queues.get(ODD))
         first, second, third = self.export()
         accepted = "1970-01-01T00:00:00.000Z"
         common = {"queue": ODD, "accepted_at": accepted}
@@ -182,7 +182,7 @@ class ExportTests(VerbTestCase):
         (dead,) = self.export("dead")
         self.assertEqual(dead["reason"], "rejected")
         self.assertEqual((dead["text"], dead["died_at"], dead["body"], dead.get("ttl")), ("why", accepted, "0", None))
-        self.assertEqual(self.done(self.admin.queue(ODD)), before)
+        self.assertEqual(self.done(self.admin.queues.get(ODD)), before)
         self.assertRegex(self.notes[0], r"^exported 3 messages in 0.000 s, ")
         documented = set(json.loads(re.search(r"`(\{.*accepted_at.*\})`", text("docs/reference/command.md"))[1]))  # type: ignore[index]
         self.assertEqual((set(first), set(dead)), (documented, documented - {"ttl", "delay", "key"} | {"reason", "text", "died_at"}))
@@ -257,7 +257,7 @@ class ExportTests(VerbTestCase):
         self.send(ODD, b"0", b"1", b"2")
 
         def flush() -> None:
-            self.admin.flush(ODD)
+            self.admin.queues.flush(ODD)
             self.server.settle()
             self.assertNotIn(ODD, self.server.broker.queues)
 

@@ -12,6 +12,7 @@ from phpmq.cli.admin.messages import DeadLetters, Which, list_messages, move_mes
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.output import Report
 from phpmq.cli.stdio import Output
+from phpmq.results import as_json
 from tests.verbs import VerbTestCase
 from tests.web import ODD
 
@@ -51,7 +52,7 @@ class PeekTests(LettersTestCase):
         ready, long = self.send(ODD, NASTY.encode(), b"x" * 200)
         (late,) = self.send(ODD, b"\xff\x00", delay=90)
         self.server.advance(65)
-        before = self.done(self.admin.queue(ODD))
+        before = as_json(self.done(self.admin.queues.get(ODD)))
         heading, first, second = self.rows()
         self.assertEqual(heading.split(), ["ID", "SIZE", "ATTEMPTS", "AGE", "BODY"])
         self.assertEqual(first, f"{ready}   {len(NASTY.encode())} B         0  1m 05s  \\x1b[2J\\u202e\\n<b>é")
@@ -62,7 +63,7 @@ class PeekTests(LettersTestCase):
         heading, row = self.rows("dead")
         self.assertEqual(heading.split(), ["ID", "SIZE", "ATTEMPTS", "DIED", "REASON", "BODY"])
         self.assertEqual(row, f"{dead}   4 B         1  1m 05s ago  rejected: why  gone")
-        self.assertEqual(self.done(self.admin.queue(ODD)), {**before, "oldest_message_age_seconds": 65.0})
+        self.assertEqual(as_json(self.done(self.admin.queues.get(ODD))), {**before, "oldest_message_age_seconds": 65.0})
         self.hold(ODD, 2)
         self.assertEqual([row.split()[0] for row in self.rows("in_flight")], ["ID", ready, long])
 
@@ -89,7 +90,7 @@ class PeekTests(LettersTestCase):
         """As JSON it is what the API says."""
         self.send("q", b"123", b"\xff", key=None, headers={"a": NASTY})
         code, found = self.objects(lambda api, report: list_messages(api, report, "q", "ready", 9, 2))
-        self.assertEqual((code, found), (Exit.OK, self.done(self.admin.messages("q", preview=2)).items))
+        self.assertEqual((code, found), (Exit.OK, as_json(self.done(self.admin.messages.list("q", preview=2)).items)))
         self.assertEqual(found[0]["headers"], {"a": NASTY})
 
     def whole(self, id: str, as_json: bool = False) -> bytes:
@@ -131,7 +132,7 @@ class DeadTests(LettersTestCase):
 
     def bodies(self) -> list[str]:
         """What is still dead."""
-        return [item["body"] for item in self.done(self.admin.messages(ODD, "dead")).items]
+        return [item.body for item in self.done(self.admin.messages.list(ODD, "dead")).items]
 
     def test_replay(self) -> None:
         """Those that are meant wait again, where they were or elsewhere; it is said how many."""

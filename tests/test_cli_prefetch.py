@@ -18,8 +18,10 @@ from zope.interface import implementer
 from phpmq.broker import Broker
 from phpmq.cli.prefetch import Prefetch
 from phpmq.client import Delivery, QueueClient
-from phpmq.commands import Versions
-from phpmq.protocol import Connections, QueueFactory
+from phpmq.ports import Connections
+from phpmq.protocol import QueueFactory, QueueProtocol, deadlines
+from phpmq.server_frames import Versions
+from phpmq.session import Session
 from phpmq.store import SQLiteStore
 
 
@@ -34,14 +36,13 @@ class MemoryServer:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.broker = Broker(SQLiteStore(), lambda: int(clock.seconds() * 1000))
-        self._connections = Connections(Versions(), clock)
-        self._connections.broker = self.broker
+        self._connections: Connections[QueueProtocol] = Connections(clock, deadlines())
         self.pumps: list[Any] = []
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect; see C{IStreamClientEndpoint}."""
         client: Any = factory.buildProtocol(None)  # type: ignore[arg-type]
-        server: Any = QueueFactory(self._connections).buildProtocol(None)
+        server: Any = QueueFactory(self._connections, lambda connection: Session(self.broker, Versions(), connection)).buildProtocol(None)
         pump = iosim.connect(server, iosim.makeFakeServer(server), client, iosim.makeFakeClient(client), greet=False)
         self.pumps.append(pump)
         return succeed(client)

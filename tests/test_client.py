@@ -19,7 +19,6 @@ from zope.interface import implementer
 
 from phpmq.broker import SENDS
 from phpmq.client import Delivery, DuplicateId, QueueClient
-from phpmq.commands import encode_refusal
 from phpmq.conversation import backoff
 from phpmq.errors import (
     BadFrame,
@@ -33,6 +32,7 @@ from phpmq.errors import (
     TimedOut,
     TooLarge,
 )
+from phpmq.server_frames import encode_refusal
 from phpmq.testing import MemoryServer, _connect
 from tests.doubles import RecordingProtocol
 

@@ -16,7 +16,7 @@ class ReceiptsTests(ConversationTestCase):
         mirror = self.mirrored()
         answers = self.peer.says(send(b"x", (LEVEL, b"synced"), (TAG, b"1")), send(b"y", (LEVEL, b"stored"), (TAG, b"2")))
         self.assertEqual([contents[0] for _, contents in answers], [b"2"])
-        self.assertEqual(mirror.hurries, 1)
+        self.assertEqual(mirror.syncs_wanted, 1)
         mirror.write()
         self.assertEqual([contents[0] for _, contents in self.peer.hears()], [b"1"])
         mirror.failing = True
@@ -125,9 +125,9 @@ class ReceiptsTests(ConversationTestCase):
         keyed = send(b"x", (LEVEL, b"synced"), (TAG, b"1"), (KEY, b"k"))
         self.assertEqual(self.peer.says(keyed), [])
         mirror.failing = True
-        delta = self.store.extract(100, 1 << 20, {})
+        delta = self.store.changelog.extract(100, 1 << 20, {})
         assert delta is not None
-        self.store.restore(delta)
+        self.store.changelog.restore(delta)
         [(_, contents)] = self.peer.says(keyed)
         self.assertEqual((contents[0], contents[2]), (b"disk-failing", b"1"))
         mirror.failing = False

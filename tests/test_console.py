@@ -21,6 +21,7 @@ from phpmq.admin.console.factory import REFRESH
 from phpmq.admin.console.keyboard import MAX_LINE
 from phpmq.admin.console.monitor import LARGEST, SMALLEST, Screens
 from phpmq.admin.console.protocol import CLOSE_TIMEOUT, IDLE_TIMEOUT, WRITE_TIMEOUT, ConsoleProtocol
+from phpmq.results import as_json
 from phpmq.text import width
 from tests.doubles import FarEnd
 from tests.test_admin import ODD, AdminTestCase
@@ -138,7 +139,7 @@ class CommandTests(ConsoleTestCase):
         for text in "running, up ", "2 ready, 0 delayed, 0 in flight, 0 dead; 3 B wait", "1 of 100,", "in memory only":
             self.assertIn(text, answer)
         self.assertRegex(answer, r"(?m)^received +2$")
-        self.assertEqual(self.operator.asks_json("status --json")["messages"], self.admin.status()["messages"])
+        self.assertEqual(self.operator.asks_json("status --json")["messages"], as_json(self.admin.status().messages))
 
     def test_alarms(self) -> None:
         """An alarm is in the status and in the monitor."""
@@ -195,7 +196,7 @@ class CommandTests(ConsoleTestCase):
         answer = self.operator.asks(f"show q {large}")
         self.assertEqual((answer[-2][:12], answer[-1]), ("base64 /////", "..."))
         self.dead_letters("q2", b"gone")
-        (dead,) = self.result(self.admin.messages("q2", "dead")).items
+        (dead,) = self.result(self.admin.messages.list("q2", "dead")).items
         self.assertIn("reason:      rejected", self.operator.asks(f"show q2 {dead['id']}"))
         self.assertIn("list messages with their ids", self.operator.asks("show q x")[0])
 
@@ -276,7 +277,7 @@ class CommandTests(ConsoleTestCase):
         self.server.disconnect()
         self.client.conversation.receivers.clear()
         self.server.advance(1)
-        self.assertEqual(self.admin.dead().items[0]["dead"], 5000)
+        self.assertEqual(self.admin.dead_letters.totals().items[0].dead, 5000)
         self.operator.reads()
         self.operator.console.dataReceived(b"replay q\nsearch q\n")
         self.assertEqual((self.operator.reads(), self.operator.reading), ("", False))
@@ -315,13 +316,13 @@ class CommandTests(ConsoleTestCase):
         self.assertEqual([line.split() for line in answer[1:4]], [["max_messages", "5"], ["max_bytes", "0"], ["when_full", "drop-oldest"]])
         self.assertEqual(self.operator.asks_json(f"settings '{ODD}' --json")["settings"]["lease"], 1.5)
         self.operator.asks(f"settings '{ODD}' lease 5m dedup 1d max_bytes 64k")
-        settings = self.result(self.admin.queue(ODD))["settings"]
+        settings = self.result(self.admin.queues.get(ODD))["settings"]
         self.assertEqual((settings["lease"], settings["dedup"], settings["max_bytes"]), (300, 86400, 65536))
         self.operator.asks(f"settings '{ODD}' lease default dedup default max_bytes default")
-        self.assertEqual(self.result(self.admin.queue(ODD))["settings"]["lease"], 0)
+        self.assertEqual(self.result(self.admin.queues.get(ODD))["settings"]["lease"], 0)
         for pair in "max_messages x", "colour 1", "lease -1", "max_messages 1.5", "lease nan", "lease inf":
             self.assertIn("error: ", self.operator.asks(f"settings '{ODD}' max_bytes 1 {pair}")[0])
-        self.assertEqual(self.result(self.admin.queue(ODD))["settings"]["max_bytes"], 0)
+        self.assertEqual(self.result(self.admin.queues.get(ODD))["settings"]["max_bytes"], 0)
         self.assertIn("no queue", self.operator.asks("settings other")[0])
 
     def test_no_queue(self) -> None:
@@ -593,7 +594,7 @@ class EscapeTests(ConsoleTestCase):
         self.send(EVIL, EVIL_BODY, b"\xff\x1b")
         self.client.subscribe(EVIL, id, window=1)
         self.server.settle()
-        (dead,) = {message["id"] for message in self.result(self.admin.messages(EVIL, "dead")).items[:1]}
+        (dead,) = {message["id"] for message in self.result(self.admin.messages.list(EVIL, "dead")).items[:1]}
         for line in (
             *("status", "search *", f"show {quoted}", f"show {quoted} {ready}", f"show {quoted} {dead}", "dead", f"dead {quoted}"),
             *(f"pause {quoted}", f"resume {quoted}", f"settings {quoted}", "clients", f"show {quoted}x", f"{quoted}", f"help {quoted}"),
@@ -649,7 +650,7 @@ class MonitorTests(ConsoleTestCase):
         self.send("whole", *[b"x" * 1000] * 8)
         self.hold("half", 2)
         self.send("late", b"x", delay=99)
-        self.admin.pause("idle")
+        self.admin.queues.pause("idle")
         self.operator.types("monitor")
         lines = self.screen()
         self.assertRegex(lines[0], "^phpmq .*, up 0 s, ")
@@ -777,7 +778,7 @@ class MonitorTests(ConsoleTestCase):
         self.send("q", b"x")
         self.server.clock.advance(REFRESH)
         self.assertIn("1 ready", self.operator.reads())
-        self.admin.flush("q")
+        self.admin.queues.flush("q")
         self.server.clock.advance(REFRESH)
         self.assertIn("no such queue now", self.operator.reads())
 
@@ -811,7 +812,7 @@ class MonitorTests(ConsoleTestCase):
         """However different the screens are on which many watch the server, it is asked once for all of them."""
         for number in range(100):
             self.server.send(f"{number:02}", b"x")
-        statuses, queues = self.counted(self.admin, "status"), self.counted(self.admin, "queues")
+        statuses, queues = self.counted(self.admin, "status"), self.counted(self.admin.queues, "list")
         watchers = {rows: self.connect() for rows in (30, 60, 24, 45)}
         for rows, watcher in watchers.items():
             watcher.types(f"monitor --size {rows + 50}x{rows}")

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.broker import SENDS
-from phpmq.commands import encode_draining, encode_refusal
+from phpmq.client_frames import encode_ack, encode_dead_letter, encode_requeue, encode_touch
 from phpmq.conversation import Conversation, DuplicateId, MessageId, State
 from phpmq.errors import (
     BadFrame,
@@ -28,7 +28,7 @@ from phpmq.errors import (
     TooLarge,
 )
 from phpmq.frames import frame_header, packet
-from phpmq.requests import encode_ack, encode_dead_letter, encode_requeue, encode_touch
+from phpmq.server_frames import encode_draining, encode_refusal
 from tests.lines import FileServer, Inbox, Line, Outcome
 
 

@@ -25,11 +25,11 @@ from phpmq.admin.http.problems import CODES
 from phpmq.admin.http.routes import METRICS, OPERATIONS
 from phpmq.admin.metrics import Metrics
 from phpmq.broker import SENDS
-from phpmq.commands import DOCUMENTED, ORIGINAL, Version01, encode_delivery_documented
 from phpmq.errors import ClientError, CommandRefused, PHPMQError, ProtocolError
 from phpmq.frames import CONTENT, DEFAULT_LIMITS, UNKNOWN_LIMIT
 from phpmq.message import QueueSettings
 from phpmq.protocol import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
+from phpmq.server_frames import DOCUMENTED, ORIGINAL, Version01, encode_delivery_documented
 from phpmq.settings import OPTIONS, Settings
 from phpmq.testing import MemoryServer
 from tests import option_tables, wire

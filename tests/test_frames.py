@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq import frames
-from phpmq.commands import DOCUMENTED, ORIGINAL, Version01, Version02, number, queue_name
 from phpmq.errors import BadFrame, ProtocolError, TooLarge, Unsupported
 from phpmq.frames import (
     ATTEMPTS,
@@ -31,6 +30,7 @@ from phpmq.frames import (
     FrameShape,
     open_shapes,
 )
+from phpmq.server_frames import DOCUMENTED, ORIGINAL, Version01, Version02, number, queue_name
 from tests import wire
 from tests.wire import BAD, BAD_02, FRAMES, GOOD, GOOD_02, LIMITS, PACKETS, Vector
 

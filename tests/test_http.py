@@ -19,6 +19,7 @@ from phpmq.admin.http.access import is_loopback
 from phpmq.admin.http.flat import MAX_ITEMS, Reader
 from phpmq.admin.http.problems import Problem
 from phpmq.interfaces import IMirror
+from phpmq.results import as_json
 from tests.web import ODD, Response, WebTestCase
 
 
@@ -28,7 +29,7 @@ class SlowDisk:
 
     failing = False
 
-    def hurry(self) -> None:
+    def sync_soon(self) -> None:
         """Do not; see L{IMirror}."""
 
 
@@ -332,7 +333,7 @@ class MessageTests(WebTestCase):
         self.server.advance(100)
         self.assertEqual(connection.rest, b"")
         store: Any = self.server.service.store
-        store.confirm(store.extract(10, 1000, {}))
+        store.changelog.confirm(store.changelog.extract(10, 1000, {}))
         self.server.broker.synced()
         self.server.settle()
         self.assertEqual(connection.hears().status, 201)
@@ -347,7 +348,7 @@ class MessageTests(WebTestCase):
         connection.wire.lose()
         self.assertEqual((len(self.server.broker.lifecycle.channels), len(self.site.channels)), (channels, 0))
         store: Any = self.server.service.store
-        store.confirm(store.extract(10, 1000, {}))
+        store.changelog.confirm(store.changelog.extract(10, 1000, {}))
         self.server.broker.synced()
         self.server.settle()
         self.assertEqual(self.server.bodies("q"), [b"x"])
@@ -367,11 +368,11 @@ class MessageTests(WebTestCase):
     def test_peek(self) -> None:
         """Looking changes nothing."""
         self.send(ODD, b"1", b"2")
-        before = self.admin.numbers(ODD)
+        before = self.admin.queues.status(ODD)
         for path in "", "/messages", "/messages?state=in_flight&limit=1":
             self.assertEqual(self.ask("GET", self.queue(ODD, path)).status, 200)
-        self.assertEqual(self.admin.numbers(ODD), before)
-        self.assertEqual(self.ask("GET", self.queue(ODD)).json, {**before, "consuming": []})
+        self.assertEqual(self.admin.queues.status(ODD), before)
+        self.assertEqual(self.ask("GET", self.queue(ODD)).json, {**as_json(before), "consuming": []})
         self.assertEqual([queue["name"] for queue in self.ask("GET", "/api/v1/queues").json["items"]], [ODD])
 
     def test_dead_letters_of_nothing(self) -> None:

@@ -406,7 +406,7 @@ class DeadlineTests(ConnectionTestCase):
     def test_long_work(self) -> None:
         """An answer may take its time."""
         mirror: Any = self.server.broker.confirms.mirror
-        self.patch(mirror, "hurry", lambda: None)
+        self.patch(mirror, "sync_soon", lambda: None)
         connection = self.connect()
         connection.says(self.request("POST", self.queue("q", "/messages"), {"body": "x", "level": "synced"}))
         self.server.advance(300)

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from phpmq.admin import Admin
-from phpmq.admin import status as status_module
+from phpmq.admin import admin as admin_module
+from phpmq.results import ServerStatus
 from tests.web import Connection, WebTestCase
 
 
@@ -16,11 +17,11 @@ class EventsTests(WebTestCase):
     def setUp(self) -> None:
         """Count how often a status is made, by a process whose memory stays the same."""
         super().setUp()
-        self.patch(status_module, "memory_of_process", lambda: {"resident": 1, "peak": 2})
+        self.patch(admin_module, "memory_of_process", lambda: (1, 2))
         self.made = 0
         make = Admin.status
 
-        def status(admin: Admin) -> dict[str, Any]:
+        def status(admin: Admin) -> ServerStatus:
             self.made += 1
             return make(admin)
 

@@ -327,9 +327,9 @@ class RestartTests(KeyTestCase):
 
     def write(self) -> None:
         """Bring the file up to date."""
-        while (delta := self.store.extract(100, 1 << 20, {})) is not None:
+        while (delta := self.store.changelog.extract(100, 1 << 20, {})) is not None:
             self.file.apply(delta)
-            self.store.confirm(delta)
+            self.store.changelog.confirm(delta)
 
     def test_crash(self) -> None:
         """A key is in the file if and only if its message got there, also when that is gone; beyond its window it is nowhere."""
@@ -381,7 +381,7 @@ class RestartTests(KeyTestCase):
         self.write()
         self.broker.queues.flush("q")
         self.broker.keys.forget("q")
-        delta = self.store.extract(1, 1 << 20, {})
+        delta = self.store.changelog.extract(1, 1 << 20, {})
         assert delta is not None
         self.file.apply(delta)
         self.start()
@@ -393,21 +393,21 @@ class RestartTests(KeyTestCase):
         for arrives in False, True:
             first, _ = self.sends()
             self.peer.says(frame(4, (ID, self.holds())), consume(0))
-            delta = self.store.extract(100, 1 << 20, {})
+            delta = self.store.changelog.extract(100, 1 << 20, {})
             assert delta is not None
             if arrives:
                 self.file.apply(delta)
-            self.store.restore(delta)
+            self.store.changelog.restore(delta)
             self.write()
             self.start()
             self.assertEqual(self.sends(), (first, True))
             self.now += WINDOW
             self.broker.sweep()
-            delta = self.store.extract(100, 1 << 20, {})
+            delta = self.store.changelog.extract(100, 1 << 20, {})
             assert delta is not None
             if arrives:
                 self.file.apply(delta)
-            self.store.restore(delta)
+            self.store.changelog.restore(delta)
             self.write()
             self.start()
             self.assertEqual(self.broker.keys.count, 0)
@@ -422,9 +422,9 @@ class RestartTests(KeyTestCase):
         self.broker.sweep()
         self.broker.dispatch()
         self.assertEqual(self.broker.queues, {})
-        while (delta := self.store.extract(2, 1 << 20, {})) is not None:
+        while (delta := self.store.changelog.extract(2, 1 << 20, {})) is not None:
             self.file.apply(delta)
-            self.store.confirm(delta)
+            self.store.changelog.confirm(delta)
             self.start_aside()
         self.assertEqual(self.start_aside(), (0, 0))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, cast
 
 from prometheus_client import REGISTRY
@@ -14,6 +14,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from treq.testing import RequestTraversalAgent
 from twisted.internet import reactor
+from twisted.internet.base import DelayedCall
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Protocol
@@ -27,10 +28,12 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from phpmq.admin import turns
+from phpmq.admin import reactor as admin_reactor
 from phpmq.admin.http import Site as HTTPSite
-from phpmq.admin.metrics import Format, Metrics, MetricsResource, resource
-from phpmq.admin.metrics.rows import OTHER
+from phpmq.admin.metrics import Format, Metrics, MetricsResource, scrape
+from phpmq.admin.metrics.families import FAMILIES, read, value_at
+from phpmq.admin.metrics.queues import OTHER
+from phpmq.admin.reactor import CooperativeWork
 from phpmq.clock import SteadyClock
 from phpmq.errors import Draining, StoreError
 from phpmq.histogram import Histogram
@@ -223,7 +226,7 @@ class CounterTests(MetricsTestCase):
         held[-1].ack()
         self.server.settle()
         self.send("flushed", b"1", b"2")
-        self.server.service.admin.flush("flushed")
+        self.server.service.admin.queues.flush("flushed")
         self.server.broker.configure("full", QueueSettings(max_messages=1, when_full="drop-oldest"))
         self.send("full", b"1", b"2", b"3")
         self.send("short", b"x", ttl=1)
@@ -275,7 +278,7 @@ class CounterTests(MetricsTestCase):
         """Totals of the server stay when their queues go, and whatever else happens."""
 
         def flush() -> None:
-            Deferred.fromCoroutine(self.server.service.admin.flush_all())
+            Deferred.fromCoroutine(self.server.service.admin.queues.flush_all())
 
         before = self.scrape().totals
         self.assertGreater(len(before), 50)
@@ -286,7 +289,7 @@ class CounterTests(MetricsTestCase):
             lambda: held[0].ack(),
             lambda: held[1].dead_letter(),
             flush,
-            lambda: Deferred.fromCoroutine(self.server.service.admin.delete_queue("a")),
+            lambda: Deferred.fromCoroutine(self.server.service.admin.queues.delete("a")),
             self.server.disconnect,
             lambda: self.server.advance(10),
             flush,
@@ -385,7 +388,7 @@ class QueueTests(MetricsTestCase):
         """Limits and pauses show where there are any."""
         self.send("plain", b"x")
         self.server.broker.configure("bounded", QueueSettings(max_messages=5, max_bytes=77))
-        self.server.service.admin.pause("stopped", "sends")
+        self.server.service.admin.queues.pause("stopped", "sends")
         found = self.scrape()
         self.assertEqual(found.values("queue", "phpmq_queue_limit_messages"), {"bounded": 5})
         self.assertEqual(found.values("queue", "phpmq_queue_limit_bytes"), {"bounded": 77})
@@ -409,7 +412,7 @@ class QueueTests(MetricsTestCase):
     def test_clock_was_set(self) -> None:
         """The time is told by the system's clock, by which Prometheus judges it, also after that was set."""
         wall = [5000.0]
-        self.server.service.clock = SteadyClock(lambda: wall[0], self.server.clock.seconds)
+        self.server.service.engine.clock = SteadyClock(lambda: wall[0], self.server.clock.seconds)
         self.server.broker.turn._clock = self.server.service.clock.now
         self.send("q", b"1")
         name = "phpmq_queue_oldest_message_timestamp_seconds"
@@ -495,26 +498,26 @@ class SliceTests(MetricsTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(turns, "SLICE", 0.0)
-        self.breaths: list[Deferred[None]] = []
-        self.patch(self.server.service.admin, "breathe", self.breathe)
+        self.patch(admin_reactor, "SLICE", 0.0)
+        self.ticks: list[Callable[[], object]] = []
+        self.patch(self.server.service.admin, "work", CooperativeWork(self, lambda: 0.0, lambda: True))
         for number in range(400):
             self.server.send(f"q{number:03}", b"x")
 
-    def breathe(self) -> Deferred[None]:
-        """Wait for the next turn."""
-        self.breaths.append(Deferred())
-        return self.breaths[-1]
+    def callLater(self, delay: float, tick: Callable[[], object]) -> DelayedCall:
+        """What the reactor does in its next turn."""
+        self.ticks.append(tick)
+        return DelayedCall(0, tick, (), {}, lambda _: self.ticks.remove(tick), lambda _: None)
 
     def turn(self) -> None:
         """The reactor did other work, and comes back to the scrapes."""
-        breaths, self.breaths = self.breaths, []
-        for breath in breaths:
-            breath.callback(None)
+        ticks, self.ticks = self.ticks, []
+        for tick in ticks:
+            tick()
 
     def finish(self, deferred: Deferred[bytes]) -> bytes:
         """What comes of a scrape."""
-        while self.breaths:
+        while not deferred.called:
             self.turn()
         return self.successResultOf(deferred)
 
@@ -559,7 +562,7 @@ class SliceTests(MetricsTestCase):
             if deferred.called:
                 break
             if (name := f"q{(number * 31) % 400:03}") in self.server.broker.queues:
-                admin.flush(name)
+                admin.queues.flush(name)
             self.server.send(f"q{(number * 77) % 600:03}", b"y")
             self.turn()
         text = self.successResultOf(deferred).decode("utf-8")
@@ -569,12 +572,12 @@ class SliceTests(MetricsTestCase):
         """A scrape that fails fails for all who wait for it; the next one is a new try."""
         wrong = ValueError("wrong")
 
-        def expecting() -> None:
+        def count_deadlines() -> None:
             raise wrong
 
-        patch = self.patch(self.server.service.connections, "expecting", expecting)
+        patch = self.patch(self.server.service.connections, "count_deadlines", count_deadlines)
         deferreds = [self.metrics.scrape(), self.metrics.scrape()]
-        while self.breaths:
+        while not all(deferred.called for deferred in deferreds):
             self.turn()
         for deferred in deferreds:
             self.assertIs(self.failureResultOf(deferred, ValueError).value, wrong)
@@ -604,6 +607,7 @@ class LimitTests(MetricsTestCase):
             {name: found(f"phpmq_{name}") for name in _LIMITS},
             {
                 "connections_limit": 11,
+                "connections_per_address_limit": 5,
                 "window_limit": 12,
                 "producer_timeout_seconds": 13,
                 "memory_limit_bytes": 16 * 1024**2,
@@ -701,6 +705,8 @@ class DoorTests(MetricsTestCase):
         site.open(self.server.service.admin)
         self.addCleanup(site.stop)
         before = self.scrape()
+        reading = read(self.server.service.admin, 0)
+        self.assertEqual([family for family in FAMILIES if value_at(reading, family.path) is None and "mirror" not in family.name], [])
         readers = [Connection(site, clock) for _ in range(3)]
         for reader in readers:
             reader.says(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -743,12 +749,13 @@ class _SlowDisk:
 
     failing = False
 
-    def hurry(self) -> None:
+    def sync_soon(self) -> None:
         """Not now."""
 
 
 _LIMITS = (
     "connections_limit",
+    "connections_per_address_limit",
     "window_limit",
     "producer_timeout_seconds",
     "memory_limit_bytes",
@@ -793,6 +800,8 @@ class MirrorTests(TestCase):
         )
         self.assertEqual(found("phpmq_healthy", check="mirror"), 1)
         self.assertEqual(found("phpmq_mirror_lag_seconds"), 0)
+        reading = read(self.service.admin, 0)
+        self.assertEqual([family for family in FAMILIES if value_at(reading, family.path) is None and "http" not in family.name], [])
 
     async def test_failing(self) -> None:
         """A file that cannot be written shows: that it is so, since when, and how much waits."""
@@ -878,12 +887,12 @@ class ResourceTests(SynchronousTestCase):
             "": False,
             ";;,,;q=": False,
         }.items():
-            self.assertIs(resource.wants_openmetrics(accept), openmetrics, accept)
+            self.assertIs(scrape.wants_openmetrics(accept), openmetrics, accept)
 
     def test_gzip(self) -> None:
         """It is compressed for whoever takes that."""
         for encoding, compressed in {"gzip": True, "deflate, GZip;q=0.5": True, "gzip;q=0": False, "identity": False, "": False}.items():
-            self.assertIs(resource.wants_gzip(encoding), compressed, encoding)
+            self.assertIs(scrape.wants_gzip(encoding), compressed, encoding)
         response, body = self.get(accept_encoding="gzip")
         self.assertEqual((self.header(response, "content-encoding"), response.code), ("gzip", 200))
         self.assertTrue(gzip.decompress(body).startswith(b"# HELP phpmq_"))
@@ -904,7 +913,7 @@ class ResourceTests(SynchronousTestCase):
         """A scrape that fails is an error of the server's, logged."""
         events: list[Any] = []
         self.patch(MetricsResource, "_log", Logger(observer=events.append))  # type: ignore[arg-type]
-        patch = self.patch(self.server.service.connections, "expecting", None)
+        patch = self.patch(self.server.service.connections, "count_deadlines", None)
         response, body = self.get(accept_encoding="gzip", accept=PROMETHEUS)
         self.assertEqual((response.code, self.header(response, "content-encoding")), (500, ""))
         self.assertEqual(body, b"metrics could not be collected, the log says why\n")

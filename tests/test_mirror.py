@@ -44,9 +44,9 @@ class FileTestCase(SynchronousTestCase):
 
     def write(self, file: StoreFile, store: SQLiteStore, count: int = MANY) -> None:
         """Bring the file up to date."""
-        while (delta := store.extract(count, MANY, {})) is not None:
+        while (delta := store.changelog.extract(count, MANY, {})) is not None:
             file.apply(delta)
-            store.confirm(delta)
+            store.changelog.confirm(delta)
 
     def fill(self, store: SQLiteStore, *bodies: bytes, name: str = "q") -> list[Message]:
         """Add a queue with messages."""
@@ -347,7 +347,7 @@ class RefusalTests(FileTestCase):
         os.remove(self.path)
         with self.assertRaises(StartError) as caught:
             StoreFile(self.path).open()
-        self.assertIn(f"remove {self.path}.lock to begin anew", str(caught.exception))
+        self.assertIn(f"remove {self.path}.lock to start with an empty store", str(caught.exception))
         self.assertFalse(os.path.exists(self.path))
         os.remove(self.path + ".lock")
         self.make()
@@ -481,10 +481,10 @@ class ApplyTests(FileTestCase):
         self.write(file, store)
         store.remove(first.number)
         self.fill(store, b"3", name="r")
-        delta = store.extract(MANY, MANY, {})
+        delta = store.changelog.extract(MANY, MANY, {})
         assert delta is not None
         file.apply(delta)
-        store.restore(delta)
+        store.changelog.restore(delta)
         self.write(file, store)
         self.assertEqual(self.bodies(self.reopened()), [b"2", b"3"])
 
@@ -494,7 +494,7 @@ class ApplyTests(FileTestCase):
         self.fill(store, b"1")
         self.write(file, store)
         self.fill(store, b"2", name="r")
-        delta = store.extract(MANY, MANY, {})
+        delta = store.changelog.extract(MANY, MANY, {})
         assert delta is not None
         image, delta.image = delta.image, b"no database"
         error = self.assertRaises(StoreError, file.apply, delta)
@@ -505,7 +505,7 @@ class ApplyTests(FileTestCase):
         self.assertRaises(StoreError, file.apply, delta)
         self.sql("ALTER TABLE away RENAME TO meta")
         self.assertEqual(self.bodies(self.reopened()), [b"1"])
-        store.restore(delta)
+        store.changelog.restore(delta)
         self.write(file, store)
         self.assertEqual(self.bodies(self.reopened()), [b"1", b"2"])
 
@@ -518,10 +518,10 @@ class ApplyTests(FileTestCase):
             store.remove(message.number)
         store.drop_queue(messages[0].queue)
         self.fill(store, b"new")
-        delta = store.extract(4, MANY, {})
+        delta = store.changelog.extract(4, MANY, {})
         assert delta is not None
         file.apply(delta)
-        store.confirm(delta)
+        store.changelog.confirm(delta)
         found = self.bodies(self.reopened())
         self.assertEqual((len(found), found[-1]), (7, b"new"))
         self.write(file, store, 4)
@@ -535,14 +535,14 @@ class ApplyTests(FileTestCase):
             self.write(file, store)
             store.remove(message.number)
             store.drop_queue(message.queue)
-            delta = store.extract(MANY, MANY, {})
+            delta = store.changelog.extract(MANY, MANY, {})
             assert delta is not None
             (new,) = self.fill(store, b"new")
             if written:
                 file.apply(delta)
-                store.confirm(delta)
+                store.changelog.confirm(delta)
             else:
-                store.restore(delta)
+                store.changelog.restore(delta)
             self.write(file, store)
             self.assertEqual(self.bodies(self.reopened()), [b"new"])
             store.remove(new.number)
@@ -560,9 +560,9 @@ class ApplyTests(FileTestCase):
         store.drop_queue(messages[0].queue)
         store.create_queue("q")
         found = []
-        while (delta := store.extract(1, MANY, {})) is not None:
+        while (delta := store.changelog.extract(1, MANY, {})) is not None:
             file.apply(delta)
-            store.confirm(delta)
+            store.changelog.confirm(delta)
             now = self.reopened()
             found.append((len(self.bodies(now)), len(list(now.dead()))))
         self.assertEqual(found, [(2, 1), (1, 2), (0, 3)])
@@ -587,9 +587,9 @@ class ApplyTests(FileTestCase):
         store.save_queue(queue)
         store.purge(queue, 10)
         found = []
-        while (delta := store.extract(1, MANY, {})) is not None:
+        while (delta := store.changelog.extract(1, MANY, {})) is not None:
             file.apply(delta)
-            store.confirm(delta)
+            store.changelog.confirm(delta)
             now = self.reopened()
             waiting = sum(count for _, count, *_ in now.queues())
             found.append((waiting, len(list(now.dead()))))
@@ -601,13 +601,13 @@ class ApplyTests(FileTestCase):
         file, store = self.open()
         self.write(file, store)
         messages = self.fill(store, b"1", b"2", b"3")
-        delta = store.extract(MANY, MANY, {})
+        delta = store.changelog.extract(MANY, MANY, {})
         assert delta is not None
         file.apply(delta)
-        store.restore(delta)
+        store.changelog.restore(delta)
         for message in messages:
             store.dead_letter(message, "rejected", "", 2000)
-        delta = store.extract(1, MANY, {})
+        delta = store.changelog.extract(1, MANY, {})
         assert delta is not None
         file.apply(delta)
         now = self.reopened()
@@ -621,7 +621,7 @@ class ApplyTests(FileTestCase):
         for message in messages:
             store.remove(message.number)
         self.write(file, store)
-        while file.tidy():
+        while file.vacuum():
             pass
         file.close()
         self.assertLess(os.path.getsize(self.path), 10_000_000)
@@ -680,7 +680,7 @@ class FailingFile(StoreFile):
 
     error: Exception | None = None
     late_error: Exception | None = None
-    tidy_error: Exception | None = None
+    vacuum_error: Exception | None = None
     applied = 0
 
     def apply(self, delta: Any) -> None:
@@ -692,11 +692,11 @@ class FailingFile(StoreFile):
         if self.late_error is not None:
             raise self.late_error
 
-    def tidy(self) -> bool:
-        """Tidy, or fail."""
-        if self.tidy_error is not None:
-            raise self.tidy_error
-        return super().tidy()
+    def vacuum(self) -> bool:
+        """Give free pages back, or fail."""
+        if self.vacuum_error is not None:
+            raise self.vacuum_error
+        return super().vacuum()
 
 
 class MirrorServiceTests(FileTestCase):
@@ -710,7 +710,7 @@ class MirrorServiceTests(FileTestCase):
         self.addCleanup(self.file.close)
         self.store = SQLiteStore(self.file.open()[0])
         self.addCleanup(self.store.close)
-        self.mirror = MirrorService(self.store, self.file, 0.1, self.clock, self.reactor, cast(ThreadPool, self.pool))
+        self.mirror = MirrorService(self.store.changelog, self.file, 0.1, self.clock, self.reactor, cast(ThreadPool, self.pool))
 
     def tick(self, seconds: float = 0.1) -> None:
         """Let time pass, in intervals."""
@@ -772,7 +772,7 @@ class MirrorServiceTests(FileTestCase):
         self.fill(self.store, *[b"x" * 1_000_000] * 10, name="r")
         self.tick()
         self.assertGreaterEqual(self.file.applied, 5)
-        self.assertEqual(self.store.pending, 0)
+        self.assertEqual(self.store.changelog.pending, 0)
         self.stop()
 
     def test_failure_heals(self) -> None:
@@ -832,19 +832,19 @@ class MirrorServiceTests(FileTestCase):
         self.file.error = None
         self.stop()
 
-    def test_tidying_fails(self) -> None:
+    def test_vacuum_fails(self) -> None:
         """That space cannot be given back is no failure of the mirror, and no flood of alarms; after the next write it is tried again."""
         self.mirror.startService()
-        self.file.tidy_error = StoreError("no room to give room back")
+        self.file.vacuum_error = StoreError("no room to give room back")
         with capturedLogs() as events:
             for number in range(3):
                 self.fill(self.store, b"x", name=f"{number}")
                 self.tick(2)
         self.assertEqual((events, self.mirror.failing, self.mirror.errors), ([], False, 0))
         self.fill(self.store, b"x")
-        self.file.tidy_error = None
+        self.file.vacuum_error = None
         self.tick(2)
-        self.assertFalse(self.mirror._untidy)
+        self.assertFalse(self.mirror._free_pages)
         self.stop()
 
     def test_alarm_text(self) -> None:
@@ -901,10 +901,10 @@ class MirrorServiceTests(FileTestCase):
         def fail(*args: Any) -> None:
             raise ZeroDivisionError
 
-        extract = self.patch(self.store, "extract", fail)
+        extract = self.patch(self.store.changelog, "extract", fail)
         self.tick()
         extract.restore()
-        write = self.patch(self.store, "_draw", fail)
+        write = self.patch(self.store.changelog, "_draw", fail)
         self.tick()
         write.restore()
         self.assertEqual((self.mirror.errors, self.found()), (3, []))

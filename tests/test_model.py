@@ -25,7 +25,8 @@ import phpmq.broker.keys
 import phpmq.broker.lifecycle
 import phpmq.broker.queue
 import phpmq.broker.turn
-import phpmq.store.gathered
+import phpmq.store.changelog
+import phpmq.store.write_buffer
 from phpmq.broker import DELIVERIES, SENDS, Broker, Channel
 from phpmq.broker.queues import QUEUE_OVERHEAD
 from phpmq.errors import MemoryFull, QueueFull, UnknownId
@@ -614,7 +615,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(count=COUNTS)
     def begin_write(self, count: int) -> None:
         """The thread gets something to write."""
-        self.delta = self.store.extract(count, MANY, {})
+        self.delta = self.store.changelog.extract(count, MANY, {})
 
     @precondition(lambda self: self.delta is not None)
     @rule(reaches_disk=st.booleans(), succeeds=st.booleans())
@@ -624,9 +625,9 @@ class BrokerMachine(RuleBasedStateMachine):
         if reaches_disk or succeeds:
             self.file.apply(self.delta)
         if succeeds:
-            self.store.confirm(self.delta)
+            self.store.changelog.confirm(self.delta)
         else:
-            self.store.restore(self.delta)
+            self.store.changelog.restore(self.delta)
         self.delta = None
 
     @rule(count=COUNTS)
@@ -634,10 +635,10 @@ class BrokerMachine(RuleBasedStateMachine):
         """The file is brought up to date."""
         if self.delta is not None:
             self.end_write(False, False)
-        while (delta := self.store.extract(count, MANY, {})) is not None:
+        while (delta := self.store.changelog.extract(count, MANY, {})) is not None:
             self.file.apply(delta)
-            self.store.confirm(delta)
-        assert self.store.pending == 0
+            self.store.changelog.confirm(delta)
+        assert self.store.changelog.pending == 0
         self.states = {number: [state] for number, state in self.dead.items()}
         self.states.update({number: [item.state] for number, item in self.live.items()})
         self.attempts = {item.number: item.returned for item in self.live.values()}
@@ -779,8 +780,8 @@ class ModelTests(SynchronousTestCase):
         for module in phpmq.broker.broker, phpmq.broker.turn, phpmq.broker.lifecycle:
             self.patch(module, "STEP", 4)
         self.patch(phpmq.broker.keys, "STEP", 3)
-        self.patch(phpmq.store.gathered, "_GATHERED", 5)
-        self.patch(phpmq.store.gathered, "_BATCHES", 3)
+        self.patch(phpmq.store.write_buffer, "_CHANGES", 5)
+        self.patch(phpmq.store.changelog, "_BATCHES", 3)
 
     def test_short_histories(self) -> None:
         """Whatever happens in whatever order, they do what the model does, and a crash loses nothing that was mirrored."""

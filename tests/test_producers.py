@@ -40,10 +40,10 @@ class ProducerTests(ConversationTestCase):
     def test_producer_is_mirrored(self) -> None:
         """The number gets to the file in the same delta as its message; it is forgotten when it was not used for long."""
         self.peer.says(hello(b"h", b"me"), send(b"x", (TAG, b"7")))
-        delta = self.store.extract(100, 1 << 20, {})
+        delta = self.store.changelog.extract(100, 1 << 20, {})
         assert delta is not None
         self.assertIn(b"me", delta.image)
-        self.store.confirm(delta)
+        self.store.changelog.confirm(delta)
         self.peer.session.close()
         self.now += 86_400_001
         self.broker.sweep()
@@ -158,14 +158,14 @@ class ProducerTests(ConversationTestCase):
         self.peer.says(hello(b"h", b"me"), send(b"x", (KEY, b"k")))
         for number in 0, 6:
             self.peer.says(send(b"y", (KEY, b"k"), (TAG, b"%d" % number)))
-            delta = self.store.extract(100, 1 << 20, {})
+            delta = self.store.changelog.extract(100, 1 << 20, {})
             assert delta is not None
             with closing(sqlite3.connect(":memory:")) as image:
                 image.deserialize(delta.image)
                 self.assertEqual(image.execute("SELECT name, number FROM producer").fetchall(), [(b"me", number)])
                 self.assertEqual(image.execute("SELECT count(*) FROM message").fetchall(), [(0 if number else 1,)])
-            self.store.confirm(delta)
-            self.assertEqual(self.store.pending, 0)
+            self.store.changelog.confirm(delta)
+            self.assertEqual(self.store.changelog.pending, 0)
 
     def test_numbers(self) -> None:
         """A producer's numbers are up to 18 digits; untagged sends have none; other requests' tags are just tags."""
@@ -195,10 +195,10 @@ class ProducerTests(ConversationTestCase):
         store = SQLiteStore(file.open()[0])
         peer = Peer(Broker(store, lambda: self.now))
         peer.says(hello(b"h", b"me"), send(b"1", (TAG, b"1")), send(b"2", (TAG, b"2"), (KEY, b"k")))
-        delta = store.extract(100, 1 << 20, {})
+        delta = store.changelog.extract(100, 1 << 20, {})
         assert delta is not None
         file.apply(delta)
-        store.confirm(delta)
+        store.changelog.confirm(delta)
         peer.says(send(b"3", (TAG, b"3")), send(b"4", (KEY, b"other")))
         file.close()
         file = StoreFile(file.path)

@@ -27,10 +27,12 @@ from zope.interface.verify import verifyObject
 
 from phpmq.broker import Broker
 from phpmq.broker.queues import QUEUE_OVERHEAD
-from phpmq.commands import Versions
 from phpmq.interfaces import IConnection
 from phpmq.message import MESSAGE_OVERHEAD
-from phpmq.protocol import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT, Connections, QueueFactory, QueueProtocol
+from phpmq.ports import Connections
+from phpmq.protocol import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT, QueueFactory, QueueProtocol, deadlines
+from phpmq.server_frames import Versions
+from phpmq.session import Session
 from phpmq.store import SQLiteStore
 from tests import version02
 from tests.doubles import FarEnd
@@ -100,15 +102,17 @@ class ProtocolTestCase(SynchronousTestCase):
         """Whatever happened, no connection costs a delayed call."""
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def server(self, **settings: Any) -> Connections:
+    def server(self, frame_timeout: float = 30.0, **limits: Any) -> Connections[QueueProtocol]:
         """The limits and deadlines of a server."""
-        connections = Connections(Versions(), self.clock, **settings)
-        connections.broker = self.broker
-        return connections
+        return Connections(self.clock, deadlines(frame_timeout), **limits)
+
+    def factory(self, original: bool = False) -> QueueFactory:
+        """The factory of a listener."""
+        return QueueFactory(self.connections, lambda connection: Session(self.broker, Versions(), connection, original))
 
     def connect(self, host: str = "10.0.0.1", original: bool = False) -> Peer:
         """Connect a client."""
-        return Peer(QueueFactory(self.connections, original), IPv4Address("TCP", host, 4711))
+        return Peer(self.factory(original), IPv4Address("TCP", host, 4711))
 
     def pass_time(self, seconds: float, step: float = 1.0) -> None:
         """Let time pass; deadlines are looked at about once a second."""
@@ -140,12 +144,12 @@ class ConnectionTests(ProtocolTestCase):
     def test_conversation(self) -> None:
         """What one client sends another one gets; both connections are counted as long as they last."""
         sender, consumer = self.connect(), self.connect()
-        self.assertEqual(self.connections.open, {sender.protocol, consumer.protocol})
+        self.assertEqual(set(self.connections.open), {sender.protocol, consumer.protocol})
         consumer.says(consume("q", 5))
         sender.says(send("q", b"a"), send("q", b"b"))
         self.assertEqual(consumer.bodies(), [b"a", b"b"])
         sender.goes()
-        self.assertEqual(self.connections.open, {consumer.protocol})
+        self.assertEqual(set(self.connections.open), {consumer.protocol})
         self.assertEqual(self.connections.accepted, 2)
 
     def test_whole_frames_in_one_write(self) -> None:
@@ -188,7 +192,7 @@ class ConnectionTests(ProtocolTestCase):
 
     def test_unfinished_frames_together(self) -> None:
         """Half frames of all connections have a limit together; the one that goes over it is closed, the others stay."""
-        self.connections.unfinished_limit = 1500
+        self.connections.max_held = 1500
         one, two, three = self.connect(), self.connect(), self.connect()
         half = send("q", b"x" * 2000)[:800]
         one.says(half)
@@ -202,13 +206,13 @@ class ConnectionTests(ProtocolTestCase):
         self.assertEqual((three.closed, self.connections.held), (False, 0))
         self.assertEqual(self.broker.queues["q"].ready, 1)
 
-    def test_leave(self) -> None:
+    def test_drain(self) -> None:
         """When the server stops, a client gives back what it holds, for nobody else to get it, and is not heard any more."""
         peer, other = self.connect(), self.connect()
         peer.says(consume("q", 5), send("q", b"x"))
         other.says(consume("q", 5))
         self.broker.stop()
-        peer.protocol.leave()
+        peer.protocol.drain()
         self.assertEqual(self.broker.queues["q"].ready, 1)
         peer.says(send("q", b"y"))
         self.assertEqual(self.broker.queues["q"].ready, 1)
@@ -217,11 +221,11 @@ class ConnectionTests(ProtocolTestCase):
         for late in peer.protocol.pauseProducing, peer.protocol.resumeProducing, peer.goes:
             late()
         self.assertEqual(other.bodies(), [])
-        self.assertEqual(self.connections.open, {other.protocol})
+        self.assertEqual(set(self.connections.open), {other.protocol})
 
     def test_names(self) -> None:
         """In logs a client has its address and port; one on a unix socket has none."""
-        factory = QueueFactory(self.connections)
+        factory = self.factory()
         for address, name in (
             (IPv4Address("TCP", "10.0.0.1", 1), "10.0.0.1:1"),
             (IPv6Address("TCP", "::1", 2), "::1:2"),
@@ -255,7 +259,7 @@ class BadInputTests(ProtocolTestCase):
             self.assertEqual(consumer.bodies(), [vector.name.encode()])
             self.assertEqual(sum(self.connections.errors.values()), count)
         self.assertEqual((consumer.closed, sender.closed), (False, False))
-        self.assertEqual(self.connections.open, {consumer.protocol, sender.protocol})
+        self.assertEqual(set(self.connections.open), {consumer.protocol, sender.protocol})
         self.assertEqual(set(self.connections.errors), {"bad-frame", "unsupported", "too-large", "bad-name"})
 
     def test_one_line(self) -> None:
@@ -301,7 +305,7 @@ class BadInputTests(ProtocolTestCase):
             peer = self.connect(f"10.0.{number // 256}.{number % 256}")
             peer.says(b"x")
             peer.goes()
-        self.assertEqual(len(self.connections._offenders), 1024)
+        self.assertEqual(len(self.connections._limiter._topics), 1024)
         self.warnings()
         self.connect("10.0.11.183").says(b"x")
         self.assertEqual(self.warnings(), [])
@@ -579,19 +583,19 @@ class CloseTimeoutTests(ProtocolTestCase):
         peer.goes()
         self.pass_time(1000, step=10)
         self.assertEqual(self.connections.timeouts, {})
-        self.assertEqual(self.connections.open, set())
+        self.assertEqual(set(self.connections.open), set())
 
-    def all_gone(self) -> Deferred[None]:
+    def all_closed(self) -> Deferred[None]:
         """Fires when a stop need not wait for clients any more."""
-        return Deferred.fromCoroutine(self.connections.all_gone(1.5))
+        return Deferred.fromCoroutine(self.connections.wait_closed(1.5))
 
     def test_stop_waits(self) -> None:
         """A stop waits until the last client has taken what it was sent last."""
-        self.assertIsNone(self.successResultOf(self.all_gone()))
+        self.assertIsNone(self.successResultOf(self.all_closed()))
         peers = [self.connect(), self.connect()]
         for peer in peers:
             peer.protocol.close()
-        stopped = self.all_gone()
+        stopped = self.all_closed()
         peers[0].goes()
         self.assertNoResult(stopped)
         peers[1].goes()
@@ -601,7 +605,7 @@ class CloseTimeoutTests(ProtocolTestCase):
         """It does not wait for one that takes nothing."""
         stuck = self.connect()
         stuck.protocol.close()
-        stopped = self.all_gone()
+        stopped = self.all_closed()
         self.clock.advance(1.4)
         self.assertNoResult(stopped)
         self.clock.advance(0.1)
@@ -645,6 +649,22 @@ class MaxConnectionsTests(ProtocolTestCase):
         self.assertTrue(self.connect().aborted)
         self.assertTrue(self.connect(original=True).aborted)
 
+    def test_one_address(self) -> None:
+        """One address gets its share and no more, until one of its connections ends; others, and unix sockets, are not affected."""
+        self.connections = self.server(max_connections=5, max_per_address=2)
+        first, second, third = self.connect(), self.connect(), self.connect()
+        self.assertEqual([peer.aborted for peer in (first, second, third)], [False, False, True])
+        self.assertEqual((self.connections.rejected, self.connections.rejected_by_address), (1, 1))
+        self.assertIn("10.0.0.1: rejected, there are 2 of this address already", self.warnings()[0])
+        others = [self.connect("10.0.0.2"), *(Peer(self.factory(), UNIXAddress(None)) for _ in range(2))]
+        self.assertFalse(any(peer.aborted for peer in others))
+        self.assertTrue(self.connect("10.0.0.3").aborted)
+        self.assertEqual(self.connections.rejected_by_address, 1)
+        for peer in first, *others:
+            peer.goes()
+        self.assertEqual(self.connections.by_address, {"10.0.0.1": 1})
+        self.assertFalse(self.connect().aborted)
+
     def test_log_is_limited(self) -> None:
         """Somebody who tries again and again is logged once."""
         for _ in range(50):
@@ -668,11 +688,11 @@ class TLSConnection:
 
     options: ClassVar[CertificateOptions | None] = None
 
-    def __init__(self, connections: Connections, clock: Clock) -> None:
+    def __init__(self, factory: QueueFactory, clock: Clock) -> None:
         TLSConnection.options = TLSConnection.options or _server_options()
         address = IPv4Address("TCP", "10.0.0.1", 4711)
         self.client = AccumulatingProtocol()
-        accepting = TLSMemoryBIOFactory(TLSConnection.options, False, QueueFactory(connections), clock)
+        accepting = TLSMemoryBIOFactory(TLSConnection.options, False, factory, clock)
         connecting = TLSMemoryBIOFactory(CertificateOptions(), True, _Ready(self.client), clock)
         self.server_end: Any = accepting.buildProtocol(address)
         self.client_end: Any = connecting.buildProtocol(address)
@@ -709,7 +729,7 @@ class TLSTests(ProtocolTestCase):
 
     def connect_tls(self) -> TLSConnection:
         """Connect a client."""
-        return TLSConnection(self.connections, self.clock)
+        return TLSConnection(self.factory(), self.clock)
 
     def test_conversation(self) -> None:
         """A client with TLS gets what another one without sends, and the other way round."""
@@ -755,7 +775,7 @@ class TLSTests(ProtocolTestCase):
         peer.server_end.dataReceived(consume("q", 1))
         self.assertTrue(peer.closed)
         peer.server_end.connectionLost(Failure(ConnectionLost()))
-        self.assertEqual(self.connections.open, set())
+        self.assertEqual(set(self.connections.open), set())
 
     def test_bad_input(self) -> None:
         """A client with TLS that breaks the protocol is disconnected."""

@@ -9,10 +9,10 @@ from zope.interface.verify import verifyObject
 
 from phpmq.broker import SENDS, Broker
 from phpmq.broker.queues import QUEUE_OVERHEAD
-from phpmq.commands import DOCUMENTED, ORIGINAL, Versions
 from phpmq.errors import BadFrame, BadName, TooLarge, Unsupported
 from phpmq.interfaces import IConnection, IPeer
 from phpmq.message import MESSAGE_OVERHEAD
+from phpmq.server_frames import DOCUMENTED, ORIGINAL, Versions
 from phpmq.session import Session
 from phpmq.store import SQLiteStore
 from tests.doubles import RecordingConnection

@@ -542,17 +542,17 @@ class SQLiteStoreTests(SynchronousTestCase):
 
     def extract(self, count: int = MANY, size: int = MANY) -> Delta:
         """A delta that has to be there."""
-        delta = self.store.extract(count, size, {})
+        delta = self.store.changelog.extract(count, size, {})
         assert delta is not None
         return delta
 
     def mirror(self) -> int:
         """Bring the file up to date; how many changes that took."""
         changes = 0
-        while (delta := self.store.extract(MANY, MANY, {})) is not None:
+        while (delta := self.store.changelog.extract(MANY, MANY, {})) is not None:
             changes += delta.changes
             self.file.apply(delta)
-            self.store.confirm(delta)
+            self.store.changelog.confirm(delta)
         return changes
 
     def requeue(self, message: Message) -> None:
@@ -564,21 +564,21 @@ class SQLiteStoreTests(SynchronousTestCase):
     def test_first_delta(self) -> None:
         """The first delta of a new store says which range of numbers it uses, even if there is nothing else."""
         store = SQLiteStore()
-        delta = store.extract(10, 10, {"more": 1})
+        delta = store.changelog.extract(10, 10, {"more": 1})
         assert delta is not None
         self.file.apply(delta)
         self.assertEqual(self.file.meta["id_prefix"], store.id_prefix)
         self.assertEqual(self.file.meta["more"], 1)
         self.assertEqual(self.file.meta["starts"], store.next_number // 2**40)
-        store.confirm(delta)
-        self.assertIsNone(store.extract(10, 10, {"more": 2}))
+        store.changelog.confirm(delta)
+        self.assertIsNone(store.changelog.extract(10, 10, {"more": 2}))
         store.close()
 
     def test_first_delta_fails(self) -> None:
         """If that was not written, the next one says it."""
         self.store = SQLiteStore()
         self.addCleanup(self.store.close)
-        self.store.restore(self.extract())
+        self.store.changelog.restore(self.extract())
         self.mirror()
         self.assertEqual(self.file.meta["id_prefix"], self.store.id_prefix)
 
@@ -590,10 +590,10 @@ class SQLiteStoreTests(SynchronousTestCase):
         delta = self.extract()
         self.assertEqual(delta.changes, 1)
         self.file.apply(delta)
-        self.store.confirm(delta)
+        self.store.changelog.confirm(delta)
         self.assertEqual(self.file.bodies, [b"1", b"2"])
-        self.assertIsNone(self.store.extract(MANY, MANY, {}))
-        self.assertEqual(self.store.pending, 0)
+        self.assertIsNone(self.store.changelog.extract(MANY, MANY, {}))
+        self.assertEqual(self.store.changelog.pending, 0)
 
     def test_never_on_disk(self) -> None:
         """What was accepted and settled between two deltas is in none."""
@@ -610,7 +610,7 @@ class SQLiteStoreTests(SynchronousTestCase):
         first, _ = self.add(b"1"), self.add(b"2")
         self.mirror()
         self.store.remove(first.number)
-        self.assertEqual(self.store.pending, 1)
+        self.assertEqual(self.store.changelog.pending, 1)
         self.mirror()
         self.assertEqual(self.file.bodies, [b"2"])
 
@@ -678,7 +678,7 @@ class SQLiteStoreTests(SynchronousTestCase):
         for _ in range(5):
             self.mirror()
         self.assertEqual({row[4] for row in self.file.messages.values()}, {1})
-        self.assertEqual(self.store.pending, 0)
+        self.assertEqual(self.store.changelog.pending, 0)
 
     def test_large_changes(self) -> None:
         """However large the messages are that come back or are re-queued at once, a delta holds no more than about its size of them."""
@@ -692,15 +692,15 @@ class SQLiteStoreTests(SynchronousTestCase):
         deltas = 0
         more = True
         while more:
-            delta = self.store.extract(MANY, 300_000, {})
+            delta = self.store.changelog.extract(MANY, 300_000, {})
             assert delta is not None
             self.assertLess(len(delta.image), 500_000)
             deltas += 1
             self.file.apply(delta)
-            self.store.confirm(delta)
+            self.store.changelog.confirm(delta)
             more = delta.more
         self.assertGreaterEqual(deltas, 20)
-        self.assertEqual(self.store.pending, 0)
+        self.assertEqual(self.store.changelog.pending, 0)
         self.assertEqual([self.file.messages[message.number][1] for message in messages], [message.position for message in messages])
         self.assertEqual([row[4] for row in self.file.messages.values()].count(1), 30)
 
@@ -722,13 +722,13 @@ class SQLiteStoreTests(SynchronousTestCase):
         self.store.remove(new_gone.number)
         self.requeue(new_changed)
         self.store.drop_queue(dropped)
-        self.store.restore(delta)
+        self.store.changelog.restore(delta)
         self.mirror()
         self.assertEqual(self.file.bodies, [b"2", b"new0", b"new2"])
         self.assertEqual(new.body, b"new0")
         self.assertEqual(self.file.messages[changed.number][1], changed.position)
         self.assertEqual([row[0] for row in self.file.queues.values()], ["q"])
-        self.assertEqual(self.store.pending, 0)
+        self.assertEqual(self.store.changelog.pending, 0)
 
     def test_changes_during_a_write(self) -> None:
         """What happens to a message while the delta that holds it is written is in the next one."""
@@ -738,7 +738,7 @@ class SQLiteStoreTests(SynchronousTestCase):
         self.requeue(new_changed)
         self.store.dead_letter(new_buried, "rejected", "", 1)
         self.file.apply(delta)
-        self.store.confirm(delta)
+        self.store.changelog.confirm(delta)
         self.assertEqual(self.file.bodies, [b"0", b"1", b"2"])
         self.mirror()
         self.assertEqual(self.file.bodies, [b"1"])
@@ -752,7 +752,7 @@ class SQLiteStoreTests(SynchronousTestCase):
         self.store.remove(message.number)
         self.add(b"2")
         with self.assertRaises(sqlite3.Error):
-            self.store.extract(MANY, MANY, {"bad": object()})
+            self.store.changelog.extract(MANY, MANY, {"bad": object()})
         self.mirror()
         self.assertEqual(self.file.bodies, [b"2"])
 
@@ -761,10 +761,10 @@ class SQLiteStoreTests(SynchronousTestCase):
         for number in range(10_000):
             self.add(b"%d" % number)
         sizes = []
-        while (delta := self.store.extract(1000, MANY, {})) is not None:
+        while (delta := self.store.changelog.extract(1000, MANY, {})) is not None:
             sizes.append(delta.changes)
             self.file.apply(delta)
-            self.store.confirm(delta)
+            self.store.changelog.confirm(delta)
             self.assertEqual(self.file.bodies, [b"%d" % number for number in range(sum(sizes))])
         self.assertEqual(sum(sizes), 10_000)
         self.assertLessEqual(max(sizes), 1000 + 2048)
@@ -776,7 +776,7 @@ class SQLiteStoreTests(SynchronousTestCase):
             self.add(body)
         delta = self.extract(size=1_000_000)
         self.assertLessEqual(delta.changes, 100 + 205)
-        self.store.confirm(delta)
+        self.store.changelog.confirm(delta)
 
     def test_bounded_gone(self) -> None:
         """So many messages at most are deleted by one delta, and their queue goes with the last of them."""
@@ -786,9 +786,9 @@ class SQLiteStoreTests(SynchronousTestCase):
             self.store.remove(message.number)
         self.store.drop_queue(self.queue)
         left = []
-        while (delta := self.store.extract(4, MANY, {})) is not None:
+        while (delta := self.store.changelog.extract(4, MANY, {})) is not None:
             self.file.apply(delta)
-            self.store.confirm(delta)
+            self.store.changelog.confirm(delta)
             left.append((len(self.file.messages), len(self.file.queues)))
         self.assertEqual(left, [(6, 1), (2, 1), (0, 0)])
 
@@ -812,11 +812,11 @@ class SQLiteStoreTests(SynchronousTestCase):
     def test_gathering_is_bounded(self) -> None:
         """Neither many small nor few large messages are gathered without end."""
         for count, size in (10_000, 1), (20, 1_000_000):
-            before = len(self.store._added)
+            before = len(self.store._buffer._added)
             for _ in range(count):
                 self.add(b"x" * size)
-                self.assertLess(len(self.store._added) - before, 4000)
-                self.assertLess(sum(len(message.body) for message in self.store._added.values()), 3_000_000)
+                self.assertLess(len(self.store._buffer._added) - before, 4000)
+                self.assertLess(sum(len(message.body) for message in self.store._buffer._added.values()), 3_000_000)
 
     def test_numbers_never_reused(self) -> None:
         """A start uses numbers above all that any start before it used or may have used, although the messages are gone."""
@@ -827,7 +827,7 @@ class SQLiteStoreTests(SynchronousTestCase):
             upgrade(database)
             database.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             store = SQLiteStore(database)
-            delta = store.extract(1, 1, {})
+            delta = store.changelog.extract(1, 1, {})
             assert delta is not None
             self.file.apply(delta)
             meta = self.file.meta
@@ -885,7 +885,7 @@ class SQLiteStoreTests(SynchronousTestCase):
         self.add()
         delta = self.extract(1)
         self.file.apply(delta)
-        self.store.confirm(delta)
+        self.store.changelog.confirm(delta)
         self.assertEqual((len(self.file.messages), self.file.producers), (1, {b"a": (1, 1000)}))
         self.assertEqual(self.producers(), {(b"a", 2), (b"b", 7)})
         self.store.drop_producer(b"a")
@@ -899,12 +899,12 @@ class SQLiteStoreTests(SynchronousTestCase):
             self.store.write()
         delta = self.extract()
         self.file.apply(delta)
-        self.store.restore(delta)
+        self.store.changelog.restore(delta)
         self.requeue(last)
         self.add(b"3")
         delta = self.extract(1)
         self.file.apply(delta)
-        self.store.confirm(delta)
+        self.store.changelog.confirm(delta)
         self.assertEqual((self.file.bodies, self.file.producers), ([b"1", b"2"], {b"a": (2, 1000)}))
         self.assertTrue(delta.more)
 
@@ -915,7 +915,7 @@ class SQLiteStoreTests(SynchronousTestCase):
             self.add()
             self.store.drop_producer(b"a")
             if fails:
-                self.store.restore(self.extract())
+                self.store.changelog.restore(self.extract())
             self.assertEqual(self.producers(), set())
             self.store.save_producer(b"a", 1, 2000)
             self.assertEqual(self.producers(), {(b"a", 1)})

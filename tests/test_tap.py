@@ -102,9 +102,10 @@ class OptionsTests(Case):
         settings = self.settings(
             *("--mirror-interval", "0.5", "--max-connections", "5", "--max-window", "6"),
             *("--frame-timeout", "7", "--write-timeout", "8.5", "--max-keys", "9", "--max-consoles", "10"),
-            *("--max-http-connections", "11", "--max-http-bodies", "12M"),
+            *("--max-http-connections", "11", "--max-http-bodies", "12M", "--max-connections-per-address", "4"),
         )
         self.assertEqual((settings.mirror_interval, settings.max_connections, settings.max_window), (0.5, 5, 6))
+        self.assertEqual((settings.per_address, self.settings("--max-connections", "5").per_address), (4, 2))
         self.assertEqual((settings.frame_timeout, settings.write_timeout), (7.0, 8.5))
         self.assertEqual((settings.max_keys, settings.max_consoles), (9, 10))
         self.assertEqual((settings.max_http_connections, settings.max_http_bodies), (11, 12 * 1024**2))

@@ -14,9 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
 from phpmq.client import Delivery, QueueClient
+from phpmq.client_frames import encode_consume, encode_send
 from phpmq.errors import Closed, MemoryFull, NotConnected, QueueFull
 from phpmq.interfaces import IMirror
-from phpmq.requests import encode_consume, encode_send
 from phpmq.testing import MemoryServer
 from tests.doubles import RecordingProtocol
 

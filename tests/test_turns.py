@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from twisted.internet.base import DelayedCall
 from twisted.internet.defer import CancelledError, Deferred
 
-from phpmq.admin import messages, queues, status, turns
+from phpmq import operators
+from phpmq.admin import messages, queues, reactor
 from phpmq.admin.console.protocol import ConsoleProtocol
 from phpmq.errors import Draining
+from phpmq.interfaces import Steps
+from phpmq.results import ServerStatus
 from tests.test_admin import AdminTestCase
 from tests.test_console import ConsoleTestCase
 from tests.web import WebTestCase
@@ -20,8 +24,7 @@ class TurnTests(AdminTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(turns, "SLICE", 0.0)
-        self.patch(turns, "QUICK", 1)
+        self.patch(reactor, "SLICE", 0.0)
         self.patch(queues, "QUICK", 1)
 
     def begin(self, work: Coroutine[Deferred[Any], Any, Any]) -> Deferred[Any]:
@@ -33,15 +36,15 @@ class TurnTests(AdminTestCase):
     def end(self, begun: Deferred[Any]) -> Any:
         """What comes of it."""
         self.server.clock.advance(0)
-        return self.successResultOf(begun)
+        return self.result(begun)
 
     def test_queues(self) -> None:
         """A queue that goes while many are sorted is left out, in whatever order."""
         for sort in "name", "-name", "messages", "-age":
             for number in range(4):
                 self.server.send(f"q{number}", b"x")
-            listing = self.begin(self.admin.queues(sort=sort, limit=3))
-            self.admin.flush("q1")
+            listing = self.begin(self.admin.queues.list(sort=sort, limit=3))
+            self.admin.queues.flush("q1")
             self.server.broker.dispatch()
             self.assertNotIn("q1", self.server.broker.queues)
             names = {queue["name"] for queue in self.end(listing).items}
@@ -52,14 +55,14 @@ class TurnTests(AdminTestCase):
         """What matches is looked for in turns."""
         for number in range(4):
             self.server.send(f"q{number}", b"x")
-        listing = self.begin(self.admin.queues("*[12]"))
+        listing = self.begin(self.admin.queues.list("*[12]"))
         self.assertEqual([queue["name"] for queue in self.end(listing).items], ["q1", "q2"])
 
     def test_flush_all(self) -> None:
         """What it answers is what happened, also to what was sent meanwhile; a queue that is new is not flushed."""
         for number in range(3):
             self.server.send(f"q{number}", b"x")
-        flushing = self.begin(self.admin.flush_all())
+        flushing = self.begin(self.admin.queues.flush_all())
         self.server.send("q2", b"late")
         self.server.send("new", b"stays")
         self.assertEqual(self.end(flushing), {"queues": 3, "removed": 4, "in_flight": 0})
@@ -69,59 +72,50 @@ class TurnTests(AdminTestCase):
         """A queue that is flushed by somebody else meanwhile counts there."""
         for number in range(3):
             self.server.send(f"q{number}", b"x")
-        flushing = self.begin(self.admin.flush_all())
-        self.assertEqual(self.admin.flush("q2")["removed"], 1)
+        flushing = self.begin(self.admin.queues.flush_all())
+        self.assertEqual(self.admin.queues.flush("q2").removed, 1)
         self.assertEqual(self.end(flushing)["removed"], 2)
 
     def test_in_flight(self) -> None:
         """What is settled while the first of many are looked for is not in the list; the others are, in order."""
-        self.patch(messages, "_LOOK", 2)
+        self.patch(operators, "_LOOK", 2)
         self.send("q", *(b"%d" % number for number in range(9)))
         held = self.hold("q", 9)
-        listing = self.begin(self.admin.messages("q", "in_flight", limit=5))
+        listing = self.begin(self.admin.messages.list("q", "in_flight", limit=5))
         held[1].ack()
         self.server.broker.dispatch()
         page = self.end(listing)
         found = self.bodies(page)
         self.assertEqual(found, sorted(found))
         self.assertLessEqual({"0", "2", "3", "4"}, set(found))
-        rest = self.result(self.admin.messages("q", "in_flight", after=page.next or ""))
+        rest = self.result(self.admin.messages.list("q", "in_flight", after=page.next or ""))
         self.assertEqual(found + self.bodies(rest), [str(number) for number in range(9) if number != 1])
 
     def test_in_flight_again(self) -> None:
         """What comes back meanwhile and is delivered to somebody else is in the list once."""
-        self.patch(messages, "_LOOK", 1)
+        self.patch(operators, "_LOOK", 1)
         for _ in range(2):
             self.server.client().subscribe("q", lambda delivery: None, window=8)
         self.server.settle()
         self.send("q", *[b"x"] * 8)
         first, second = (channel for channel in self.server.broker.lifecycle.channels if "q" in channel.consumers)
         self.assertEqual((len(first.unacked), len(second.unacked)), (4, 4))
-        breaths: list[Deferred[None]] = []
-
-        def breathe() -> Deferred[None]:
-            breaths.append(Deferred())
-            return breaths[-1]
-
-        self.patch(self.admin, "breathe", breathe)
-        listing = Deferred.fromCoroutine(self.admin.messages("q", "in_flight"))
-        for _ in range(2):
-            breaths.pop().callback(None)
+        listing = self.admin.operators.messages("q", "in_flight", 0, 50, 256)
+        for _ in range(3):
+            next(listing)
         first.give_back()
         self.server.broker.dispatch()
         self.assertEqual(len(second.unacked), 8)
-        while breaths:
-            breaths.pop().callback(None)
-        ids = [item["id"] for item in self.successResultOf(listing).items]
+        ids = [item["id"] for item in self.result(self.admin.work.run(listing)).items]
         self.assertEqual(ids, sorted(id.decode() for id in second.unacked))
 
     def test_whole_body(self) -> None:
         """A long body is told as it is, however it falls into parts."""
-        self.patch(status, "_PART", 3)
+        self.patch(messages, "_PART", 3)
         for body in "naïve 日本語 \U0001f600".encode(), b"\xff\x00" * 5, b"ends within \xf0\x9f\x98", b"", b"abc":
             (id,) = self.send("q", body)
-            once = status.content_of(body, len(body), None)
-            found = self.end(Deferred.fromCoroutine(self.admin.message("q", id)))
+            once = {**operators.content_of(body, False), "size": len(body), "truncated": False}
+            found = self.end(Deferred.fromCoroutine(self.admin.messages.get("q", id)))
             self.assertEqual({name: found[name] for name in once}, once)
             self.assertEqual(found.keys() & {"body", "body_base64"}, once.keys() & {"body", "body_base64"})
 
@@ -129,7 +123,7 @@ class TurnTests(AdminTestCase):
         """A client that goes meanwhile is told as it is then."""
         for _ in range(3):
             self.server.client()
-        listing = self.begin(self.admin.clients("*"))
+        listing = self.begin(self.admin.clients.list("*"))
         self.server.disconnect()
         self.assertGreaterEqual(len(self.end(listing).items), 3)
 
@@ -148,13 +142,13 @@ class TurnTests(AdminTestCase):
             self.admin.sample()
             self.server.clock.advance(0)
         for number in range(4):
-            self.assertEqual(self.admin.numbers(f"q{number}")["rates"]["received"]["1s"], 0.5)
+            self.assertEqual(self.admin.queues.status(f"q{number}").rates.received.last, 0.5)
 
     def test_draining(self) -> None:
         """When the server stops, what is not finished says so; sampling just ends."""
         for number in range(4):
             self.server.send(f"q{number}", b"x")
-        works = [self.begin(work) for work in (self.admin.queues(), self.admin.flush_all(), self.admin.queues(sort="age"))]
+        works = [self.begin(work) for work in (self.admin.queues.list(), self.admin.queues.flush_all(), self.admin.queues.list(sort="age"))]
         self.patch(queues, "_SAMPLED", 1)
         self.admin.sample()
         self.server.service.running = 0
@@ -170,10 +164,16 @@ class LineTests(AdminTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(turns, "SLICE", 0.0)
+        self.patch(reactor, "SLICE", 0.0)
         self.calls: list[Callable[[], object]] = []
-        self.patch(self.server.clock, "callLater", lambda delay, call: self.calls.append(call))
+        self.patch(self.server.clock, "callLater", self.call_later)
         self.seen: list[str] = []
+
+    def call_later(self, delay: float, call: Callable[[], object]) -> DelayedCall:
+        """What the reactor does in its next turn."""
+        self.assertEqual(delay, 0)
+        self.calls.append(call)
+        return DelayedCall(0, call, (), {}, lambda _: self.calls.remove(call), lambda _: None)
 
     def turn(self) -> None:
         """What the reactor does next."""
@@ -182,35 +182,38 @@ class LineTests(AdminTestCase):
         call()
 
     def work(self, name: str) -> Deferred[None]:
-        """Begin work that takes three slices."""
+        """Begin work of three steps."""
 
-        async def work() -> None:
+        def steps() -> Steps[None]:
             for number in range(3):
                 if number:
-                    await self.admin.breathe()
+                    yield
                 self.seen.append(name)
 
-        return Deferred.fromCoroutine(work())
+        return Deferred.fromCoroutine(self.admin.work.run(steps()))
 
     def test_one_at_a_time(self) -> None:
-        """They go on in the order in which they rested."""
+        """Each does its first step at once; then there is one step in a turn, and nobody is two steps ahead of another one."""
         works = [self.work(name) for name in "abc"]
-        seen = ["a", "b", "c"]
-        for name in "abcabc":
-            self.assertEqual(self.seen, seen)
+        for done in range(6):
+            self.assertEqual(len(self.seen), 3 + done)
+            counts = [self.seen.count(name) for name in "abc"]
+            self.assertLessEqual(max(counts) - min(counts), 1)
             self.turn()
-            seen.append(name)
-        self.assertEqual((self.seen, self.calls), (seen, []))
+        self.assertEqual((sorted(self.seen), self.calls), ([*"aaabbbccc"], []))
         for work in works:
             self.successResultOf(work)
 
     def test_quick(self) -> None:
-        """What takes less than a slice leaves the rest of it to others."""
-        self.patch(turns, "SLICE", 1.0)
-        for name in "abc":
-            self.work(name)
+        """What takes less than a slice leaves the rest of it to others; if nobody else waits, it is done at once."""
+        works = [self.work(name) for name in "abc"]
+        self.patch(reactor, "SLICE", 1.0)
         self.turn()
-        self.assertEqual(self.seen, [*"abcabc"])
+        for work in works:
+            self.successResultOf(work)
+        self.assertEqual((sorted(self.seen), self.calls), ([*"aaabbbccc"], []))
+        self.successResultOf(self.work("d"))
+        self.assertEqual((self.seen[-3:], self.calls), ([*"ddd"], []))
 
     def test_given_up(self) -> None:
         """What is given up takes no turn."""
@@ -222,10 +225,10 @@ class LineTests(AdminTestCase):
 
     def test_new(self) -> None:
         """What begins while others wait gets in line before it has taken long."""
-        self.patch(turns, "SLICE", 1.0)
-        self.assertFalse(self.admin.slices().over)
         self.work("a")
-        self.assertTrue(self.admin.slices().over)
+        self.patch(reactor, "SLICE", 1.0)
+        self.assertNoResult(self.work("b"))
+        self.assertEqual(self.seen, [*"ab"])
 
     def test_draining(self) -> None:
         """When the server stops, all end at once."""
@@ -243,7 +246,7 @@ class WebTurnTests(WebTestCase):
 
     def test_page(self) -> None:
         """A page is made in turns, and has its length before it begins."""
-        self.patch(turns, "SLICE", 0.0)
+        self.patch(reactor, "SLICE", 0.0)
         for number in range(20):
             self.server.send(f"q{number:02}", b"x")
         connection = self.connect()
@@ -257,14 +260,14 @@ class WebTurnTests(WebTestCase):
 
     def test_gone(self) -> None:
         """A client that goes while its answer is made leaves nothing behind, and the answer is not made."""
-        self.patch(turns, "SLICE", 0.0)
+        self.patch(reactor, "SLICE", 0.0)
         for number in range(20):
             self.server.send(f"q{number:02}", b"x")
         connection = self.connect()
         connection.wire.protocol.dataReceived(self.request("GET", "/api/v1/queues?sort=-age"))
         connection.wire.lose()
         looked: list[object] = []
-        self.patch(self.server.service.admin, "_queue_status", looked.append)
+        self.patch(self.server.service.admin.queues, "_status", looked.append)
         self.clock.advance(0)
         self.assertEqual((self.site.channels, self.flushLoggedErrors(), looked), (set(), [], []))
 
@@ -274,7 +277,7 @@ class MonitorTurnTests(ConsoleTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(turns, "SLICE", 0.0)
+        self.patch(reactor, "SLICE", 0.0)
         for number in range(20):
             self.server.send(f"q{number:02}", b"x")
 
@@ -296,7 +299,7 @@ class MonitorTurnTests(ConsoleTestCase):
         asked: list[None] = []
         whole = self.admin.status
 
-        def status_of_server() -> dict[str, Any]:
+        def status_of_server() -> ServerStatus:
             asked.append(None)
             return whole()
 

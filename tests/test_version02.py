@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from phpmq.broker import DELIVERIES, SENDS, Broker
-from phpmq.commands import Versions
 from phpmq.frames import (
     CONTENT,
     COUNT,
@@ -21,6 +20,7 @@ from phpmq.frames import (
     USER,
     frame_header,
 )
+from phpmq.server_frames import Versions
 from phpmq.session import Session
 from tests import wire
 from tests.doubles import RecordingConnection

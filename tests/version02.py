@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.broker import Broker
-from phpmq.commands import Versions
+from phpmq.client_frames import server_shapes
 from phpmq.frames import (
     CONTENT,
     COUNT,
@@ -18,7 +18,7 @@ from phpmq.frames import (
     frame_header,
     packet,
 )
-from phpmq.requests import server_shapes
+from phpmq.server_frames import Versions
 from phpmq.session import Session
 from phpmq.store import SQLiteStore
 from tests.doubles import RecordingConnection
@@ -51,18 +51,18 @@ class FileMirror:
 
     def __init__(self, store: SQLiteStore) -> None:
         self._store = store
-        self.hurries = 0
+        self.syncs_wanted = 0
         self.synced: Callable[[], object] = lambda: None
 
-    def hurry(self) -> None:
+    def sync_soon(self) -> None:
         """Count it."""
-        self.hurries += 1
+        self.syncs_wanted += 1
 
     def write(self) -> None:
         """All is in the file."""
-        delta = self._store.extract(10_000, 1 << 20, {})
+        delta = self._store.changelog.extract(10_000, 1 << 20, {})
         if delta is not None:
-            self._store.confirm(delta)
+            self._store.changelog.confirm(delta)
         self.synced()
 
 

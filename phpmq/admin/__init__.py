@@ -1,6 +1,5 @@
-"""Status and actions over a running server. HTTP, console and metrics are doors to it, so that a number is the same wherever it is read."""
+"""Status and actions over a running server, for the operators' interfaces: the HTTP API, the console and the metrics."""
 
-from phpmq.admin.admin import Admin, Health
-from phpmq.admin.pages import Page
+from phpmq.admin.admin import Admin
 
-__all__ = ["Admin", "Health", "Page"]
+__all__ = ["Admin"]

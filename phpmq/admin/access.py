@@ -1,4 +1,4 @@
-"""Who can reach an operator's door: there is no login."""
+"""Which listeners for operators other machines can connect to; they are refused, as there is no login."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ADDRESSES = {"tcp": 2, "tcp6": 2, "ssl": 5}
 
 
 def is_local(description: str) -> bool:
-    """Whether only this machine's own users can connect to a listener; false if the strports string does not tell."""
+    """Tell whether only this machine's own users can connect to a listener; false if the strports string does not say it."""
     kind, *parts = (re.sub(r"\\(.)", r"\1", part) for part in _PARTS.findall(description)[:-1] or [""])
     named = dict(part.split("=", 1) for part in parts if "=" in part)
     if kind == "unix" or (kind == "systemd" and named.get("domain") == "UNIX"):

@@ -1,146 +1,188 @@
-"""The operator's side of a server."""
+"""
+The operators' side of a server. The console, the HTTP API and the metrics are front ends of it, so a number is the same everywhere.
+
+Everything is called on the reactor's thread. Results are those of L{phpmq.results}; C{await} marks what is done in time slices:
+
+    admin.status()  connections()  health()  alarms()  mirror()  sample()  uptime  now
+    admin.queues        await list(filter, sort, after, limit)  await get(name)  status(name)  configure(name, settings)
+                        pause(name, what)  resume(name, what)  flush(name)  await flush_all()  await delete(name)
+    admin.messages      await list(name, state, after, limit, preview)  await get(name, id, preview)  read(name, id)
+                        await send(name, body, ...)  await move(source, target, count)
+    admin.dead_letters  totals(filter, after, limit)  await replay(name, target, ids, reason, count)  await delete(name, ids, reason, count)
+    admin.clients       await list(filter, after, limit)  disconnect(id)
+    admin.work          await run(steps): other work that takes long
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from phpmq import __version__
-from phpmq.admin import status
+from phpmq import __version__, results
 from phpmq.admin.clients import Clients
-from phpmq.admin.letters import Letters
-from phpmq.admin.queues import Queues
-from phpmq.admin.rates import Rates
-from phpmq.admin.turns import Server
-from phpmq.message import DEFAULT_SETTINGS
+from phpmq.admin.messages import DeadLetters, Messages
+from phpmq.admin.queues import Queues, Rates
+from phpmq.admin.reactor import CooperativeWork, ReactorLag
+from phpmq.broker import Broker
+from phpmq.clock import SteadyClock
+from phpmq.interfaces import IOperators
+from phpmq.mirror import MirrorService
+from phpmq.operators import moment
+from phpmq.ports import Connections
+from phpmq.protocol import QueueProtocol
+from phpmq.results import Alarm, Health, MemoryStatus, MirrorStatus, ServerStatus
 
-#: Without one written for so long, in seconds, the mirror counts as failing.
+#: Seconds without a written mirror file after which it counts as failing.
 MIRROR_PATIENCE = 10.0
 
 
-@dataclass(frozen=True)
-class Health:
+class Server(Protocol):
     """
-    Whether the server does what it is for.
+    What an L{Admin} looks at: a L{phpmq.service.QueueService}.
 
-    @ivar checks: name -> what is wrong; empty for what is well
+    @ivar consoles: the console's port, and C{site} that of the HTTP API, for those who know them
     """
 
-    checks: Mapping[str, str]
+    connections: Connections[QueueProtocol]
+    running: int
+    lag: ReactorLag
+    consoles: Any
+    site: Any
 
     @property
-    def ready(self) -> bool:
-        """Whether all is well."""
-        return not any(self.checks.values())
+    def broker(self) -> Broker:
+        """The broker, for messages that operators send."""
+
+    @property
+    def operators(self) -> IOperators:
+        """The operators' side of the engine."""
+
+    @property
+    def mirror(self) -> MirrorService | None:
+        """What writes the mirror file; None without one."""
+
+    @property
+    def clock(self) -> SteadyClock:
+        """The clock that messages live by."""
+
+    @property
+    def max_message_size(self) -> int:
+        """Bytes of one message's body."""
+
+    @property
+    def metrics_queues(self) -> int:
+        """Queues that the metrics have series of their own for."""
 
 
-class Admin(Queues, Letters, Clients):
+class Admin:
     """
-    What an operator can see and do. To be called on the reactor's thread.
+    What an operator can see and do.
 
-    None of it keeps the reactor from other work for long: what may take long is done in turns, see L{phpmq.admin.turns}.
+    @ivar server: the server, which has been started
+    @ivar operators: the engine that keeps its messages
+    @ivar work: what is done in time slices
     """
 
-    def __init__(self, service: Server, reactor: Any) -> None:
-        super().__init__(service, reactor)
+    def __init__(self, server: Server, reactor: Any) -> None:
+        self.server = server
+        self.operators = operators = server.operators
+        self.work = work = CooperativeWork(reactor, server.clock.seconds, lambda: server.running)
+        self.queues = Queues(operators, work, self._channels, reactor)
+        self.messages = Messages(operators, work, server.broker, server.max_message_size)
+        self.dead_letters = DeadLetters(operators, work)
+        self.clients = Clients(operators, work, server.connections)
+        self._reactor = reactor
         self._started = reactor.seconds()
-        self._totals = Rates(self._counts(), self._started)
+        self._rates = Rates(self._counts(), self._started)
+
+    def _channels(self) -> Mapping[Any, int]:
+        return {client.session.channel: client.number for client in self.server.connections.open if client.session is not None}
 
     @property
     def uptime(self) -> float:
         """Seconds since the server started."""
         return float(self._reactor.seconds() - self._started)
 
-    def _counts(self) -> tuple[int, ...]:
-        return self.broker.lifecycle.received, self.broker.lifecycle.delivered, self.broker.lifecycle.acknowledged
+    @property
+    def now(self) -> int:
+        """The server's time, milliseconds since the epoch."""
+        return self.operators.now()
+
+    def _counts(self) -> tuple[int, int, int]:
+        totals = self.operators.totals()
+        return totals.received, totals.delivered, totals.acknowledged
 
     def sample(self) -> None:
         """Take note of all counters; to be called about once a second."""
-        self._totals.sample(self._counts(), self._reactor.seconds())
-        self._sample_queues()
+        self._rates.sample(self._counts(), self._reactor.seconds())
+        self.queues.sample()
 
-    def status(self) -> dict[str, Any]:
-        """The whole server."""
-        service, broker = self.service, self.broker
-        broker.turn.enter()
-        messages, consumers = status.sums_of(broker)
-        connections = service.connections
-        return {
-            "version": __version__,
-            "state": "running" if service.running else "draining",
-            "now": status.moment(broker.turn.now),
-            "uptime_seconds": round(self.uptime, 3),
-            "messages": messages,
-            "totals": status.totals_of(broker),
-            "dead_lettered": dict(broker.dead_letters.by_reason),
-            "rates": status.rates_of(self._totals),
-            "queues": len(broker.queues),
-            "consumers": consumers,
-            "connections": {
-                "open": len(connections.open),
-                "limit": connections.max_connections,
-                "accepted": connections.accepted,
-                "rejected": connections.rejected,
-                "timeouts": dict(connections.timeouts),
-                "protocol_errors": dict(connections.errors),
-            },
-            "keys": {"remembered": broker.keys.count, "limit": broker.keys.limit},
-            "memory": {"used": broker.memory.used, "limit": broker.memory.limit, **status.memory_of_process()},
-            "mirror": self.mirror(),
-            "alarms": self.alarms(),
-        }
+    def status(self) -> ServerStatus:
+        """Return the status of the whole server."""
+        operators = self.operators
+        now, gauges = operators.now(), operators.gauges()
+        messages, consumers = operators.sums()
+        return ServerStatus(
+            version=__version__,
+            state="running" if self.server.running else "draining",
+            now=moment(now),
+            uptime_seconds=round(self.uptime, 3),
+            messages=messages,
+            totals=operators.totals(),
+            dead_lettered=operators.dead_lettered(),
+            rates=self._rates.result(),
+            queues=gauges["queues"],
+            consumers=consumers,
+            connections=self.connections(),
+            keys=results.Keys(gauges["keys"], gauges["keys_limit"]),
+            memory=MemoryStatus(gauges["memory_used"], gauges["memory_limit"], *memory_of_process()),
+            mirror=self.mirror(),
+            alarms=tuple(self.alarms()),
+        )
 
-    def mirror(self) -> dict[str, Any]:
-        """The store's file."""
-        service = self.service
-        mirror, store = service.mirror, service.store
-        if mirror is None or store is None:
-            return {"file": None}
-        pending = store.pending
-        return {
-            "file": mirror.path,
-            "failing": mirror.failing,
-            "pending_changes": pending,
-            "lag_seconds": round(mirror.lag if pending or mirror.failing else 0.0, 3),
-            "writes": mirror.writes,
-            "errors": mirror.errors,
-        }
+    def connections(self) -> results.Connections:
+        """Return how many connections there are, and what happened to them."""
+        clients = self.server.connections
+        timeouts, errors = dict(clients.timeouts), dict(clients.errors)
+        return results.Connections(len(clients.open), clients.max_connections, clients.accepted, clients.rejected, timeouts, errors)
 
-    def alarms(self) -> list[dict[str, str]]:
+    def mirror(self) -> MirrorStatus:
+        """Return whether the mirror file has everything."""
+        mirror = self.server.mirror
+        if mirror is None:
+            return MirrorStatus(None)
+        pending = mirror.pending
+        lag = round(mirror.lag if pending or mirror.failing else 0.0, 3)
+        return MirrorStatus(mirror.path, mirror.failing, pending, lag, mirror.writes, mirror.errors)
+
+    def alarms(self) -> list[Alarm]:
         """What an operator has to look at now."""
-        alarms = {**self.health().checks, "keys": self.broker.keys.alarm}
-        return [{"name": name, "text": text} for name, text in alarms.items() if text]
+        return [Alarm(name, text) for name, text in {**self._wrong(), **self.operators.alarms()}.items() if text]
 
     def health(self) -> Health:
         """Whether the server does what it is for, check by check."""
-        broker, mirror = self.broker, self.service.mirror
-        checks = {
-            "running": "" if self.service.running else "the server is about to stop",
-            "memory": "the memory limit is reached" if broker.memory.used >= broker.memory.limit else "",
+        wrong = self._wrong()
+        return Health(not any(wrong.values()), {name: text or "ok" for name, text in wrong.items()})
+
+    def _wrong(self) -> dict[str, str]:
+        """The text of each check that failed; empty for those that are passed."""
+        mirror = self.server.mirror
+        wrong = {
+            "running": "" if self.server.running else "the server is about to stop",
+            "memory": self.operators.alarms().get("memory", ""),
         }
         if mirror is not None:
             late = mirror.lag > MIRROR_PATIENCE + mirror.interval
-            checks["mirror"] = (
-                "the store's file cannot be written"
-                if mirror.failing
-                else f"the store's file was not written for {mirror.lag:.0f} s"
-                if late
-                else ""
-            )
-        return Health(checks)
+            text = f"the store's file was not written for {mirror.lag:.0f} s" if late else ""
+            wrong["mirror"] = "the store's file cannot be written" if mirror.failing else text
+        return wrong
 
-    async def delete_queue(self, name: str) -> dict[str, Any]:
-        """
-        Flush a queue and forget its settings, pause, dead letters and keys. It goes away unless somebody consumes it.
 
-        @raise NoSuchQueue: there is none of that name, and no dead letter of it
-        """
-        dead = (await self.delete_dead(name))["deleted"]
-        removed, in_flight = self.broker.queues.flush(name)
-        self.broker.keys.forget(name)
-        if name in self.broker.queues:
-            self.broker.queues.resume(name)
-        if name in self.broker.queues:
-            self.broker.configure(name, DEFAULT_SETTINGS)
-        return {"queue": name, "removed": removed, "in_flight": in_flight, "dead": dead}
+def memory_of_process() -> tuple[int, ...]:
+    """What the process takes now and took at most, in bytes; nothing where the system does not tell it in /proc."""
+    try:
+        with open("/proc/self/status") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return tuple(int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    except (OSError, KeyError, ValueError):
+        return ()

@@ -1,54 +1,58 @@
-"""Messages, as an operator sees, sends and moves them."""
+"""Messages and dead letters as operators see, send, move and replay them."""
 
 from __future__ import annotations
 
+import codecs
 import heapq
-import re
-from bisect import bisect_right
-from collections.abc import Mapping
-from itertools import chain, islice
-from operator import attrgetter
-from typing import Any, TypeVar
+import json
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
+from zope.interface import implementer
 
-from phpmq.admin import status
-from phpmq.admin.pages import Page, check_limit, start_of
-from phpmq.admin.sender import Sender
-from phpmq.admin.turns import Slices, Turns
-from phpmq.broker import Queue
-from phpmq.errors import BadSetting, NoSuchMessage
-from phpmq.message import DeadMessage, Message
+from phpmq.admin.queues import check_limit, matcher, start_of
+from phpmq.admin.reactor import CooperativeWork, cooperative
+from phpmq.broker import Broker
+from phpmq.errors import BadSetting, PHPMQError, TooLarge
+from phpmq.frames import DEFAULT_LIMITS, HEADERS, KEY
+from phpmq.interfaces import IOperators, IPeer, Steps
+from phpmq.message import Message, Properties, check_name
+from phpmq.results import (
+    LISTED,
+    DeadDeleteResult,
+    DeadLetterStatus,
+    DeadLetterTotals,
+    MessageStatus,
+    MoveResult,
+    Page,
+    Receipt,
+    ReplayResult,
+)
 
-#: States in which messages can be.
-STATES = "ready", "delayed", "in_flight", "dead"
+# How many bytes of a long body are made text in one step: a whole number of base64's groups.
+_PART = 3 * 2**18
 
-#: States by which messages can be listed; C{active} are those ready and in flight, in one order.
-LISTED = *STATES, "active"
-
-#: The most bytes of bodies that a page of messages has: more would keep everybody else waiting.
-PAGE_BYTES = 4 * 1024 * 1024
-
-# So many messages in flight are looked at before others may get their turn.
-_LOOK = 2000
-
-# After all positions.
-_NO_POSITION = 2**63
-
-_position = attrgetter("position")
-
-_M = TypeVar("_M", Message, DeadMessage)
+_LEVELS = {"stored": False, "synced": True}
 
 
-class Messages(Turns):
-    """What can be seen of messages, and done with them."""
+class Messages:
+    """What operators see of messages, and do with them."""
 
-    async def messages(self, name: str, state: str = "ready", after: str = "", limit: int = 50, preview: int = 256) -> Page:
+    def __init__(self, operators: IOperators, work: CooperativeWork, broker: Broker, max_message_size: int) -> None:
+        self.work = work
+        self._operators = operators
+        self._broker = broker
+        self._max_message_size = max_message_size
+
+    @cooperative
+    def list(self, name: str, state: str = "ready", after: str = "", limit: int = 50, preview: int = 256) -> Steps[Page]:
         """
         Look at a queue's messages, in their order, by pages; nothing changes by it.
 
-        A page ends early once it has L{PAGE_BYTES} of bodies. To find the first of those in flight, all of them are looked at. Of very
-        many, those that come or go meanwhile may be left out. Among those that are C{active} a message keeps its place when it is
+        A page ends early once it has a lot of bodies. To find the first of those in flight, all of them are looked at. Of very many,
+        those that come or go between two steps may be left out. Among those that are C{active} a message keeps its place when it is
         delivered or comes back: so each is found once, whatever happens between two pages.
 
         @param state: one of L{LISTED}
@@ -57,115 +61,33 @@ class Messages(Turns):
         @raise NoSuchQueue: there is none of that name, and no dead letter of it
         @raise BadSetting: there is no such state
         """
-        self.broker.turn.enter()
         limit = check_limit(limit)
         if state not in LISTED:
             raise BadSetting(f"a state is {', '.join(LISTED)}, not {state!r}")
-        start, slices = start_of(after), self.slices()
-        if state == "dead":
-            return await self._dead_page(name, start, limit, preview, slices)
-        queue = self._queue(name)
-        place = None
-        if state == "in_flight":
-            found, place = await self._in_flight(queue, start, limit + 1, slices)
-        elif state == "active":
-            found, place = await self._active(queue, start, limit + 1, preview, slices)
-        else:
-            found = (self._ready if state == "ready" else self._delayed)(queue, start, limit + 1, preview)
-        found, more = _some(found, limit, preview)
-        if more:
-            place = str(abs(found[-1].position))
-        await slices.rest()
-        items = await slices.each(lambda one: status.message_status(one, _state(one, state), self.broker, preview), found)
-        return Page(items, place)
+        return (yield from self._operators.messages(name, state, start_of(after), limit, preview))
 
-    def _ready(self, queue: Queue, start: int, count: int, preview: int) -> list[Message]:
-        place = bisect_right(queue.prefetched, start, key=_position)
-        ahead = list(islice(queue.prefetched, place, place + count))
-        if len(ahead) < count and queue.unread:
-            ahead += self._store.peek(queue, max(start, queue.cursor), count - len(ahead), preview, size=PAGE_BYTES)
-        return ahead
+    def read(self, name: str, id: str, preview: int = 0) -> tuple[MessageStatus | DeadLetterStatus, bytes]:
+        """
+        One message with the beginning of its body, and the whole body as it is.
 
-    def _delayed(self, queue: Queue, start: int, count: int, preview: int) -> list[Message]:
-        return self._store.peek(queue, max(start, queue.flushed_to), count, preview, True, PAGE_BYTES)
+        @raise NoSuchMessage: there is none of that id in the queue
+        """
+        return self._operators.message(name, id, preview)
 
-    async def _in_flight(self, queue: Queue, start: int, count: int, slices: Slices) -> tuple[list[Message], str | None]:
-        """The first messages in flight, and how far was looked if there may be more."""
-        first: list[Message] = []
-        last = _NO_POSITION
-
-        def is_meant(message: Message) -> bool:
-            return message.queue is queue and message.consumer is not None and start < message.position <= last
-
-        for channel in [channel for channel in self.broker.lifecycle.channels if queue.name in channel.consumers]:
-            held = list(channel.unacked.values())
-            for place in range(0, len(held), _LOOK):
-                found = filter(is_meant, chain(first, held[place : place + _LOOK]))
-                first = heapq.nsmallest(count, found, key=_position)
-                if len(first) == count:
-                    # From here on only those before it are looked for, even if some of these go.
-                    last = first[-1].position
-                await slices.rest()
-        # One that came back and was delivered again was perhaps seen twice.
-        return list(dict.fromkeys(filter(is_meant, first))), None if last == _NO_POSITION else str(last)
-
-    async def _active(self, queue: Queue, start: int, count: int, preview: int, slices: Slices) -> tuple[list[Message], str | None]:
-        """The first messages ready or in flight, and likewise."""
-        ready = self._ready(queue, start, count, preview)
-        if not queue.in_flight:
-            return ready, None
-        held, place = await self._in_flight(queue, start, count, slices)
-        # Once more, for those that came back before they were looked at.
-        ready += self._ready(queue, start, count, preview)
-        last = _NO_POSITION if place is None else int(place)
-        found = {message.number: message for message in chain(ready, held) if message.position <= last}
-        return sorted(found.values(), key=_position)[:count], place
-
-    async def _dead_page(self, name: str, start: int, limit: int, preview: int, slices: Slices) -> Page:
-        self._check_known(name)
-        found, more = _some(self.broker.dead_letters.page(name, start, limit + 1, preview=preview, size=PAGE_BYTES), limit, preview)
-        place = str(found[-1].number) if more else None
-        await slices.rest()
-        items = await slices.each(lambda dead: status.dead_status(dead, self.broker, preview), found)
-        return Page(items, place)
-
-    async def message(self, name: str, id: str, preview: int | None = None) -> dict[str, Any]:
+    @cooperative
+    def get(self, name: str, id: str, preview: int | None = None) -> Steps[MessageStatus | DeadLetterStatus]:
         """
         One message.
 
         @param preview: how many bytes of its body; None for all
         @raise NoSuchMessage: there is none of that id in the queue
         """
-        broker, slices = self.broker, self.slices()
-        broker.turn.enter()
-        number = self._number(id)
-        if (dead := broker.dead_letters.find(name, number)) is not None:
-            found, body = status.dead_status(dead, broker, preview or 0), dead.body
-        else:
-            message, state = self._find(name, number, id)
-            found, body = status.message_status(message, state, broker, preview or 0), message.body
-        if preview is None:
-            del found["body"]
-            await slices.rest()
-            found |= await _whole(body, slices)
-        return found
-
-    def _find(self, name: str, number: int, id: str) -> tuple[Message, str]:
-        """A message that is not dead, and its state."""
-        broker = self.broker
-        queue = broker.queues.get(name)
-        message = None if queue is None else self._store.get(queue, number)
-        if queue is None or message is None or abs(message.position) <= queue.flushed_to:
-            raise NoSuchMessage(f"there is no message {id!r} in the queue {name!r}")
-        key = id.encode("ascii")
-        held = next((channel.unacked[key] for channel in broker.lifecycle.channels if key in channel.unacked), None)
-        return held or message, "in_flight" if held is not None else "delayed" if message.position < 0 else "ready"
-
-    def _number(self, id: str) -> int:
-        prefix = self.broker.lifecycle.message_id(0)[:16].decode("ascii")
-        if not re.fullmatch(r"[0-9a-f]{32}", id) or not id.startswith(prefix):
-            raise NoSuchMessage(f"there is no message {id!r}")
-        return int(id[16:], 16)
+        message, body = self.read(name, id, preview or 0)
+        if preview is not None:
+            return message
+        yield
+        content = yield from whole_content(body)
+        return replace(message, truncated=False, body=content.get("body"), body_base64=content.get("body_base64"))
 
     def send(
         self,
@@ -176,69 +98,188 @@ class Messages(Turns):
         headers: Mapping[str, str] | None = None,
         key: str | None = None,
         level: str = "stored",
-    ) -> Deferred[dict[str, Any]]:
+    ) -> Deferred[Receipt]:
         """
         Send a message, as a client of protocol 2 does; the answer is the receipt.
 
         @raise PHPMQError: what is wrong with it, as the Deferred's failure
         """
-        return Sender(self.broker, self.service.max_message_size).send(name, body, ttl, delay, headers, key, level)
+        return OneShotSend(self._broker, self._max_message_size).send(name, body, ttl, delay, headers, key, level)
 
-    async def move(self, source: str, target: str, count: int | None = None) -> dict[str, Any]:
+    @cooperative
+    def move(self, source: str, target: str, count: int | None = None) -> Steps[MoveResult]:
         """
-        Have messages that are ready in a queue go to the tail of another one; those that come meanwhile stay.
+        Move messages that are ready in a queue to the tail of another one; those that come after it began stay.
 
-        @param count: at most so many, the first ones; None for as many as there are now
+        @param count: how many at most, the first ones; None for as many as there are now
         @raise NoSuchQueue: there is no queue of the source's name
         @raise BadName: no queue can have the target's name
         @raise BadSetting: both are the same
         """
         if source == target:
             raise BadSetting("a queue's messages cannot be moved to the same queue")
-        ready = self._queue(source).ready
-        left = ready if count is None else count
-        # What comes meanwhile is not meant: two who move to and fro would never end.
-        last = self.broker.queues.tail
-        self.broker.queues.get_or_create(target)
-        moved = 0
-        while left > moved and (queue := self.broker.queues.get(source)) is not None:
-            self.broker.begin()
-            step = self.broker.lifecycle.move(queue, self.broker.queues.get_or_create(target), left - moved, last)
-            self.broker.end()
-            if not step:
-                break
-            moved += step
-            await self.breathe()
-        self.broker.queues.forget_if_unused(self.broker.queues.get_or_create(target))
-        return {"source": source, "target": target, "moved": moved}
+        moved = yield from self._operators.move(source, target, count)
+        return MoveResult(source, target, moved)
 
 
-def _some(found: list[_M], limit: int, preview: int) -> tuple[list[_M], bool]:
-    """As many messages as a page has, by number and by bytes; and whether there may be more."""
-    size = 0
-    for count, message in enumerate(found[:limit], 1):
-        size += min(len(message.body), preview)
-        if size >= PAGE_BYTES:
-            return found[:count], True
-    return found[:limit], len(found) > limit
+class DeadLetters:
+    """What operators see of dead letters, and do with them."""
+
+    def __init__(self, operators: IOperators, work: CooperativeWork) -> None:
+        self.work = work
+        self._operators = operators
+
+    def totals(self, filter: str = "*", after: str = "", limit: int = 100) -> Page:
+        """
+        Queues that have dead letters, also those that are gone, by name and by pages: how many, and their bytes.
+
+        @param filter: a pattern for their names; see L{phpmq.admin.queues.Queues.list}
+        @param after: the C{next} of the page before
+        """
+        limit = check_limit(limit)
+        totals, matches = self._operators.dead_totals(), matcher(filter)
+        names = heapq.nsmallest(limit + 1, (name for name in totals if name > after and matches(name)))
+        items = [DeadLetterTotals(name, *totals[name]) for name in names[:limit]]
+        return Page(items, names[limit - 1] if len(names) > limit else None)
+
+    @cooperative
+    def replay(
+        self,
+        name: str,
+        target: str | None = None,
+        ids: Iterable[str] | None = None,
+        reason: str | None = None,
+        count: int | None = None,
+    ) -> Steps[ReplayResult]:
+        """
+        Requeue a queue's dead letters: they go to its tail, or to another queue's, with their attempts forgotten.
+
+        @param ids: which; None for all
+        @param reason: only those that died of it
+        @param count: how many at most, the oldest ones
+        @raise NoSuchQueue: there is none of that name, and no dead letter of it
+        @raise NoSuchMessage: one of the ids is not that of a dead letter of the queue
+        @raise BadName: no queue can have the target's name
+        """
+        into = name if target is None else target
+        replayed = yield from self._operators.replay(name, into, ids, reason, count)
+        return ReplayResult(name, into, replayed)
+
+    @cooperative
+    def delete(
+        self, name: str, ids: Iterable[str] | None = None, reason: str | None = None, count: int | None = None
+    ) -> Steps[DeadDeleteResult]:
+        """Delete a queue's dead letters; parameters and errors are those of L{replay}."""
+        deleted = yield from self._operators.delete_dead(name, ids, reason, count)
+        return DeadDeleteResult(name, deleted)
 
 
-def _state(message: Message, listed: str) -> str:
-    if listed != "active":
-        return listed
-    return "ready" if message.consumer is None else "in_flight"
-
-
-async def _whole(body: bytes, slices: Slices) -> dict[str, Any]:
-    """All of a body, however long it is; see L{status.content_of}."""
-    parts: list[str] = []
-    decode = status.decoder()
+def whole_content(body: bytes) -> Steps[dict[str, str]]:
+    """The fields of a whole body, however long it is, as L{phpmq.operators.content_of} makes them."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    starts = range(0, len(body), _PART)
+    texts: list[str] = []
     try:
-        for part in status.parts_of(body):
-            parts.append(decode(part, False))
-            await slices.rest()
-        parts.append(decode(b"", True))
-        return {"truncated": False, "body": "".join(parts)}
+        for start in starts:
+            texts.append(decoder.decode(body[start : start + _PART], False))
+            yield
+        return {"body": "".join([*texts, decoder.decode(b"", True)])}
     except UnicodeDecodeError:
-        parts = await slices.each(status.base64_of, status.parts_of(body))
-        return {"truncated": False, "body_base64": "".join(parts)}
+        texts = []
+        for start in starts:
+            texts.append(b64encode(body[start : start + _PART]).decode("ascii"))
+            yield
+        return {"body_base64": "".join(texts)}
+
+
+@implementer(IPeer)
+class OneShotSend:
+    """Sends one message, through a channel as everybody does."""
+
+    def __init__(self, broker: Broker, max_message_size: int) -> None:
+        self._max_message_size = max_message_size
+        self._channel = broker.channel(self)
+        self._answer: Deferred[Receipt] = Deferred(lambda _: self._channel.close())
+
+    def send(
+        self,
+        name: str,
+        body: bytes,
+        ttl: float,
+        delay: float,
+        headers: Mapping[str, str] | None,
+        key: str | None,
+        level: str,
+    ) -> Deferred[Receipt]:
+        """Send it. Fires with the receipt, fails with what is wrong; see L{Messages.send}."""
+        try:
+            check_name(name)
+            if len(body) > self._max_message_size:
+                raise TooLarge(f"a body of {len(body)} bytes, the limit is {self._max_message_size}")
+            if level not in _LEVELS:
+                raise BadSetting(f"a level is {' or '.join(_LEVELS)}, not {level!r}")
+            properties = (
+                Properties(_milliseconds("delay", delay), _key(key), _headers(headers)) if delay or headers or key is not None else None
+            )
+            self._channel.send(b"", name, body, _milliseconds("ttl", ttl), _LEVELS[level], properties)
+        except PHPMQError as error:
+            self._channel.close()
+            return fail(error)
+        return self._answer
+
+    def deliver(self, message: Message, now: int) -> None:
+        """It consumes nothing; see L{IPeer}."""
+
+    def receipt(self, tag: bytes, id: bytes = b"", duplicate: bool = False) -> None:
+        """It is stored, or synced; see L{IPeer}."""
+        self._channel.close()
+        self._answer.callback(Receipt(id.decode("ascii"), duplicate))
+
+    def refused(self, tag: bytes | None, error: Exception) -> None:
+        """It is not; see L{IPeer}."""
+        self._channel.close()
+        self._answer.errback(error)
+
+    def superseded(self) -> None:
+        """It is no producer; see L{IPeer}."""
+
+    def blocked(self) -> None:
+        """It has a tag, so that its send is refused instead; see L{IPeer}."""
+
+    def unblocked(self) -> None:
+        """It does not wait; see L{IPeer}."""
+
+    def flush(self) -> None:
+        """It has nothing to write; see L{IPeer}."""
+
+
+def _milliseconds(what: str, seconds: float) -> int:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 10**12:
+        raise BadSetting(f"{what} is a number of seconds, 0 for none, not {seconds!r}")
+    return max(1, round(seconds * 1000)) if seconds else 0
+
+
+def _key(key: str | None) -> str:
+    if key is None:
+        return ""
+    if not isinstance(key, str) or not key:
+        raise BadSetting("a key is a text that is not empty")
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        # The store writes many messages at once: this one would take others' with it.
+        raise BadSetting("a key is UTF-8") from None
+    if size > DEFAULT_LIMITS[KEY]:
+        raise TooLarge(f"a key has at most {DEFAULT_LIMITS[KEY]} bytes")
+    return key
+
+
+def _headers(headers: Mapping[str, str] | None) -> bytes:
+    if not headers:
+        return b""
+    if not isinstance(headers, Mapping) or not all(isinstance(value, str) for value in headers.values()):
+        raise BadSetting("headers are strings by name")
+    content = json.dumps(dict(headers), separators=(",", ":")).encode("ascii")
+    if len(content) > DEFAULT_LIMITS[HEADERS]:
+        raise TooLarge(f"headers of {len(content)} bytes, the limit is {DEFAULT_LIMITS[HEADERS]}")
+    return content

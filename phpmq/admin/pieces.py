@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from phpmq.results import members
 
 #: Characters of a text that are turned into JSON at a time.
 PIECE = 64 * 1024
 
 
 def text_of(value: Any) -> bytes:
-    """JSON."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+    """JSON of a value, or of a result."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=members).encode("ascii")
 
 
 def pieces_of(value: Mapping[str, Any]) -> Iterator[bytes]:
@@ -23,7 +25,7 @@ def pieces_of(value: Mapping[str, Any]) -> Iterator[bytes]:
         before = b","
         if isinstance(member, str):
             yield from _text(member)
-        elif isinstance(member, list):
+        elif isinstance(member, list | tuple):
             yield from _list(member)
         else:
             yield text_of(member)
@@ -37,7 +39,7 @@ def _text(text: str) -> Iterator[bytes]:
     yield b'"'
 
 
-def _list(items: list[Any]) -> Iterator[bytes]:
+def _list(items: Sequence[Any]) -> Iterator[bytes]:
     before = b"["
     for item in items:
         yield before + text_of(item)

@@ -1,100 +1,213 @@
-"""Queues, as an operator sees and sets them."""
+"""Queues as operators see and set them, with their rates."""
 
 from __future__ import annotations
 
 import heapq
+import math
+import re
 from collections.abc import Callable, Mapping
+from fnmatch import translate
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from phpmq.admin import status
-from phpmq.admin.pages import Page, check_limit, matcher, start_of
-from phpmq.admin.rates import Rates
-from phpmq.admin.turns import QUICK, Server, Turns
-from phpmq.broker import DELIVERIES, SENDS, Consumer, Queue
-from phpmq.errors import BadSetting, Draining
+from phpmq import results
+from phpmq.admin.reactor import CooperativeWork, cooperative
+from phpmq.errors import BadSetting, Draining, NoSuchQueue
+from phpmq.interfaces import IOperators, Steps
 from phpmq.message import DEFAULT_SETTINGS
+from phpmq.operators import steps_of
+from phpmq.results import (
+    MAX_PAGE,
+    SORTS,
+    DeleteResult,
+    FlushAllResult,
+    FlushResult,
+    Page,
+    Paused,
+    QueueConsumer,
+    QueueDetail,
+    QueueNumbers,
+    QueueStatus,
+    QueueTotals,
+    Rate,
+)
 
-#: What can be paused, by name.
-PAUSES = {"deliveries": DELIVERIES, "sends": SENDS, "all": DELIVERIES | SENDS}
+#: How many things that are quickly done are done in one step.
+QUICK = 50
 
-_SORTS: dict[str, Callable[[Queues, Queue], float]] = {
-    "ready": lambda admin, queue: queue.ready,
-    "in_flight": lambda admin, queue: queue.in_flight,
-    "messages": lambda admin, queue: queue.ready + queue.delayed + queue.in_flight,
-    "dead": lambda admin, queue: admin.broker.dead_letters.count_of(queue.name),
-    "bytes": lambda admin, queue: queue.ready_size,
-    "age": lambda admin, queue: admin._age(queue),
-    "rate": lambda admin, queue: admin._rate(queue),
-}
-
-#: What queues can be sorted by; C{messages} are those ready, delayed and in flight.
-SORTS = "name", *_SORTS
-
-
-# So many queues are sampled before others may get their turn.
+# How many queues are sampled in one step.
 _SAMPLED = 250
 
+# The lengths in seconds of the windows of L{Rate}; rates that are less count as nothing.
+_WINDOWS, _NOTHING = (1.0, 10.0, 60.0), 0.005
 
-class Queues(Turns):
-    """What can be seen of queues, and done to them."""
+# What counts as the time that passed if it was none, or less: the reactor's is the system's.
+_SHORTEST = 0.001
+
+_Counts = tuple[int, int, int]
+
+
+class Rates:
+    """
+    Rates of the counters received, delivered and acknowledged, sampled about once a second.
+
+    Over a second it is what the last sample says; over the longer windows an average that forgets exponentially, as a system's load
+    average does, so that a queue costs the same however long its history is.
+
+    @ivar idle: whether all rates are 0
+    """
+
+    __slots__ = ("_averages", "_counts", "_seconds", "idle")
+
+    def __init__(self, counts: _Counts, seconds: float) -> None:
+        """
+        @param counts: what the counters are now
+        @param seconds: what time that is
+        """
+        self._counts = counts
+        self._seconds = seconds
+        self._averages = [[0.0] * len(_WINDOWS) for _ in counts]
+        self.idle = True
+
+    def sample(self, counts: _Counts, seconds: float) -> None:
+        """
+        Take note of the counters.
+
+        @param seconds: what time it is
+        """
+        passed, self._seconds = max(seconds - self._seconds, _SHORTEST), seconds
+        if self.idle and counts == self._counts:
+            return
+        weights = [1.0 if window <= 1 else 1 - math.exp(-passed / window) for window in _WINDOWS]
+        idle = True
+        for averages, count, before in zip(self._averages, counts, self._counts, strict=True):
+            rate = (count - before) / passed
+            for place, weight in enumerate(weights):
+                average = averages[place] * (1 - weight) + rate * weight
+                averages[place] = average if average > _NOTHING else 0.0
+                idle = idle and not averages[place]
+        self._counts = counts
+        self.idle = idle
+
+    @property
+    def activity(self) -> float:
+        """About how many messages were received and delivered in the longest window."""
+        return _WINDOWS[-1] * (self._averages[0][-1] + self._averages[1][-1])
+
+    @property
+    def received(self) -> float:
+        """Messages received a second, in about the last ten seconds."""
+        return round(self._averages[0][1], 2)
+
+    def result(self) -> results.Rates:
+        """Return all rates as a result."""
+        return results.Rates(*(Rate(*(round(average, 2) for average in averages)) for averages in self._averages))
+
+
+_NO_RATES = Rates((0, 0, 0), 0.0).result()
+
+
+def check_limit(limit: int) -> int:
+    """
+    Return the limit of a page's items if it may have that many.
+
+    @raise BadSetting: it may not
+    """
+    if not 1 <= limit <= MAX_PAGE:
+        raise BadSetting(f"a limit is a number from 1 to {MAX_PAGE}, not {limit}")
+    return limit
+
+
+def start_of(after: str) -> int:
+    """
+    Where a page begins.
+
+    @param after: the C{next} of the page before
+    @raise BadSetting: it is none
+    """
+    # No position has more than 18 digits.
+    if after and not (after.isascii() and after.isdigit() and len(after) <= 18):
+        raise BadSetting(f"{after!r} is not where a page ended")
+    return int(after or 0)
+
+
+def matcher(pattern: str) -> Callable[[str], Any]:
+    """Whether a name matches a pattern as a whole; C{*} and C{?} as in a shell, upper and lower case are the same."""
+    if pattern == "*":
+        return lambda name: True
+    return re.compile(translate(pattern), re.IGNORECASE).match
+
+
+class Queues:
+    """What operators see of queues, and do to them."""
 
     _log = Logger()
 
-    def __init__(self, service: Server, reactor: Any) -> None:
-        super().__init__(service, reactor)
-        self._rates: dict[Queue, Rates] = {}
+    def __init__(self, operators: IOperators, work: CooperativeWork, clients: Callable[[], Mapping[Any, int]], reactor: Any) -> None:
+        """
+        @param clients: tells the number of each client, by its channel
+        """
+        self.work = work
+        self._operators = operators
+        self._clients = clients
+        self._reactor = reactor
+        self._rates: dict[int, Rates] = {}  # by the queue's number
         self._sampled = reactor.seconds()
         self._sampling = False
 
     # Rates
 
-    def _sample_queues(self) -> None:
+    def sample(self) -> None:
         """Take note of all queues' counters, unless that is still under way since the last time."""
         if not self._sampling:
             self._sampling = True
             Deferred.fromCoroutine(self._sample_each()).addErrback(lambda failure: self._log.failure("no rates of queues", failure))
 
     async def _sample_each(self) -> None:
-        queues, slices = list(self.broker.queues.values()), self.slices()
-        kept: dict[Queue, Rates] = {}
         try:
-            for place in range(0, len(queues), _SAMPLED):
-                self._sample(queues[place : place + _SAMPLED], kept)
-                await slices.rest()
-            self._rates = kept
-            self._sampled = self._reactor.seconds()
+            await self.work.run(self._sample())
         except Draining:
             pass  # Nobody asks for rates any more.
         finally:
             self._sampling = False
 
-    def _sample(self, queues: list[Queue], kept: dict[Queue, Rates]) -> None:
-        rates, now = self._rates, self._reactor.seconds()
-        for queue in queues:
-            known = rates.get(queue)
-            if known is None:
-                # A queue that nothing ever happened to needs none.
-                if not (queue.received or queue.delivered or queue.acknowledged):
+    def _sample(self) -> Steps[None]:
+        names, kept = self._operators.names(), {}
+        for place in range(0, len(names), _SAMPLED):
+            now = self._reactor.seconds()
+            for name in names[place : place + _SAMPLED]:
+                counted = self._operators.counters(name)
+                if counted is None:
                     continue
-                known = Rates((0,) * len(status.COUNTERS), self._sampled)
-            known.sample(status.counts_of(queue), now)
-            kept[queue] = known
+                number, counts = counted
+                known = self._rates.get(number)
+                if known is None:
+                    # A queue that nothing ever happened to needs none.
+                    if not any(counts):
+                        continue
+                    known = Rates((0, 0, 0), self._sampled)
+                known.sample(counts, now)
+                kept[number] = known
+            yield
+        self._rates = kept
+        self._sampled = self._reactor.seconds()
 
-    def _rate(self, queue: Queue) -> float:
-        rates = self._rates.get(queue)
-        return 0.0 if rates is None else rates.of(0)["10s"]
+    def activity(self, number: int) -> float:
+        """Messages that the queue of that number received and delivered in about the last minute."""
+        rates = self._rates.get(number)
+        return 0.0 if rates is None or rates.idle else rates.activity
 
-    def activity(self, queue: Queue) -> float:
-        """Messages that a queue received and delivered in about the last minute."""
-        rates = self._rates.get(queue)
-        return 0.0 if rates is None or rates.idle else rates.lately(0) + rates.lately(1)
+    def _rate(self, name: str) -> float:
+        counted = self._operators.counters(name)
+        rates = None if counted is None else self._rates.get(counted[0])
+        return 0.0 if rates is None else rates.received
 
     # What there is
 
-    async def queues(self, filter: str = "*", sort: str = "name", after: str = "", limit: int = 100) -> Page:
+    @cooperative
+    def list(self, filter: str = "*", sort: str = "name", after: str = "", limit: int = 100) -> Steps[Page]:
         """
         Queues, by pages. Of many, each is as it was at the moment when it was looked at.
 
@@ -107,9 +220,10 @@ class Queues(Turns):
         descending, by = sort.startswith("-"), sort.removeprefix("-")
         if by not in SORTS:
             raise BadSetting(f"queues cannot be sorted by {by!r}, only by {', '.join(SORTS)}")
-        slices, names = self.slices(), list(self.broker.queues)
+        names = self._operators.names()
         if filter != "*":
-            names = await slices.those(matcher(filter), names)
+            matches = yield from steps_of(matcher(filter), names, QUICK)
+            names = [name for name, matched in zip(names, matches, strict=True) if matched]
         if by == "name":
             # The common case looks at as many queues as it shows.
             left = (name for name in names if not after or (name < after if descending else name > after))
@@ -117,146 +231,126 @@ class Queues(Turns):
             place = found[limit - 1] if len(found) > limit else None
         else:
             start = start_of(after)
-            ranked = await slices.each(self._ranking(_SORTS[by], -1 if descending else 1), names, QUICK)
-            await slices.rest()
+            ranked = yield from steps_of(self._ranking(by, -1 if descending else 1), names, QUICK)
+            yield
             found = [name for _, name in heapq.nsmallest(start + limit + 1, ranked)[start:]]
             place = str(start + limit) if len(found) > limit else None
-        await slices.rest()
-        items = await slices.each(self._status_of, found[:limit])
+        yield
+        items = yield from steps_of(self._status_if_there, found[:limit])
         return Page([item for item in items if item is not None], place)
 
-    def _ranking(self, key: Callable[[Queues, Queue], float], sign: int) -> Callable[[str], tuple[float, str]]:
-        """What orders names as a key does their queues."""
-        queues = self.broker.queues
-        self.broker.turn.enter()
+    def _ranking(self, by: str, sign: int) -> Callable[[str], tuple[float, str]]:
+        """Return the function that orders names by a number of their queues. A queue that is gone has 0, and is left out in the end."""
+        self._operators.now()
+        if by == "rate":
+            return lambda name: (sign * self._rate(name), name)
+        return lambda name: (sign * self._operators.rank(name, by), name)
 
-        def rank(name: str) -> tuple[float, str]:
-            # What is gone meanwhile is left out in the end.
-            queue = queues.get(name)
-            return (0.0 if queue is None else sign * key(self, queue)), name
-
-        return rank
-
-    def _status_of(self, name: str) -> dict[str, Any] | None:
-        queue = self.broker.queues.get(name)
-        self.broker.turn.enter()
-        return None if queue is None else self._queue_status(queue)
-
-    def _queue_status(self, queue: Queue) -> dict[str, Any]:
-        return status.queue_status(queue, self.broker, self.oldest(queue), self._rates.get(queue))
-
-    def oldest(self, queue: Queue) -> int | None:
-        """
-        When the message that is next was accepted, milliseconds since the epoch; None if none is ready.
-
-        It is not always the one that waits longest: re-queued ones are at the tail.
-        """
-        if queue.prefetched:
-            return queue.prefetched[0].accepted
-        if not queue.unread:
+    def _status_if_there(self, name: str) -> QueueStatus | None:
+        try:
+            return self.status(name)
+        except NoSuchQueue:
             return None
-        (oldest,) = self._store.peek(queue, queue.cursor, 1, 0)
-        return oldest.accepted
 
-    def _age(self, queue: Queue) -> float:
-        oldest = self.oldest(queue)
-        return 0.0 if oldest is None else max(0, self.broker.turn.now - oldest) / 1000
+    def exists(self, name: str) -> bool:
+        """Whether there is a queue of that name now."""
+        return self._operators.counters(name) is not None
 
-    def numbers(self, name: str) -> dict[str, Any]:
+    def status(self, name: str) -> QueueStatus:
         """
         One queue, without those who consume it.
 
         @raise NoSuchQueue: there is none of that name
         """
-        self.broker.turn.enter()
-        return self._queue_status(self._queue(name))
+        return self._status(self._operators.numbers(name))
 
-    async def queue(self, name: str) -> dict[str, Any]:
+    def _status(self, numbers: QueueNumbers) -> QueueStatus:
+        rates, oldest = self._rates.get(numbers.number), numbers.oldest
+        return QueueStatus(
+            numbers.name,
+            numbers.ready,
+            numbers.delayed,
+            numbers.in_flight,
+            numbers.dead,
+            numbers.bytes,
+            numbers.keys,
+            numbers.consumers,
+            None if oldest is None else max(0, self._operators.now() - oldest) / 1000,
+            Paused("deliveries" in numbers.paused, "sends" in numbers.paused),
+            QueueTotals(numbers.received, numbers.delivered, numbers.acknowledged),
+            _NO_RATES if rates is None else rates.result(),
+            numbers.settings or DEFAULT_SETTINGS,
+        )
+
+    @cooperative
+    def get(self, name: str) -> Steps[QueueDetail]:
         """
         One queue, and who consumes it.
 
         @raise NoSuchQueue: there is none of that name
         """
-        self.broker.turn.enter()
-        slices, queue = self.slices(), self._queue(name)
-        numbers = self._queue_status(queue)
-        clients: dict[object, int] = {
-            client.session.channel: client.number for client in self.service.connections.open if client.session is not None
-        }
-
-        def client(consumer: Consumer) -> int | None:
-            return clients.get(consumer.channel)
-
-        def describe(consumer: Consumer) -> dict[str, Any]:
-            return {
-                "client": client(consumer),
-                "window": consumer.window,
-                "in_flight": consumer.held,
-                "lease_seconds": consumer.lease / 1000,
-            }
-
-        await slices.rest()
-        consumers = sorted(queue.consumers, key=lambda consumer: client(consumer) or 0)
-        return {**numbers, "consuming": await slices.each(describe, consumers)}
+        status, clients = self.status(name), self._clients()
+        consumers = self._operators.consumers(name)
+        consumers.sort(key=lambda consumer: clients.get(consumer[0], 0))
+        yield
+        found = yield from steps_of(lambda one: QueueConsumer(clients.get(one[0]), *one[1:]), consumers, QUICK)
+        return QueueDetail(**vars(status), consuming=tuple(found))
 
     # What is done to them
 
-    def configure(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def configure(self, name: str, settings: Mapping[str, Any]) -> QueueStatus:
         """
         Change settings of a queue, which is made if it is not there; None gives one back its default.
 
         @raise BadName: no queue can have that name
         @raise BadSetting: there is no such setting, or it cannot have that value
         """
-        queue = self.broker.queues.get(name)
-        changed = (DEFAULT_SETTINGS if queue is None else queue.settings).changed(settings)
-        queue = self.broker.configure(name, changed)
-        return self._queue_status(queue)
+        return self._status(self._operators.configure(name, settings))
 
-    def flush(self, name: str) -> dict[str, Any]:
-        """
-        Remove what waits in a queue; what is in flight is left to its consumers, and never comes back.
-
-        @raise NoSuchQueue: there is none of that name
-        """
-        self._queue(name)
-        removed, in_flight = self.broker.queues.flush(name)
-        return {"queue": name, "removed": removed, "in_flight": in_flight}
-
-    async def flush_all(self) -> dict[str, Any]:
-        """Likewise for all queues that there are now, one after the other; others send and consume meanwhile."""
-        queues = removed = in_flight = 0
-        slices = self.slices()
-        for name in list(self.broker.queues):
-            if name in self.broker.queues:
-                waiting, held = self.broker.queues.flush(name)
-                queues, removed, in_flight = queues + 1, removed + waiting, in_flight + held
-                await slices.rest()
-        return {"queues": queues, "removed": removed, "in_flight": in_flight}
-
-    def pause(self, name: str, what: str = "deliveries") -> dict[str, Any]:
+    def pause(self, name: str, what: str = "deliveries") -> QueueStatus:
         """
         Stop C{deliveries} of a queue, C{sends} to it, or C{all}; it is made if it is not there.
 
         @raise BadName: no queue can have that name
         @raise BadSetting: that cannot be paused
         """
-        self.broker.queues.pause(name, _pause(what))
-        return self._queue_status(self._queue(name))
+        return self._status(self._operators.pause(name, what))
 
-    def resume(self, name: str, what: str = "all") -> dict[str, Any]:
+    def resume(self, name: str, what: str = "all") -> QueueStatus:
         """
         Undo L{pause}.
 
         @raise NoSuchQueue: there is none of that name
         @raise BadSetting: that cannot be paused
         """
-        queue = self._queue(name)
-        self.broker.queues.resume(name, _pause(what))
-        return self._queue_status(queue)
+        return self._status(self._operators.resume(name, what))
 
+    def flush(self, name: str) -> FlushResult:
+        """
+        Remove what waits in a queue; what is in flight is left to its consumers, and never comes back.
 
-def _pause(what: str) -> int:
-    if what not in PAUSES:
-        raise BadSetting(f"{' or '.join(PAUSES)} can be paused, not {what!r}")
-    return PAUSES[what]
+        @raise NoSuchQueue: there is none of that name
+        """
+        return self._operators.flush(name)
+
+    @cooperative
+    def flush_all(self) -> Steps[FlushAllResult]:
+        """Flush all queues that there are now, one after the other; others send and consume between two steps."""
+        queues = removed = in_flight = 0
+        for name in self._operators.names():
+            try:
+                flushed = self._operators.flush(name)
+            except NoSuchQueue:
+                continue  # The queue went between two steps.
+            queues, removed, in_flight = queues + 1, removed + flushed.removed, in_flight + flushed.in_flight
+            yield
+        return FlushAllResult(queues, removed, in_flight)
+
+    @cooperative
+    def delete(self, name: str) -> Steps[DeleteResult]:
+        """
+        Flush a queue and forget its settings, pause, dead letters and keys. The queue goes away unless it has consumers.
+
+        @raise NoSuchQueue: there is none of that name, and no dead letter of it
+        """
+        return (yield from self._operators.delete_queue(name))

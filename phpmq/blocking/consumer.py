@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 from phpmq import conversation
-from phpmq.requests import encode_ack, encode_dead_letter, encode_requeue, encode_touch
+from phpmq.client_frames import encode_ack, encode_dead_letter, encode_requeue, encode_touch
 
 if TYPE_CHECKING:
     from phpmq.blocking.client import QueueClient

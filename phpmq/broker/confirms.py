@@ -67,7 +67,7 @@ class Confirms:
             return
         if not channel.unconfirmed:
             if not self._channels:
-                self.mirror.hurry()
+                self.mirror.sync_soon()
             self._channels[channel] = None
         channel.unconfirmed.append((number, tag, message_id, duplicate))
         self._store.request_sync()
@@ -90,7 +90,7 @@ class Confirms:
                     # Whoever got the last one may have closed the channel.
                     self._channels.pop(channel, None)
         if self._channels and self.mirror is not None:
-            self.mirror.hurry()
+            self.mirror.sync_soon()
 
     def remove(self, channel: Publisher) -> None:
         """Forget a channel that is gone, with the receipts that it waits for."""

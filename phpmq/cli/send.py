@@ -19,8 +19,8 @@ from phpmq.cli.output import Progress, is_terminal, json_line, note
 from phpmq.cli.reactor_main import Pace, Signals, within
 from phpmq.cli.stdio import Input, Output
 from phpmq.client import MessageId, QueueClient
+from phpmq.client_frames import MAX_BODY
 from phpmq.errors import Closed, TimedOut, TooLarge
-from phpmq.requests import MAX_BODY
 from phpmq.text import format_rate, format_seconds, plural
 
 # More seconds than any receipt takes: it is progress that is watched, not each message.

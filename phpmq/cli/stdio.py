@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from phpmq.cli.exit_codes import Failed
-from phpmq.requests import MAX_BODY
+from phpmq.client_frames import MAX_BODY
 
 _BLOCK = 1 << 16
 

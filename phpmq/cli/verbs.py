@@ -22,8 +22,8 @@ from phpmq.cli.options import (
     timeout_option,
 )
 from phpmq.cli.output import is_terminal
+from phpmq.client_frames import MAX_BODY, encode_send
 from phpmq.errors import PHPMQError
-from phpmq.requests import MAX_BODY, encode_send
 
 #: The least bytes of a body that a benchmark receives: it says when it was sent.
 STAMP_SIZE = 16

@@ -8,8 +8,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from phpmq import conversation
+from phpmq.client_frames import encode_ack, encode_dead_letter, encode_requeue, encode_touch
 from phpmq.conversation import Request
-from phpmq.requests import encode_ack, encode_dead_letter, encode_requeue, encode_touch
 
 
 def answer(request: Request) -> Deferred[Any]:

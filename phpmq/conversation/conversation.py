@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import takewhile
 from typing import ClassVar, TypeVar
 
+from phpmq.client_frames import encode_ack, encode_consume, encode_hello, encode_send, server_shapes
 from phpmq.conversation.delivery import Delivery, Receiver
 from phpmq.conversation.outbox import HELLO, MAX_UNCONFIRMED, MAX_UNCONFIRMED_SIZE, Outbox
 from phpmq.conversation.pending import Request, Send, Settlement, Start, Stop
 from phpmq.errors import BadFrame, Closed, NotConnected, PHPMQError, TimedOut, TooLarge, from_code
 from phpmq.frames import FrameDecoder
-from phpmq.requests import encode_ack, encode_consume, encode_hello, encode_send, server_shapes
 
 #: Seconds after which a request that is not answered fails.
 TIMEOUT = 60.0
@@ -222,7 +222,7 @@ class Conversation:
         """
         Tell the server what becomes of a delivery; None if that is out of this client's hands.
 
-        @param encode: one of the encoders of L{phpmq.requests}
+        @param encode: one of the encoders of L{phpmq.client_frames}
         @param final: whether the client holds it no longer
         """
         if delivery.settled or delivery.lost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from phpmq.requests import headers_of
+from phpmq.client_frames import headers_of
 
 if TYPE_CHECKING:
     from phpmq.conversation.conversation import Conversation

@@ -7,9 +7,9 @@ from binascii import hexlify
 from collections.abc import Callable, Iterable
 from enum import Enum
 
+from phpmq.client_frames import encode_hello
 from phpmq.conversation.pending import Request, Send
 from phpmq.errors import ClientFull, Draining, MemoryFull, PHPMQError
-from phpmq.requests import encode_hello
 
 #: Most sends that may wait for their receipts, and the most bytes of their frames.
 MAX_UNCONFIRMED, MAX_UNCONFIRMED_SIZE = 10_000, 64 * 1024 * 1024

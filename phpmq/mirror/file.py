@@ -1,4 +1,4 @@
-"""The SQLite file: its checks at a start, and its writes in the mirror's thread."""
+"""The mirror file: its checks at a start, and its writes in the mirror's thread."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ class StoreFile:
         """A store that vanished is not the same as one that never was."""
         traces = [trace for trace in (self.path + "-wal", self.path + ".lock") if os.path.exists(trace) and os.path.getsize(trace)]
         if traces:
-            raise self._refusal("is missing, but it was there once", f"restore it, or remove {' and '.join(traces)} to begin anew")
+            remedy = f"restore it, or remove {' and '.join(traces)} to start with an empty store"
+            raise self._refusal("is missing, but it was there once", remedy)
 
     def _create(self) -> None:
         # Made beside and moved into place: there never is a file that is half made.
@@ -208,7 +209,7 @@ class StoreFile:
             run("DELETE FROM message WHERE number IN (SELECT number FROM delta.dead)")
             for keys in "gone", "changed":  # what was dead may wait again
                 run(f"DELETE FROM dead WHERE number IN delta.{keys}")
-            if delta.extras:
+            if delta.properties:
                 for keys in "gone", "changed":
                     run(f"DELETE FROM extra WHERE number IN delta.{keys}")
                 run("INSERT OR REPLACE INTO main.extra SELECT * FROM delta.extra")
@@ -232,7 +233,7 @@ class StoreFile:
             self._disconnect()
             raise StoreError(f"{self.path}: {error}") from error
 
-    def tidy(self) -> bool:
+    def vacuum(self) -> bool:
         """
         Give free pages back, a part of them at a time; false when there are none.
 

@@ -1,4 +1,4 @@
-"""When the store is copied to the file, and what happens when that fails."""
+"""The service that keeps the mirror file up to date."""
 
 from __future__ import annotations
 
@@ -19,40 +19,41 @@ from phpmq.errors import StartError, StoreError
 from phpmq.histogram import Histogram
 from phpmq.interfaces import IMirror
 from phpmq.mirror.file import StoreFile
-from phpmq.store import Delta, SQLiteStore
+from phpmq.store import ChangeLog, Delta
 
 _T = TypeVar("_T")
 
-# One delta's size: what the reactor draws at a time (5-20 ms) and the thread writes at a time.
+# Size of one delta: what is drawn in one reactor turn (5-20 ms) and written in one transaction.
 _DELTA_MESSAGES = 10_000
 _DELTA_BYTES = 4 * 1024 * 1024
 
 # While the mirror fails, seconds between two alarms in the log.
 _ALARM_INTERVAL = 60.0
 
-# A difference of the system's clock that is worth a write of its own, in milliseconds.
-_STEP = 500
+# By how much the system's clock has to be set so that the file is written for that alone, in milliseconds.
+_CLOCK_STEP = 500
 
 # Seconds that a stop tries to save what is not saved yet.
 _STOP_TIMEOUT = 8.0
 
-# Writes are counted by how long they took, from an eighth of a millisecond to 16 seconds.
+# Buckets of the histogram of write durations, from an eighth of a millisecond to 16 seconds.
 _DURATION_UNIT, _DURATION_BUCKETS = 0.000125, 18
 
 
 @implementer(IMirror)
 class MirrorService(Service):
     """
-    Copies what is new in the store to the file, again and again.
+    Writes to the mirror file what it lacks, every interval and as soon as a receipt depends on it.
 
-    A write that fails loses nothing: its changes are part of the next one. Meanwhile L{failing} is true and the log has an alarm a minute.
+    A write that fails loses nothing: its changes are part of the next one. Until that succeeds C{failing} is true and the log has an alarm
+    a minute.
 
     @ivar failing: whether the last write failed
     @ivar errors: how many writes failed
-    @ivar writes: how many did not
+    @ivar writes: how many writes succeeded
     @ivar durations: how long those took, with the way to the thread and back
     @ivar unsaved: after a stop, how many changes could not be written
-    @ivar synced: called when the file got further
+    @ivar synced: called after each write that succeeded
     @ivar last_success: when the file was last up to date, by the clock's seconds
     """
 
@@ -60,7 +61,7 @@ class MirrorService(Service):
 
     def __init__(
         self,
-        store: SQLiteStore,
+        changelog: ChangeLog,
         file: StoreFile,
         interval: float,
         clock: SteadyClock,
@@ -70,30 +71,29 @@ class MirrorService(Service):
         """
         @param interval: seconds between two writes
         """
-        self._store = store
+        self._changelog = changelog
         self._file = file
-        self._interval = interval
+        self.interval = interval
         self._clock = clock
         self._reactor = reactor
         # A pool of its own with one thread: the reactor's is also for others, and stops before this service has written all.
         self._pool = pool or ThreadPool(1, 1, "phpmq-mirror")
-        self._loop = LoopingCall(self._tick)
+        self._loop = LoopingCall(self._write)
         self._loop.clock = reactor
-        self._writing: Deferred[None] | None = None
-        self._busy = False
-        self._hurried: IDelayedCall | None = None
-        self._again = False
+        self._writing = self._write_again = False
+        self._last_write: Deferred[None] | None = None
+        self._soon: IDelayedCall | None = None  # a write at the end of this reactor turn
         self.synced: Callable[[], object] = lambda: None
         self.failing = False
         self.errors = self.writes = self.unsaved = 0
         self.durations = Histogram(_DURATION_UNIT, _DURATION_BUCKETS)
         self.last_success = clock.seconds()
-        self._quiet_until = 0.0
-        self._alarmed = False  # and not said yet that all is well again
+        self._next_alarm = 0.0
+        self._alarmed = False  # since the file was last written
         # By how much the system's clock is ahead of the steady one, as the file knows it; milliseconds.
         self._ahead = 0
         # Whether the file may have free pages to give back, which is done while there is nothing to write.
-        self._untidy = True
+        self._free_pages = True
 
     def startService(self) -> None:
         """
@@ -110,9 +110,9 @@ class MirrorService(Service):
         except StoreError as error:
             self._file.close()
             raise StartError(f"phpmq: the store cannot be written ({error}).") from error
-        self._store.confirm(delta)
+        self._changelog.confirm(delta)
         self._pool.start()
-        self._loop.start(self._interval, now=False)
+        self._loop.start(self.interval, now=False)
 
     @property
     def path(self) -> str:
@@ -120,9 +120,9 @@ class MirrorService(Service):
         return self._file.path
 
     @property
-    def interval(self) -> float:
-        """Seconds between two writes."""
-        return self._interval
+    def pending(self) -> int:
+        """About how many changes the file lacks."""
+        return self._changelog.pending
 
     @property
     def lag(self) -> float:
@@ -132,31 +132,30 @@ class MirrorService(Service):
     def _extract(self) -> Delta | None:
         reading = self._clock.reading()
         ahead = reading["wall"] - reading["steady"]
-        if abs(ahead - self._ahead) > _STEP:
+        if abs(ahead - self._ahead) > _CLOCK_STEP:
             # The system's time was set. The file has to know, or the next start would take it for time that has passed.
             self._ahead = ahead
-            self._store.note_meta()
-        return self._store.extract(_DELTA_MESSAGES, _DELTA_BYTES, {**reading})
+            self._changelog.note_meta()
+        return self._changelog.extract(_DELTA_MESSAGES, _DELTA_BYTES, {**reading})
 
-    def hurry(self) -> None:
-        """Write as soon as this turn is over and no other write is running; see L{IMirror}."""
-        if self._busy:
-            self._again = True
-        elif self._hurried is None and self.running:
-            self._hurried = self._reactor.callLater(0, self._hurry)
+    def sync_soon(self) -> None:
+        """Write as soon as this reactor turn is over and no other write is running; see L{IMirror}."""
+        if self._writing:
+            self._write_again = True
+        elif self._soon is None and self.running:
+            self._soon = self._reactor.callLater(0, self._write_now)
 
-    def _hurry(self) -> None:
-        self._hurried = None
-        self._tick()
+    def _write_now(self) -> None:
+        self._soon = None
+        self._write()
 
-    def _tick(self) -> Deferred[None] | None:
-        """Write, unless a write is running already."""
-        if self._busy:
+    def _write(self) -> Deferred[None] | None:
+        """Start a write, unless one is running; LoopingCall waits for the Deferred."""
+        if self._writing:
             return None
-        self._busy = True
-        # LoopingCall waits for the Deferred.
-        self._writing = Deferred.fromCoroutine(self._write_all())
-        return self._writing
+        self._writing = True
+        self._last_write = Deferred.fromCoroutine(self._write_all())
+        return self._last_write
 
     async def _write_all(self) -> None:
         """Write until the file is up to date. Catches everything: a LoopingCall that fails once never runs again."""
@@ -164,35 +163,35 @@ class MirrorService(Service):
             wrote = False
             while delta := self._extract():
                 wrote = True
-                await self._write(delta)
+                await self._write_delta(delta)
                 if not delta.more:
                     break
             self._succeeded()
-            self._untidy = wrote or (self._untidy and await self._tidy())
+            self._free_pages = wrote or (self._free_pages and await self._vacuum())
         except Exception as error:
             self._failed(error)
         finally:
-            self._busy = False
-        if self._again:
-            self._again = False
-            self.hurry()
+            self._writing = False
+        if self._write_again:
+            self._write_again = False
+            self.sync_soon()
 
-    async def _write(self, delta: Delta) -> None:
+    async def _write_delta(self, delta: Delta) -> None:
         begun = self._clock.seconds()
         try:
             await self._in_thread(self._file.apply, delta)
         except BaseException:
-            self._store.restore(delta)
+            self._changelog.restore(delta)
             raise
-        self._store.confirm(delta)
+        self._changelog.confirm(delta)
         self.writes += 1
         self.durations.observe_seconds(self._clock.seconds() - begun)
         self.synced()
 
-    async def _tidy(self) -> bool:
-        """Give space back. If that fails all is saved nevertheless: no alarm, it is tried again after the next write."""
+    async def _vacuum(self) -> bool:
+        """Give free pages back, a part of them. A failure loses nothing: no alarm, it is tried again after the next write."""
         try:
-            return await self._in_thread(self._file.tidy)
+            return await self._in_thread(self._file.vacuum)
         except StoreError:
             return False
 
@@ -211,38 +210,35 @@ class MirrorService(Service):
         self.failing = True
         self.errors += 1
         now = self._clock.seconds()
-        if now >= self._quiet_until:
-            self._quiet_until = now + _ALARM_INTERVAL
+        if now >= self._next_alarm:
+            self._next_alarm = now + _ALARM_INTERVAL
             self._alarmed = True
             self._log.critical(
                 "the store's file cannot be written ({error}); {pending} changes are in memory only",
                 error=error,
-                pending=self._store.pending,
+                pending=self._changelog.pending,
             )
 
     def stopService(self) -> Deferred[None]:
-        """Write what is left, then let go of the file."""
+        """Write what is left, then close the file."""
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
         if self._loop.running:
             self._loop.stop()
-        if self._hurried is not None:
-            self._hurried.cancel()
-        if self._writing is not None:
-            await self._writing
+        if self._soon is not None:
+            self._soon.cancel()
+        if self._last_write is not None:
+            await self._last_write
         deadline = self._clock.seconds() + _STOP_TIMEOUT
         await self._write_all()
-        while (self.failing or self._store.pending) and self._clock.seconds() < deadline:
-            await _sleep(self._reactor, min(self._interval, 0.1))
+        while (self.failing or self._changelog.pending) and self._clock.seconds() < deadline:
+            await _sleep(self._reactor, min(self.interval, 0.1))
             await self._write_all()
-        self.unsaved = self._store.pending if self.failing else 0
+        self.unsaved = self._changelog.pending if self.failing else 0
         if self.unsaved:
-            self._log.critical(
-                "stopped with {pending} changes that could not be written to the file",
-                pending=self.unsaved,
-            )
+            self._log.critical("stopped with {pending} changes that could not be written to the file", pending=self.unsaved)
         self._pool.stop()
         self._file.close()
 

@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from phpmq.commands import (
+from phpmq.errors import BadFrame, BadName, PHPMQError, UnknownId
+from phpmq.interfaces import IChannel
+from phpmq.message import Properties
+from phpmq.server_frames import (
     DOCUMENTED,
     ORIGINAL,
     encode_draining,
@@ -22,9 +25,6 @@ from phpmq.commands import (
     queue_name,
     text,
 )
-from phpmq.errors import BadFrame, BadName, PHPMQError, UnknownId
-from phpmq.interfaces import IChannel
-from phpmq.message import Properties
 
 
 class Speaker(Protocol):

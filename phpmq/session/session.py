@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 
 from zope.interface import implementer
 
-from phpmq.commands import DOCUMENTED, ENCODERS_01, ORIGINAL, Versions, encode_delivery_02
 from phpmq.errors import NotAllowed, PHPMQError, ProtocolError
 from phpmq.frames import FrameDecoder
 from phpmq.interfaces import IBroker, IConnection, IPeer
 from phpmq.message import Message
+from phpmq.server_frames import DOCUMENTED, ENCODERS_01, ORIGINAL, Versions, encode_delivery_02
 from phpmq.session.dialects import VERSION_01, VERSION_02, Dialect, Handler
 
 # Deliveries are collected up to so many bytes, then the channel pauses until they are written.

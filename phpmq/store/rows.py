@@ -33,6 +33,13 @@ _PRIME = 4294967291
 NO_BODY = "x''"
 
 
+def scalar(database: sqlite3.Connection, sql: str) -> int | None:
+    """Run a query that has one value, and return it."""
+    (value,) = database.execute(sql).fetchone()
+    result: int | None = value
+    return result
+
+
 def checksum(number: int, queue: int, position: int, accepted: int, expires: int | None, attempts: int, body: bytes) -> int:
     """
     CRC-32 of a message's row: the body's, started from a mix of the other columns.

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 from phpmq.broker import Broker
-from phpmq.commands import Versions
+from phpmq.server_frames import Versions
 from phpmq.session import Session
 from phpmq.store import SQLiteStore
 from tests.benchmarks.brokers import phpmq_ack, phpmq_consume, phpmq_send

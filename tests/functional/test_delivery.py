@@ -261,7 +261,7 @@ class BackPressureTests(SynchronousTestCase):
 
     def test_connection_limit(self) -> None:
         """A connection too many is turned away, until another one ends."""
-        server = Server(self, "--max-connections", "2")
+        server = Server(self, "--max-connections", "2", "--max-connections-per-address", "2")
         with Client(server.tcp) as first:
             with Client(server.unix) as second:
                 for client in first, second:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from shlex import quote
 from typing import Any
 
 from phpmq.admin.console.text import Alarm, Heading, table
+from phpmq.results import (
+    FORMATS,
+    STATES,
+    ClientStatus,
+    DeadLetterStatus,
+    DeadLetterTotals,
+    Formats,
+    MessageStatus,
+    QueueConsumer,
+    QueueStatus,
+    Table,
+    Unit,
+    consumed,
+    paused,
+)
 from phpmq.text import cut, format_count, format_duration, format_rate, format_size, plural, terminal_safe
 
 #: How much of a body a line shows, in columns; in bytes that is four times as much at most.
@@ -16,10 +31,14 @@ BODY = 60
 # What a word may consist of without quotes, beside letters and digits.
 _BARE = "-_./:@%+=,~"
 
-# So many of the queues that a client consumes are named.
-_NAMED = 4
-
 _STATES = {"ready": "waiting", "in_flight": "delivered"}
+
+_QUEUES = Table(QueueStatus, *STATES, "bytes", "oldest_message_age_seconds", "consumers", "name")
+_CONSUMERS = Table(QueueConsumer, "client", "in_flight", "window", "lease_seconds")
+_MESSAGES = Table(MessageStatus, "id", "size", "accepted_at", "attempts")
+_DEAD_LETTERS = Table(DeadLetterStatus, "id", "size", "attempts", "died_at")
+_DEAD_TOTALS = Table(DeadLetterTotals, "dead", "bytes", "queue")
+_CLIENTS = Table(ClientStatus, "id", "address", "protocol", "connected_seconds", "in_flight", "bytes_received", "bytes_sent", "consuming")
 
 
 def name(text: str) -> str:
@@ -73,12 +92,7 @@ def _mirror(mirror: Mapping[str, Any]) -> str:
 
 
 def _messages(numbers: Mapping[str, Any]) -> str:
-    return ", ".join(f"{format_count(numbers[state])} {state.replace('_', ' ')}" for state in ("ready", "delayed", "in_flight", "dead"))
-
-
-def paused(queue: Mapping[str, Any]) -> str:
-    """What of a queue is paused; empty for nothing."""
-    return " and ".join(what for what, is_paused in queue["paused"].items() if is_paused)
+    return ", ".join(f"{format_count(numbers[state])} {state.replace('_', ' ')}" for state in STATES)
 
 
 def queue(queue: Mapping[str, Any]) -> list[str]:
@@ -97,17 +111,17 @@ def queue(queue: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def consumers(consuming: Iterable[Mapping[str, Any]]) -> list[str]:
+_FORMATS: Formats = {
+    **FORMATS,
+    Unit.NUMBER: lambda number: "inside" if number is None else str(number),
+    Unit.NAME: name,
+    Unit.CONSUMING: lambda consuming: consumed(consuming, name),
+}
+
+
+def consumers(consuming: Sequence[Mapping[str, Any]]) -> list[str]:
     """Who consumes a queue; no lines for nobody."""
-    rows = [
-        (str(one["client"] or "inside"), format_count(one["in_flight"]), format_count(one["window"]), _lease(one["lease_seconds"]))
-        for one in consuming
-    ]
-    return table((">CLIENT", ">IN FLIGHT", ">WINDOW", ">LEASE"), rows) if rows else []
-
-
-def _lease(seconds: float) -> str:
-    return f"{seconds:g} s" if seconds else "-"
+    return table(_CONSUMERS.headings, [_CONSUMERS.row(one, _FORMATS) for one in consuming]) if consuming else []
 
 
 def settings(settings: Mapping[str, Any]) -> list[str]:
@@ -119,46 +133,35 @@ def settings(settings: Mapping[str, Any]) -> list[str]:
 
 def queues(found: Iterable[Mapping[str, Any]]) -> list[str]:
     """Queues, a line each. Their names come last, as they are: they can be of any length."""
-    rows = [
-        (
-            *(format_count(one[state]) for state in ("ready", "delayed", "in_flight", "dead")),
-            format_size(one["bytes"]),
-            format_duration(one["oldest_message_age_seconds"]),
-            format_count(one["consumers"]),
-            name(one["name"]) + (f"  (paused: {paused(one)})" if paused(one) else ""),
-        )
-        for one in found
-    ]
-    return table((">READY", ">DELAYED", ">IN FLIGHT", ">DEAD", ">SIZE", ">AGE", ">CLIENTS", "QUEUE"), rows)
+    return _marked(_QUEUES, found, lambda one: f"  (paused: {stopped})" if (stopped := paused(one)) else "")
 
 
-def places(found: Iterable[Mapping[str, Any]], now: float) -> list[tuple[str, ...]]:
+def _marked(columns: Table, found: Iterable[Mapping[str, Any]], mark: Callable[[Mapping[str, Any]], str]) -> list[str]:
+    """A table in which some rows have something after their last cell."""
+    rows = [columns.row(one, _FORMATS) for one in found]
+    for row, one in zip(rows, found, strict=True):
+        row[-1] += mark(one)
+    return table(columns.headings, rows)
+
+
+def places(found: Iterable[Mapping[str, Any]], now: float) -> list[list[str]]:
     """
     Messages as cells: place, state, id, size, age and attempts. What is not waiting has no place in the line.
 
     @param now: seconds since the epoch
     """
-    rows: list[tuple[str, ...]] = []
+    rows: list[list[str]] = []
     place = 0
+    formats = {**_FORMATS, Unit.MOMENT: lambda moment: format_duration(_since(moment, now))}
     for one in found:
         place += one["state"] == "ready"
         where = f"{place:,}" if one["state"] == "ready" else "-"
-        state = _STATES.get(one["state"], one["state"])
-        rows.append(
-            (
-                where,
-                state,
-                one["id"],
-                format_size(one["size"]),
-                format_duration(_since(one["accepted_at"], now)),
-                format_count(one["attempts"]),
-            )
-        )
+        rows.append([where, _STATES.get(one["state"], one["state"]), *_MESSAGES.row(one, formats)])
     return rows
 
 
 #: Headings of L{places}.
-PLACES = ">PLACE", "STATE", "ID", ">SIZE", ">AGE", ">ATTEMPTS"
+PLACES = ">PLACE", "STATE", *_MESSAGES.headings
 
 
 def messages(found: list[dict[str, Any]], now: float) -> list[str]:
@@ -167,18 +170,10 @@ def messages(found: list[dict[str, Any]], now: float) -> list[str]:
 
 
 def dead(found: list[dict[str, Any]], now: float) -> list[str]:
-    """Dead letters, likewise."""
-    rows = [
-        (
-            one["id"],
-            format_size(one["size"]),
-            format_count(one["attempts"]),
-            f"{format_duration(_since(one['died_at'], now))} ago",
-            _why(one),
-        )
-        for one in found
-    ]
-    return _with_bodies(table(("ID", ">SIZE", ">ATTEMPTS", ">DIED", "REASON"), rows), found)
+    """Dead letters, with the beginning of their bodies in a second line each."""
+    formats = {**_FORMATS, Unit.MOMENT: lambda moment: f"{format_duration(_since(moment, now))} ago"}
+    rows = [[*_DEAD_LETTERS.row(one, formats), _why(one)] for one in found]
+    return _with_bodies(table([*_DEAD_LETTERS.headings, "REASON"], rows), found)
 
 
 def _why(one: Mapping[str, Any]) -> str:
@@ -214,30 +209,11 @@ def message(one: Mapping[str, Any]) -> list[str]:
     return [*lines, "", *map(terminal_safe, text.split("\n")), *(["..."] if one["truncated"] else [])]
 
 
-def graves(found: Iterable[Mapping[str, Any]]) -> list[str]:
+def dead_totals(found: Iterable[Mapping[str, Any]]) -> list[str]:
     """Queues that have dead letters."""
-    return table((">DEAD", ">SIZE", "QUEUE"), [(format_count(one["dead"]), format_size(one["bytes"]), name(one["queue"])) for one in found])
+    return table(_DEAD_TOTALS.headings, [_DEAD_TOTALS.row(one, _FORMATS) for one in found])
 
 
 def clients(found: Iterable[Mapping[str, Any]]) -> list[str]:
     """Connections, a line each."""
-    rows = [
-        (
-            str(one["id"]),
-            one["address"],
-            one["protocol"] or "-",
-            format_duration(one["connected_seconds"]),
-            format_count(one["in_flight"]),
-            format_size(one["bytes_received"]),
-            format_size(one["bytes_sent"]),
-            _consumed(one["consuming"]) + (" (waits for room)" if one["waiting_for_room"] else ""),
-        )
-        for one in found
-    ]
-    return table((">ID", "ADDRESS", "PROTOCOL", ">AGE", ">IN FLIGHT", ">RECEIVED", ">SENT", "QUEUES"), rows)
-
-
-def _consumed(consuming: list[dict[str, Any]]) -> str:
-    names = [name(consumer["queue"]) for consumer in consuming[:_NAMED]]
-    more = len(consuming) - len(names)
-    return (", ".join(names) or "-") + (f" and {more:,} more" if more else "")
+    return _marked(_CLIENTS, found, lambda one: " (waits for room)" if one["waiting_for_room"] else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from textwrap import wrap
 from typing import Any
 
@@ -13,6 +14,7 @@ from phpmq.admin.console.language import Answer, BadCommand, Call, Command, Term
 from phpmq.admin.console.monitor import View
 from phpmq.admin.console.text import Heading, table
 from phpmq.errors import NoSuchClient
+from phpmq.results import as_json, members, paused
 from phpmq.text import parse_duration, parse_size, plural
 
 # So many messages, dead letters, queues, clients and consumers are listed at most; a body is shown up to so many bytes, in lists and alone.
@@ -40,29 +42,30 @@ async def _monitor(terminal: Terminal, call: Call) -> Answer:
 
 
 def _status(terminal: Terminal, call: Call) -> Answer:
-    status = terminal.admin.status()
+    status = as_json(terminal.admin.status())
     return Answer([*answers.status(status), "", *answers.totals(status)], status)
 
 
 async def _show(terminal: Terminal, call: Call) -> Answer:
     admin, (name, *id) = terminal.admin, call.words
     if id:
-        message = await admin.message(name, id[0], _WHOLE)
+        message = as_json(await admin.messages.get(name, id[0], _WHOLE))
         return Answer(answers.message(message), message)
-    queue = await admin.queue(name)
+    detail = await admin.queues.get(name)
+    more_consumers = len(detail.consuming) - _CONSUMERS
+    queue = as_json(replace(detail, consuming=detail.consuming[:_CONSUMERS]))
     found: list[dict[str, Any]] = []
     for state in "in_flight", "ready", "delayed":
         if queue[state]:
-            found += (await admin.messages(name, state, limit=_MESSAGES, preview=_PREVIEW)).items
+            found += as_json(await admin.messages.list(name, state, limit=_MESSAGES, preview=_PREVIEW))["items"]
     more = queue["in_flight"] + queue["ready"] + queue["delayed"] - len(found)
-    lines = [*answers.queue(queue), *_block(_consumers(queue["consuming"])), *_block(answers.settings(queue["settings"]))]
+    lines = [*answers.queue(queue), *_block(_consumers(queue["consuming"], more_consumers)), *_block(answers.settings(queue["settings"]))]
     lines += _block(answers.messages(found, _now(admin)) if found else [])
-    return Answer([*lines, *([f"and {plural(more, 'more message')}"] if more > 0 else [])], {**queue, "messages": found})
+    return Answer([*lines, *([f"and {plural(more, 'more message')}"] if more > 0 else [])], {**members(detail), "messages": found})
 
 
-def _consumers(consuming: list[dict[str, Any]]) -> list[str]:
-    more = len(consuming) - _CONSUMERS
-    return [*answers.consumers(consuming[:_CONSUMERS]), *([f"and {plural(more, 'more consumer')}"] if more > 0 else [])]
+def _consumers(consuming: list[dict[str, Any]], more: int) -> list[str]:
+    return [*answers.consumers(consuming), *([f"and {plural(more, 'more consumer')}"] if more > 0 else [])]
 
 
 def _block(lines: list[str]) -> list[str]:
@@ -70,20 +73,20 @@ def _block(lines: list[str]) -> list[str]:
 
 
 def _now(admin: Admin) -> float:
-    return admin.broker.turn.now / 1000
+    return admin.now / 1000
 
 
 async def _search(terminal: Terminal, call: Call) -> Answer:
     # Only the asterisk means something.
     pattern = call.words[0].replace("[", "[[]").replace("?", "[?]")
-    page = await terminal.admin.queues(f"*{pattern}*", limit=_QUEUES)
-    lines = answers.queues(page.items) if page.items else [f"no queue matches {answers.name(call.words[0])}"]
-    more = [f"and more: these are the first {_QUEUES} by name, a longer pattern finds fewer"] if page.next else []
-    return Answer(lines + more, {"items": page.items, "next": page.next})
+    page = as_json(await terminal.admin.queues.list(f"*{pattern}*", limit=_QUEUES))
+    lines = answers.queues(page["items"]) if page["items"] else [f"no queue matches {answers.name(call.words[0])}"]
+    more = [f"and more: these are the first {_QUEUES} by name, a longer pattern finds fewer"] if page["next"] else []
+    return Answer(lines + more, page)
 
 
 def _flush(terminal: Terminal, call: Call) -> Answer:
-    done = terminal.admin.flush(call.words[0])
+    done = as_json(terminal.admin.queues.flush(call.words[0]))
     return Answer([f"{plural(done['removed'], 'message')} removed from {answers.name(done['queue'])}{_left(done)}"], done)
 
 
@@ -93,69 +96,70 @@ def _left(done: dict[str, Any]) -> str:
 
 async def _flush_all(terminal: Terminal, call: Call) -> Answer:
     if call.words != ["yes"]:
-        messages = terminal.admin.status()["messages"]
+        messages = as_json(terminal.admin.status())["messages"]
         waiting = plural(messages["ready"] + messages["delayed"], "message")
         raise BadCommand(f"this removes all that waits, {waiting} now; if that is what you want, type: flushall yes")
-    done = await terminal.admin.flush_all()
+    done = as_json(await terminal.admin.queues.flush_all())
     return Answer([f"{plural(done['removed'], 'message')} removed from {plural(done['queues'], 'queue')}{_left(done)}"], done)
 
 
 def _pause(terminal: Terminal, call: Call) -> Answer:
-    queue = terminal.admin.pause(*call.words)
+    queue = as_json(terminal.admin.queues.pause(*call.words))
     return Answer([_how_paused(queue)], queue)
 
 
 def _resume(terminal: Terminal, call: Call) -> Answer:
-    queue = terminal.admin.resume(*call.words)
+    queue = as_json(terminal.admin.queues.resume(*call.words))
     return Answer([_how_paused(queue)], queue)
 
 
 def _how_paused(queue: dict[str, Any]) -> str:
-    paused = answers.paused(queue)
-    return f"{answers.name(queue['name'])}: {paused + ' paused' if paused else 'nothing is paused'}"
+    stopped = paused(queue)
+    return f"{answers.name(queue['name'])}: {stopped + ' paused' if stopped else 'nothing is paused'}"
 
 
 async def _dead(terminal: Terminal, call: Call) -> Answer:
     admin = terminal.admin
     if not call.words:
-        page = admin.dead(limit=_QUEUES)
-        lines = answers.graves(page.items) if page.items else ["there are no dead letters"]
+        page = as_json(admin.dead_letters.totals(limit=_QUEUES))
+        lines = answers.dead_totals(page["items"]) if page["items"] else ["there are no dead letters"]
     else:
-        page = await admin.messages(call.words[0], "dead", limit=_DEAD, preview=_PREVIEW)
-        lines = answers.dead(page.items, _now(admin)) if page.items else [f"{answers.name(call.words[0])} has no dead letters"]
-    return Answer([*lines, *(["and more"] if page.next else [])], {"items": page.items, "next": page.next})
+        page = as_json(await admin.messages.list(call.words[0], "dead", limit=_DEAD, preview=_PREVIEW))
+        lines = answers.dead(page["items"], _now(admin)) if page["items"] else [f"{answers.name(call.words[0])} has no dead letters"]
+    return Answer([*lines, *(["and more"] if page["next"] else [])], page)
 
 
 async def _replay(terminal: Terminal, call: Call) -> Answer:
     name, *target = call.words
-    done = await terminal.admin.replay(name, target[0] if target else None)
+    done = as_json(await terminal.admin.dead_letters.replay(name, target[0] if target else None))
     return Answer([f"{plural(done['replayed'], 'dead letter')} of {answers.name(name)} replayed to {answers.name(done['target'])}"], done)
 
 
 async def _clients(terminal: Terminal, call: Call) -> Answer:
-    page = await terminal.admin.clients(limit=_CLIENTS)
-    lines = answers.clients(page.items) if page.items else ["nobody is connected"]
-    return Answer([*lines, *(["and more"] if page.next else [])], {"items": page.items, "next": page.next})
+    page = as_json(await terminal.admin.clients.list(limit=_CLIENTS))
+    lines = answers.clients(page["items"]) if page["items"] else ["nobody is connected"]
+    return Answer([*lines, *(["and more"] if page["next"] else [])], page)
 
 
 def _disconnect(terminal: Terminal, call: Call) -> Answer:
     if not re.fullmatch(r"\d{1,18}", call.words[0], re.ASCII):
         raise NoSuchClient(f"a client has a number, not {call.words[0]!r}")
-    client = terminal.admin.disconnect(int(call.words[0]))
+    client = as_json(terminal.admin.clients.disconnect(int(call.words[0])))
     returned = plural(client["in_flight"], "message")
     return Answer([f"client {client['id']} ({client['address']}) disconnected; {returned} in flight given back"], client)
 
 
 async def _move(terminal: Terminal, call: Call) -> Answer:
     source, target = call.words
-    done = await terminal.admin.move(source, target)
+    done = as_json(await terminal.admin.messages.move(source, target))
     return Answer([f"{plural(done['moved'], 'message')} moved from {answers.name(source)} to {answers.name(target)}"], done)
 
 
 def _settings(terminal: Terminal, call: Call) -> Answer:
     name, *pairs = call.words
     values = {setting: _value(setting, text) for setting, text in zip(pairs[::2], pairs[1::2], strict=True)}
-    queue = terminal.admin.configure(name, values) if values else terminal.admin.numbers(name)
+    queues = terminal.admin.queues
+    queue = as_json(queues.configure(name, values) if values else queues.status(name))
     return Answer(answers.settings(queue["settings"]), {"queue": name, "settings": queue["settings"]})
 
 

@@ -9,6 +9,7 @@ from phpmq.admin.admin import Admin
 from phpmq.admin.console import answers
 from phpmq.admin.console.text import Heading, table
 from phpmq.errors import NoSuchQueue
+from phpmq.results import as_json, paused
 from phpmq.text import cut, format_count, format_size, plural, terminal_safe
 
 #: Columns and rows of the smallest screen, of one that nobody named the size of, and of the largest.
@@ -79,8 +80,8 @@ class Screens:
         """The server's numbers, with the largest queues for a screen of so many rows."""
         if self._status is None or rows > self._rows:
             self._rows = max(rows, self._rows)
-            self._largest = (await admin.queues(sort="-messages", limit=self._rows)).items
-            self._status = admin.status()
+            self._largest = as_json(await admin.queues.list(sort="-messages", limit=self._rows))["items"]
+            self._status = as_json(admin.status())
         return self._status, self._largest
 
 
@@ -96,7 +97,7 @@ def _row(queue: Mapping[str, Any], most: int) -> tuple[str, ...]:
         format_size(queue["bytes"]),
         format_count(queue["consumers"]),
         _bar(_waiting(queue), queue["in_flight"], most),
-        ("(paused) " if answers.paused(queue) else "") + terminal_safe(queue["name"]),
+        ("(paused) " if paused(queue) else "") + terminal_safe(queue["name"]),
     )
 
 
@@ -113,7 +114,7 @@ def _share(number: int, most: int) -> int:
 
 async def _queue(admin: Admin, name: str, view: View) -> list[str]:
     try:
-        queue = admin.numbers(name)
+        queue = as_json(admin.queues.status(name))
     except NoSuchQueue:
         gone = f"There is no such queue now: it comes with its first message or consumer. {_HINT}"
         return [Heading(f"queue {answers.name(name)}"), gone]
@@ -125,7 +126,7 @@ async def _queue(admin: Admin, name: str, view: View) -> list[str]:
     limits = {"in_flight": most, "ready": room, "delayed": room}
     for state, limit in limits.items():
         if queue[state] and len(found) < limit:
-            found += (await admin.messages(name, state, limit=limit - len(found), preview=0)).items
-    lines += table(answers.PLACES, answers.places(found, admin.broker.turn.now / 1000), _QUEUE)
+            found += as_json(await admin.messages.list(name, state, limit=limit - len(found), preview=0))["items"]
+    lines += table(answers.PLACES, answers.places(found, admin.now / 1000), _QUEUE)
     hidden = queue["in_flight"] + queue["ready"] + queue["delayed"] - len(found)
     return [*lines, f"{plural(hidden, 'more message')}. {_HINT}" if hidden > 0 else _HINT]

@@ -22,6 +22,7 @@ from phpmq.admin.console.monitor import View
 from phpmq.admin.console.telnet import Telnet
 from phpmq.admin.console.text import Alarm, Heading
 from phpmq.errors import Draining, PHPMQError
+from phpmq.operators import steps_of
 from phpmq.text import terminal_safe
 
 if TYPE_CHECKING:
@@ -267,7 +268,7 @@ class ConsoleProtocol(Protocol):
             self._say([Alarm(_FAILED)])
 
     async def _json(self, data: Any) -> str:
-        return "".join(await self.admin.slices().each(str, json_pieces(data)))
+        return "".join(await self.admin.work.run(steps_of(str, json_pieces(data))))
 
     # What is shown; see Terminal
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
 from twisted.internet.interfaces import IPushProducer
 from twisted.web.http import Request
 from zope.interface import implementer
 
-from phpmq.admin import Page
 from phpmq.admin.pieces import PIECE
+from phpmq.results import members
 
 #: What every answer has. Nothing here is for other sites' pages, for frames, or to be kept by a cache.
 HEADERS = {
@@ -24,8 +25,8 @@ HEADERS = {
 
 
 def plain(value: Any) -> Any:
-    """What JSON can have of a result."""
-    return {"items": value.items, "next": value.next} if isinstance(value, Page) else value
+    """A value whose JSON can be made in pieces: the members of a result."""
+    return members(value) if is_dataclass(value) else value
 
 
 def is_long(value: Any) -> bool:
@@ -35,7 +36,7 @@ def is_long(value: Any) -> bool:
 
 def has_lists(value: Any) -> bool:
     """Whether it is an object with lists, which may be long."""
-    return isinstance(value, Mapping) and any(isinstance(member, list) for member in value.values())
+    return isinstance(value, Mapping) and any(isinstance(member, list | tuple) for member in value.values())
 
 
 def grouped(pieces: Iterable[bytes]) -> Iterator[bytes]:

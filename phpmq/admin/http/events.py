@@ -129,7 +129,7 @@ class Events:
             self._loop.stop()
 
     def _now(self) -> dict[str, str]:
-        return {alarm["name"]: alarm["text"] for alarm in self._admin.alarms()}
+        return {alarm.name: alarm.text for alarm in self._admin.alarms()}
 
     def _tick(self) -> None:
         """Once a second. Catches everything: a LoopingCall that fails once never runs again."""

@@ -6,13 +6,16 @@ from base64 import b64decode
 from binascii import Error
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 from urllib.parse import quote
 
 from phpmq.admin import Admin
 from phpmq.admin.http.problems import Problem
-from phpmq.admin.http.schemas import MESSAGE, Schema
+from phpmq.admin.http.schemas import MESSAGE
 from phpmq.errors import BadSetting
+from phpmq.interfaces import Steps
+from phpmq.results import ClientStatus, DeadDeleteResult, MoveResult, Schema
 
 #: The largest body of a request, but for a message's.
 BODY_LIMIT = 1024 * 1024
@@ -83,21 +86,27 @@ class Operation:
         return BODY_LIMIT + (min(max_message_size, MESSAGE_LIMIT) * 4 // 3 if self.body is MESSAGE else 0)
 
 
+def call(method: str) -> Callable[..., Any]:
+    """What calls a method of the admin, such as C{queues.list}."""
+    find = attrgetter(method)
+    return lambda admin, **arguments: find(admin)(**arguments)
+
+
 async def send(admin: Admin, name: str, body: str | None = None, body_base64: str | None = None, **more: Any) -> Answer:
     """Send a message, from text or base64: the receipt."""
-    content = body.encode() if body is not None else await _decoded(admin, body_base64 or "")
+    content = body.encode() if body is not None else await admin.work.run(_decoded(body_base64 or ""))
     if len(content) > MESSAGE_LIMIT:
         raise Problem("too-large", f"a body of {len(content)} bytes, over HTTP the limit is {MESSAGE_LIMIT}")
-    receipt = await admin.send(name, content, **more)
-    location = f"/api/v1/queues/{quote(name, safe='')}/messages/{receipt['id']}"
-    return Answer(200 if receipt["duplicate"] else 201, receipt, {"Location": location})
+    receipt = await admin.messages.send(name, content, **more)
+    location = f"/api/v1/queues/{quote(name, safe='')}/messages/{receipt.id}"
+    return Answer(200 if receipt.duplicate else 201, receipt, {"Location": location})
 
 
-async def _decoded(admin: Admin, text: str) -> bytes:
+def _decoded(text: str) -> Steps[bytes]:
     parts: list[bytes] = []
     for start in range(0, len(text), _STEP):
         if start:
-            await admin.breathe()
+            yield
         try:
             if parts and len(parts[-1]) % 3:
                 raise ValueError("an end in the middle")
@@ -106,41 +115,40 @@ async def _decoded(admin: Admin, text: str) -> bytes:
             raise BadSetting("body_base64 is no base64") from None
     content = b"".join(parts)
     if len(content) > _STEP:
-        await admin.breathe()  # To store it takes as long again.
+        yield  # To store it takes as long again.
     return content
 
 
 def configure(admin: Admin, name: str, **settings: Any) -> Answer:
     """Change settings, and tell whether the queue is new."""
-    there = name in admin.broker.queues
-    changed = admin.configure(name, settings)
-    return Answer(201 if not there and name in admin.broker.queues else 200, changed)
+    there = admin.queues.exists(name)
+    changed = admin.queues.configure(name, settings)
+    return Answer(201 if not there and admin.queues.exists(name) else 200, changed)
 
 
 def readyz(admin: Admin) -> Answer:
     """Whether all is well."""
     health = admin.health()
-    checks = {name: text or "ok" for name, text in health.checks.items()}
-    return Answer(200 if health.ready else 503, {"ready": health.ready, "checks": checks})
+    return Answer(200 if health.ready else 503, health)
 
 
-async def move(admin: Admin, name: str, target: str, count: int | None = None) -> dict[str, Any]:
+async def move(admin: Admin, name: str, target: str, count: int | None = None) -> MoveResult:
     """Move messages to another queue."""
-    return await admin.move(name, target, count)
+    return await admin.messages.move(name, target, count)
 
 
-def disconnect(admin: Admin, id: str) -> dict[str, Any]:
+def disconnect(admin: Admin, id: str) -> ClientStatus:
     """Close a connection."""
     if not (id.isascii() and id.isdigit() and len(id) < 20):
         raise Problem("no-such-client", f"there is no client {id!r}")
-    return admin.disconnect(int(id))
+    return admin.clients.disconnect(int(id))
 
 
-async def delete_letter(admin: Admin, name: str, id: str) -> dict[str, Any]:
+async def delete_letter(admin: Admin, name: str, id: str) -> DeadDeleteResult:
     """Delete one dead letter."""
-    return await admin.delete_dead(name, [id])
+    return await admin.dead_letters.delete(name, [id])
 
 
-async def delete_letters(admin: Admin, name: str, state: str, **which: Any) -> dict[str, Any]:
+async def delete_letters(admin: Admin, name: str, state: str, **which: Any) -> DeadDeleteResult:
     """Delete dead letters, which is what C{state} says: there is no other state whose messages can be deleted."""
-    return await admin.delete_dead(name, **which)
+    return await admin.dead_letters.delete(name, **which)

@@ -22,6 +22,7 @@ CODES: dict[str, tuple[int, str]] = {
     "disk-failing": (503, "the store's file cannot be written, so a synced send is refused"),
     "draining": (503, "the server is about to stop: it changes nothing any more, and leaves unfinished what takes long"),
     "internal": (500, "an error of the server; its log has more"),
+    "not-supported": (501, "the engine that keeps this server's messages cannot do that"),
     # What only HTTP knows.
     "bad-request": (400, "no HTTP that the server understands, or a body that is no JSON object"),
     "foreign-host": (403, "the request's Host is none of the server's names: see --http-host"),

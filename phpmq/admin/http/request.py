@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web import http
 
@@ -21,6 +22,7 @@ from phpmq.admin.http.problems import Problem, problem_of
 from phpmq.admin.http.schemas import check, parse
 from phpmq.admin.pieces import PIECE, pieces_of, text_of
 from phpmq.errors import BadSetting, PHPMQError
+from phpmq.operators import steps_of
 
 if TYPE_CHECKING:
     from phpmq.admin.http.channel import Channel
@@ -100,11 +102,11 @@ class Request(http.Request):
             if operation.body is None:
                 raise Problem("bad-request", "this takes no body")
             # What is too much also when there is no other body is not refused as if it were worth to try again.
-            self.limit = min(operation.body_limit(site.admin.service.max_message_size), site.max_held)
+            self.limit = min(operation.body_limit(site.admin.server.max_message_size), site.max_held)
             if not is_json(self.header("Content-Type"), self.header("Content-Encoding")):
                 raise Problem("unsupported-media-type", "a body is application/json, in UTF-8, not compressed")
         self._arguments = {**names, **self._parameters(query)}
-        if operation.writes and not site.admin.service.running:
+        if operation.writes and not site.admin.server.running:
             raise Problem("draining", "the server is about to stop")
 
     def _parameters(self, query: str) -> dict[str, Any]:
@@ -189,7 +191,7 @@ class Request(http.Request):
 
     async def _breathe(self, text: str) -> None:
         if len(text) > _LARGE:
-            await self._site.admin.breathe()
+            await deferLater(self._site.reactor, 0)
 
     # Answer
 
@@ -203,7 +205,7 @@ class Request(http.Request):
             result = operation.call(self._site.admin, **self._arguments, **await self._fields())
             if isawaitable(result):
                 result = await result
-            answer = result if isinstance(result, Answer) else Answer(200, plain(result))
+            answer = result if isinstance(result, Answer) else Answer(200, result)
             await self._answer(answer)
         except CancelledError:
             pass  # The client is gone.
@@ -225,12 +227,12 @@ class Request(http.Request):
 
     async def _answer(self, answer: Answer) -> None:
         """Answer with a result, which may be large."""
-        value, media = answer.value, self._operation.media
+        value, media = plain(answer.value), self._operation.media
         if is_long(value):
             self.begin(answer.status, media, answer.headers)
             self._write(grouped(chain(pieces_of(value), (b"\n",))))
             return
-        pieces = await self._site.admin.slices().each(bytes, pieces_of(value)) if has_lists(value) else [text_of(value)]
+        pieces = await self._site.admin.work.run(steps_of(bytes, pieces_of(value))) if has_lists(value) else [text_of(value)]
         pieces.append(b"\n")
         if (size := sum(map(len, pieces))) > PIECE:
             self.begin(answer.status, media, {**answer.headers, "Content-Length": str(size)})

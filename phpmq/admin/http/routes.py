@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from phpmq.admin import Admin
-from phpmq.admin.http.operations import Operation, configure, delete_letter, delete_letters, disconnect, move, readyz, send
+from phpmq.admin.http.operations import Operation, call, configure, delete_letter, delete_letters, disconnect, move, readyz, send
 from phpmq.admin.http.problems import Problem
 from phpmq.admin.http.schemas import IDS, LIMIT, MESSAGE, NAME, PATTERN, PLACE, PREVIEW, SETTINGS, SOME, SORT, STATE, TEXT, WHAT
 
@@ -24,7 +23,7 @@ OPERATIONS = (
         readyz,
         {200: ("All is well.", "Health"), 503: ("Something is not.", "Health")},
     ),
-    Operation("status", "GET", "/api/v1/status", "The whole server.", Admin.status, {200: ("Its status.", "Status")}),
+    Operation("status", "GET", "/api/v1/status", "The whole server.", call("status"), {200: ("Its status.", "Status")}),
     Operation(
         *("events", "GET", "/api/v1/events", "The status each second, and alarms as they begin and end, as server-sent events."),
         None,
@@ -34,14 +33,14 @@ OPERATIONS = (
     ),
     Operation(
         *("listQueues", "GET", _QUEUES, "Queues, by pages."),
-        Admin.queues,
+        call("queues.list"),
         {200: ("A page.", "Queues")},
         _TURNS,
         query={"limit": LIMIT, "after": TEXT, "filter": PATTERN, "sort": SORT},
     ),
     Operation(
         *("getQueue", "GET", _QUEUE, "One queue, and who consumes it."),
-        Admin.queue,
+        call("queues.get"),
         {200: ("The queue.", "QueueDetail")},
         (*_NO_QUEUE, *_TURNS),
     ),
@@ -54,13 +53,13 @@ OPERATIONS = (
     ),
     Operation(
         *("deleteQueue", "DELETE", _QUEUE, "Remove what waits in a queue, its dead letters, settings and pause."),
-        Admin.delete_queue,
+        call("queues.delete"),
         {200: ("What was removed.", "Deleted")},
         _NO_QUEUE,
     ),
     Operation(
         *("listMessages", "GET", f"{_QUEUE}/messages", "A queue's messages of one state, by pages; nothing changes by it."),
-        Admin.messages,
+        call("messages.list"),
         {200: ("A page.", "Messages")},
         (*_NO_QUEUE, *_TURNS),
         query={**_PAGE, "state": STATE, "preview": PREVIEW},
@@ -84,7 +83,7 @@ OPERATIONS = (
     ),
     Operation(
         *("getMessage", "GET", f"{_QUEUE}/messages/{{id}}", "One message with its whole body."),
-        Admin.message,
+        call("messages.get"),
         {200: ("The message.", "Message")},
         ("no-such-message", *_TURNS),
     ),
@@ -96,28 +95,28 @@ OPERATIONS = (
     ),
     Operation(
         *("flushQueue", "POST", f"{_QUEUE}/flush", "Remove what waits; what is in flight is left to its consumers."),
-        Admin.flush,
+        call("queues.flush"),
         {200: ("How many were removed, and how many are in flight.", "Flushed")},
         _NO_QUEUE,
         body={},
     ),
     Operation(
         *("pauseQueue", "POST", f"{_QUEUE}/pause", "Stop deliveries, sends or both; the queue is made if it is not there."),
-        Admin.pause,
+        call("queues.pause"),
         {200: ("The queue as it is now.", "Queue")},
         ("bad-name",),
         body={"what": WHAT},
     ),
     Operation(
         *("resumeQueue", "POST", f"{_QUEUE}/resume", "Undo a pause."),
-        Admin.resume,
+        call("queues.resume"),
         {200: ("The queue as it is now.", "Queue")},
         _NO_QUEUE,
         body={"what": WHAT},
     ),
     Operation(
         *("replayMessages", "POST", f"{_QUEUE}/replay", "Have dead letters delivered again: all, or some."),
-        Admin.replay,
+        call("dead_letters.replay"),
         {200: ("How many.", "Replayed")},
         ("no-such-queue", "no-such-message", "bad-name"),
         body={"target": NAME, "ids": IDS, "reason": TEXT, "count": SOME},
@@ -130,10 +129,12 @@ OPERATIONS = (
         body={"target": NAME, "count": SOME},
         required=("target",),
     ),
-    Operation("flushAll", "POST", "/api/v1/flush", "Flush all queues.", Admin.flush_all, {200: ("The sums.", "FlushedAll")}, body={}),
+    Operation(
+        "flushAll", "POST", "/api/v1/flush", "Flush all queues.", call("queues.flush_all"), {200: ("The sums.", "FlushedAll")}, body={}
+    ),
     Operation(
         *("listClients", "GET", "/api/v1/clients", "Connections, by pages."),
-        Admin.clients,
+        call("clients.list"),
         {200: ("A page.", "Clients")},
         _TURNS,
         query={**_PAGE, "filter": PATTERN},

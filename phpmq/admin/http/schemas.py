@@ -7,18 +7,9 @@ from typing import Any
 
 from phpmq.admin.http.flat import MAX_ITEMS
 from phpmq.admin.http.problems import CODES
-from phpmq.admin.messages import LISTED, STATES
-from phpmq.admin.pages import MAX_PAGE
-from phpmq.admin.queues import PAUSES, SORTS
-from phpmq.admin.rates import WINDOWS
-from phpmq.admin.status import COUNTERS
 from phpmq.errors import BadSetting
 from phpmq.message import MAX_NAME, QueueSettings
-
-Schema = dict[str, Any]
-
-#: The most bytes of each body in a list of messages.
-MAX_PREVIEW = 65536
+from phpmq.results import KINDS, LISTED, MAX_PAGE, MAX_PREVIEW, PAUSES, SORTS, Schema, schema_of
 
 TEXT: Schema = {"type": "string"}
 FLAG: Schema = {"type": "boolean"}
@@ -52,12 +43,6 @@ def _page(name: str) -> Schema:
     return record(items=_list(ref(name)), next={**some(TEXT), "description": "What to give as 'after' for what follows; null at the end."})
 
 
-def _numbers(*names: str) -> Schema:
-    return record(**dict.fromkeys(names, COUNT))
-
-
-_COUNTS = {"type": "object", "additionalProperties": COUNT}
-_RATES = record(**dict.fromkeys(COUNTERS, record(**dict.fromkeys(WINDOWS, SECONDS))))
 _CHOICES = QueueSettings._CHOICES
 
 #: What a PUT may change; null gives the default back.
@@ -86,112 +71,13 @@ MESSAGE: dict[str, Schema] = {
     "level": {"enum": ["stored", "synced"], "description": "What the answer waits for: memory, or the disk."},
 }
 
-_QUEUE = {
-    "name": TEXT,
-    "ready": COUNT,
-    "delayed": COUNT,
-    "in_flight": COUNT,
-    "dead": COUNT,
-    "bytes": COUNT,
-    "keys": COUNT,
-    "consumers": COUNT,
-    "oldest_message_age_seconds": some(SECONDS),
-    "paused": record(deliveries=FLAG, sends=FLAG),
-    "totals": _numbers(*COUNTERS),
-    "rates": _RATES,
-    "settings": record(
-        **{
-            "max_messages": COUNT,
-            "max_bytes": COUNT,
-            "when_full": {"enum": list(_CHOICES["when_full"])},
-            "max_attempts": COUNT,
-            "lease": SECONDS,
-            "expired": {"enum": list(_CHOICES["expired"])},
-            "dedup": SECONDS,
-        }
-    ),
-}
-
-# A body is in one of two forms, and a dead letter has other facts than a living message.
-_CONTENT = {"size": COUNT, "truncated": FLAG, "body": TEXT, "body_base64": BASE64}
-_LETTER = {"id": TEXT, "attempts": COUNT, "accepted_at": MOMENT, "headers": {"type": "object"}}
-
-
-def _message(states: list[str], **more: Schema) -> Schema:
-    optional = "body", "body_base64"
-    schema = record(**_LETTER, state={"enum": states}, **more, **_CONTENT)
-    return {**schema, "required": [name for name in schema["required"] if name not in optional]}
-
-
+#: The schemas of all answers.
 COMPONENTS: dict[str, Schema] = {
     "Problem": record(type=TEXT, title=TEXT, status=COUNT, detail=TEXT, code={"enum": list(CODES)}),
-    "Status": record(
-        version=TEXT,
-        state={"enum": ["running", "draining"]},
-        now=MOMENT,
-        uptime_seconds=SECONDS,
-        messages=_numbers("ready", "delayed", "in_flight", "dead", "bytes"),
-        totals=_numbers(
-            *("received", "delivered", "redelivered", "acknowledged", "requeued", "expired", "dropped", "flushed", "dead_lettered"),
-            *("duplicates", "unknown_ids"),
-        ),
-        dead_lettered=_COUNTS,
-        rates=_RATES,
-        queues=COUNT,
-        consumers=COUNT,
-        connections=record(open=COUNT, limit=COUNT, accepted=COUNT, rejected=COUNT, timeouts=_COUNTS, protocol_errors=_COUNTS),
-        keys=_numbers("remembered", "limit"),
-        # What the process takes is not told everywhere.
-        memory={**_numbers("used", "limit", "resident", "peak"), "required": ["used", "limit"]},
-        mirror={
-            "anyOf": [
-                record(file={"type": "null"}),
-                record(file=TEXT, failing=FLAG, pending_changes=COUNT, lag_seconds=SECONDS, writes=COUNT, errors=COUNT),
-            ]
-        },
-        alarms=_list(ref("Alarm")),
-    ),
-    "Alarm": record(name=TEXT, text=TEXT),
     "Alive": record(status={"const": "ok"}),
-    "Health": record(ready=FLAG, checks={**TEXTS, "description": "'ok', or what is wrong."}),
-    "Queue": record(**_QUEUE),
-    "QueueDetail": record(
-        **_QUEUE,
-        consuming=_list(record(client=some(COUNT), window=COUNT, in_flight=COUNT, lease_seconds=SECONDS)),
-    ),
+    **{name: schema_of(kind) for name, kind in KINDS.items()},
     "Queues": _page("Queue"),
-    "Message": {
-        "anyOf": [
-            _message(
-                [state for state in STATES if state != "dead"],
-                expires_at=some(MOMENT),
-                due_at=some(MOMENT),
-                key=some(TEXT),
-            ),
-            _message(["dead"], reason=TEXT, text=TEXT, died_at=MOMENT),
-        ]
-    },
     "Messages": _page("Message"),
-    "Receipt": record(id=TEXT, duplicate=FLAG),
-    "Flushed": record(queue=TEXT, removed=COUNT, in_flight=COUNT),
-    "FlushedAll": _numbers("queues", "removed", "in_flight"),
-    "Deleted": record(queue=TEXT, removed=COUNT, in_flight=COUNT, dead=COUNT),
-    "DeadDeleted": record(queue=TEXT, deleted=COUNT),
-    "Replayed": record(queue=TEXT, target=TEXT, replayed=COUNT),
-    "Moved": record(source=TEXT, target=TEXT, moved=COUNT),
-    "Client": record(
-        id=COUNT,
-        address=TEXT,
-        listener=TEXT,
-        protocol=TEXT,
-        user=some(TEXT),
-        connected_seconds=SECONDS,
-        in_flight=COUNT,
-        consuming=_list(record(queue=TEXT, window=COUNT, in_flight=COUNT, lease_seconds=SECONDS)),
-        bytes_received=COUNT,
-        bytes_sent=COUNT,
-        waiting_for_room=FLAG,
-    ),
     "Clients": _page("Client"),
 }
 

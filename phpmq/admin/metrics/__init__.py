@@ -1,6 +1,5 @@
 """Prometheus metrics of a server, and the resource of twisted.web that has them."""
 
-from phpmq.admin.metrics.resource import MetricsResource
-from phpmq.admin.metrics.scrape import Format, Metrics
+from phpmq.admin.metrics.scrape import Format, Metrics, MetricsResource
 
 __all__ = ["Format", "Metrics", "MetricsResource"]

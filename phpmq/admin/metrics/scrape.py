@@ -1,4 +1,4 @@
-"""A scrape: numbers gathered and written in slices, so that a server with many queues goes on meanwhile."""
+"""A scrape over HTTP: numbers are read and written in time slices, so that a server with many queues stays responsive."""
 
 from __future__ import annotations
 
@@ -12,16 +12,27 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import INTERNAL_SERVER_ERROR, SERVICE_UNAVAILABLE
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
 
 from phpmq.admin.admin import Admin
-from phpmq.admin.metrics import doors, families, series
-from phpmq.admin.metrics.rows import Row, gather
+from phpmq.admin.metrics import families, queues
+from phpmq.errors import Draining
+from phpmq.interfaces import Steps
+from phpmq.results import QueueNumbers
 
-# From so many seconds on, a difference of the system's clock and the server's counts.
+# How many seconds the system's clock and the server's differ by at least before it counts.
 _STEP = 1.0
 
 # A window of 32 KiB, and a gzip header.
 _GZIP = 31
+
+# The versions of OpenMetrics that are what is written here; a client that names none takes any.
+_OPENMETRICS = "application/openmetrics-text"
+_VERSIONS = "", "1.0.0"
 
 _T = TypeVar("_T")
 
@@ -43,8 +54,8 @@ class Metrics:
 
     def __init__(self, admin: Admin) -> None:
         self._admin = admin
-        self._started = admin.service.clock.reading()["wall"] / 1000 - admin.uptime
-        self._rows: list[Row] = []
+        self._started = admin.server.clock.reading()["wall"] / 1000 - admin.uptime
+        self._queues: list[QueueNumbers] = []
         self.registry = CollectorRegistry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -64,20 +75,22 @@ class Metrics:
         return self._scrapes[format, compressed].ask()
 
     def collect(self) -> Iterator[Metric]:
-        """What the registry calls: the server now, and the queues as they were gathered last."""
-        clock = self._admin.service.clock.reading()
+        """What the registry calls: the server now, and the queues as they were looked at last."""
+        clock = self._admin.server.clock.reading()
         ahead = (clock["wall"] - clock["steady"]) / 1000
         yield from families.server(self._admin, self._started)
-        yield from doors.doors(self._admin.service)
-        yield from series.queues(self._rows, ahead if abs(ahead) >= _STEP else 0.0)
+        yield from queues.families(self._queues, ahead if abs(ahead) >= _STEP else 0.0)
 
     async def _gather(self) -> None:
-        shown = {row.name for row in self._rows}
-        self._rows = await gather(self._admin, self._admin.service.metrics_queues, shown, self._admin.slices().rest)
+        admin, shown = self._admin, {queue.name for queue in self._queues}
+        choice = queues.choose(admin.operators, admin.queues.activity, admin.server.metrics_queues, shown)
+        self._queues = await admin.work.run(choice)
 
     async def _write(self, format: Format, compressed: bool) -> bytes:
         await self._gathering.ask()
-        slices = self._admin.slices()
+        return await self._admin.work.run(self._written(format, compressed))
+
+    def _written(self, format: Format, compressed: bool) -> Steps[bytes]:
         # Little of the processor rather than the last byte.
         compress = zlib.compressobj(1, zlib.DEFLATED, _GZIP) if compressed else None
         written: list[bytes] = []
@@ -86,7 +99,7 @@ class Metrics:
             text = _text(format, family, family.name == before)
             before = family.name
             written.append(text if compress is None else compress.compress(text))
-            await slices.rest()
+            yield
         if format is Format.OPENMETRICS:
             written.append(_END if compress is None else compress.compress(_END))
         if compress is not None:
@@ -106,7 +119,7 @@ class _Only:
         self._family = family
 
     def collect(self) -> list[Metric]:
-        """It."""
+        """Return the one family."""
         return [self._family]
 
 
@@ -141,3 +154,93 @@ class _Shared(Generic[_T]):
         waiting, self._waiting = self._waiting, []
         for answer in waiting:
             answer.callback(result)
+
+
+class MetricsResource(Resource):
+    """
+    What Prometheus asks for, in the format that it asks for; gzipped if it likes.
+
+    @ivar metrics: the metrics
+    """
+
+    isLeaf = True
+    allowedMethods = (b"GET", b"HEAD")
+
+    _log = Logger()
+
+    def __init__(self, admin: Admin) -> None:
+        super().__init__()
+        self.metrics = Metrics(admin)
+
+    def render_HEAD(self, request: Any) -> int:
+        """What a GET would be like, but for its length, which would cost as much."""
+        self._describe(request)
+        request.write(b"")
+        request.finish()
+        return NOT_DONE_YET
+
+    def render_GET(self, request: Any) -> int:
+        """Write the metrics in the format that the client likes best."""
+        gone: list[Failure] = []
+        request.notifyFinish().addErrback(gone.append)
+
+        def write(content: bytes) -> None:
+            if not gone:
+                request.setHeader(b"content-length", b"%d" % len(content))
+                request.write(content)
+                request.finish()
+
+        def fail(failure: Failure) -> None:
+            code, reason = SERVICE_UNAVAILABLE, b"the server is about to stop"
+            if not failure.check(Draining):
+                self._log.failure("metrics could not be collected", failure)
+                code, reason = INTERNAL_SERVER_ERROR, b"metrics could not be collected, the log says why"
+            if not gone:
+                request.setResponseCode(code)
+                request.responseHeaders.removeHeader(b"content-encoding")
+                request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+                write(reason + b"\n")
+
+        self.metrics.scrape(*self._describe(request)).addCallbacks(write, fail)
+        return NOT_DONE_YET
+
+    def _describe(self, request: Any) -> tuple[Format, bool]:
+        """Decide what to answer with, and say so in the headers."""
+        format = Format.OPENMETRICS if wants_openmetrics(request.getHeader("accept") or "") else Format.TEXT
+        compressed = wants_gzip(request.getHeader("accept-encoding") or "")
+        request.setHeader(b"content-type", format.value)
+        request.setHeader(b"cache-control", b"no-store")
+        request.setHeader(b"vary", b"Accept, Accept-Encoding")
+        if compressed:
+            request.setHeader(b"content-encoding", b"gzip")
+        return format, compressed
+
+
+def _choices(header: str) -> list[tuple[str, dict[str, str], float]]:
+    """The choices that a header offers, each with its parameters and its weight from 0 to 1."""
+    choices = []
+    for choice in header.split(","):
+        name, *rest = (part.strip() for part in choice.lower().split(";"))
+        parameters = {key.strip(): value.strip() for key, _, value in (part.partition("=") for part in rest)}
+        try:
+            weight = float(parameters.get("q", "1"))
+        except ValueError:
+            weight = 0.0
+        choices.append((name, parameters, weight if 0 <= weight <= 1 else 0.0))
+    return choices
+
+
+def wants_openmetrics(accept: str) -> bool:
+    """Whether a client likes OpenMetrics at least as much as plain text."""
+    openmetrics = plain = 0.0
+    for name, parameters, weight in _choices(accept):
+        if name == _OPENMETRICS and parameters.get("version", "") in _VERSIONS:
+            openmetrics = max(openmetrics, weight)
+        elif name in ("text/plain", "text/*", "*/*"):
+            plain = max(plain, weight)
+    return 0 < openmetrics >= plain
+
+
+def wants_gzip(accept_encoding: str) -> bool:
+    """Whether a client takes gzip."""
+    return any(name == "gzip" and weight > 0 for name, _, weight in _choices(accept_encoding))

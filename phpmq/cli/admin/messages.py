@@ -13,7 +13,7 @@ from phpmq.cli.admin.run import Requests, Target, check_askable, confirm, each
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.options import QUEUE, TEXT, api_options, size, want_verb, yes_option
 from phpmq.cli.output import Report, is_terminal, note
-from phpmq.requests import MAX_BODY
+from phpmq.client_frames import MAX_BODY
 from phpmq.results import MAX_PREVIEW, STATES
 from phpmq.text import plural
 

@@ -8,10 +8,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.commands import Versions, encode_delivery_02, encode_draining, encode_receipt, encode_refusal, headers, milliseconds, text
-from phpmq.errors import BadFrame, BadName, TooLarge, Unsupported
-from phpmq.frames import FrameDecoder, FrameShape, frame_header, packet
-from phpmq.requests import (
+from phpmq.client_frames import (
     MAX_BODY,
     encode_ack,
     encode_consume,
@@ -23,6 +20,9 @@ from phpmq.requests import (
     headers_of,
     server_shapes,
 )
+from phpmq.errors import BadFrame, BadName, TooLarge, Unsupported
+from phpmq.frames import FrameDecoder, FrameShape, frame_header, packet
+from phpmq.server_frames import Versions, encode_delivery_02, encode_draining, encode_receipt, encode_refusal, headers, milliseconds, text
 
 ID = b"0123456789abcdef0123456789abcdef"
 

@@ -1,4 +1,4 @@
-"""Tests of L{phpmq.commands}."""
+"""Tests of L{phpmq.server_frames}."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.commands import (
+from phpmq.errors import BadFrame, BadName, ProtocolError, Unsupported
+from phpmq.frames import CONTENT, COUNT, DEFAULT_LIMITS, TTL, UNKNOWN_LIMIT, FrameDecoder
+from phpmq.server_frames import (
     DOCUMENTED,
     ENCODERS_01,
     ORIGINAL,
@@ -24,8 +26,6 @@ from phpmq.commands import (
     number,
     queue_name,
 )
-from phpmq.errors import BadFrame, BadName, ProtocolError, Unsupported
-from phpmq.frames import CONTENT, COUNT, DEFAULT_LIMITS, TTL, UNKNOWN_LIMIT, FrameDecoder
 from tests.conversation import Client, Server
 from tests.wire import (
     BAD,

@@ -1,7 +1,7 @@
 """
 What a client of version 02 sends and what it gets: encoders of its frames, and the table of a server's.
 
-The mirror image of L{phpmq.commands}. Source: docs/reference/protocol.md.
+The mirror image of L{phpmq.server_frames}. Source: docs/reference/protocol.md.
 """
 
 from __future__ import annotations
