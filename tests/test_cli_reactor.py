@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.cli.reactor_main import Pace, Signals, first, together, within
+from phpmq.cli.reactor_main import Pace, Signals, wait_for, within
 
 
 class WaitingTests(SynchronousTestCase):
@@ -38,19 +38,19 @@ class WaitingTests(SynchronousTestCase):
 
     def test_several(self) -> None:
         """The first one that ends ends the others, or all have to; a failure is what it is."""
-        for wait, outcome in ((first, lambda one: one.callback(None)), (together, lambda one: one.errback(KeyError("x")))):
+        for every, outcome in ((False, lambda one: one.callback(None)), (True, lambda one: one.errback(KeyError("x")))):
             cancelled: list[object] = []
             waiting: list[Deferred[None]] = [Deferred(cancelled.append) for _ in range(3)]
-            ending = Deferred.fromCoroutine(wait(waiting))
+            ending = Deferred.fromCoroutine(wait_for(waiting, every))
             self.assertNoResult(ending)
             outcome(waiting[1])
-            if wait is first:
+            if not every:
                 self.successResultOf(ending)
             else:
                 self.failureResultOf(ending, KeyError)
             self.assertEqual(cancelled, [waiting[0], waiting[2]])
         waiting = [Deferred(), Deferred()]
-        ending = Deferred.fromCoroutine(together(waiting))
+        ending = Deferred.fromCoroutine(wait_for(waiting, every=True))
         waiting[0].callback(None)
         self.assertNoResult(ending)
         waiting[1].callback(None)

@@ -18,7 +18,7 @@ from phpmq.cli.connection import Watch, connect, disconnect, settled_down
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.output import Progress, json_line, note, table
 from phpmq.cli.prefetch import Prefetch
-from phpmq.cli.reactor_main import Pace, first, together
+from phpmq.cli.reactor_main import Pace, wait_for
 from phpmq.cli.stdio import Output
 from phpmq.cli.verbs import STAMP_SIZE
 from phpmq.client import Delivery, QueueClient
@@ -164,8 +164,8 @@ class Bench:
         elif consumers:
             figures = self.figures["consume"] = Figures("deliver", started)
             work += [self._receive(client, figures) for client in consumers]
-        everything = Deferred.fromCoroutine(together([Deferred.fromCoroutine(one) for one in work]))
-        await first([everything, self._silent])
+        everything = Deferred.fromCoroutine(wait_for([Deferred.fromCoroutine(one) for one in work], every=True))
+        await wait_for([everything, self._silent])
 
     async def _connect(self) -> QueueClient:
         options = self._options
@@ -233,12 +233,8 @@ class Bench:
         failed: Deferred[None] = Deferred()
         prefetch = Prefetch(self._reactor, client, [self._options.queue], take, failed.errback, self._options.window, messages)
         prefetch.start()
-        ends = [
-            Deferred.fromCoroutine(prefetch.counted()),
-            Deferred.fromCoroutine(prefetch.watch(True, lambda: prefetch.unanswered > 0)),
-            failed,
-        ]
-        await first(ends)
+        ends = prefetch.counted(), prefetch.watch(True, lambda: prefetch.unanswered > 0)
+        await wait_for([*map(Deferred.fromCoroutine, ends), failed])
 
     async def _receive(self, client: QueueClient, figures: Figures) -> None:
         """Take what the senders send, until it is all there."""
@@ -260,7 +256,7 @@ class Bench:
         foreign: Deferred[None] = Deferred()
         prefetch = Prefetch(self._reactor, client, [self._options.queue], take, foreign.errback, self._options.window)
         prefetch.start()
-        await first([self._complete, foreign])
+        await wait_for([self._complete, foreign])
         await prefetch.stop()
         await prefetch.answered()
 

@@ -119,26 +119,15 @@ async def within(reactor: Any, duration: float, waiting: Deferred[_T]) -> _T:
     return await waiting.addTimeout(duration, reactor, expire)
 
 
-async def first(waiting: Sequence[Deferred[None]]) -> None:
+async def wait_for(waiting: Sequence[Deferred[None]], every: bool = False) -> None:
     """
-    Wait until one has ended, well or not; the others are cancelled.
+    Wait until one has ended, or all have, or one has failed; the others are cancelled.
 
-    @raise Exception: what it failed with
+    @param every: whether all have to end
+    @raise Exception: what the first failure was
     """
-    await _wait(waiting, DeferredList(waiting, fireOnOneCallback=True, fireOnOneErrback=True, consumeErrors=True))
-
-
-async def together(waiting: Sequence[Deferred[None]]) -> None:
-    """
-    Wait until all have ended well, or one has not; then the others are cancelled.
-
-    @raise Exception: what it failed with
-    """
-    await _wait(waiting, DeferredList(waiting, fireOnOneErrback=True, consumeErrors=True))
-
-
-async def _wait(waiting: Sequence[Deferred[None]], end: Deferred[Any]) -> None:
     try:
+        end: Any = DeferredList(waiting, not every, fireOnOneErrback=True, consumeErrors=True)  # type: ignore[call-overload]
         await end
     except FirstError as error:
         error.subFailure.raiseException()

@@ -250,16 +250,16 @@ def replacing(path: str) -> Iterator[int]:
         real = Path(os.path.realpath(path))
         there = os.stat(real) if real.exists() else None
         if there is not None and not stat.S_ISREG(there.st_mode):
-            with _opened(real, 0) as descriptor:
-                yield descriptor
+            with open(os.open(real, os.O_WRONLY | os.O_CLOEXEC), "wb", buffering=0) as file:
+                yield file.fileno()
             return
         temporary = real.with_name(f".{real.name}.{secrets.token_hex(4)}.part")
         try:
-            with _opened(temporary, os.O_CREAT | os.O_EXCL) as descriptor:
+            with open(temporary, "xb", buffering=0) as file:
                 if there is not None:
-                    os.fchmod(descriptor, stat.S_IMODE(there.st_mode))
-                yield descriptor
-                os.fsync(descriptor)
+                    os.fchmod(file.fileno(), stat.S_IMODE(there.st_mode))
+                yield file.fileno()
+                os.fsync(file.fileno())
             os.replace(temporary, real)
         except BaseException:
             with suppress(OSError):
@@ -269,12 +269,3 @@ def replacing(path: str) -> Iterator[int]:
         raise
     except OSError as error:
         raise Failed(f"cannot write {path}: {error.strerror}") from error
-
-
-@contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o666)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from phpmq.cli.admin.format import body_of, message_lines, messages, moment
 from phpmq.cli.admin.run import Requests, Target, check_askable, confirm, each
@@ -59,16 +60,10 @@ def peek(context: click.Context, /, queue: str, state: str, id: str | None, limi
     """
     if id is None:
         return target.run(lambda api, report: list_messages(api, report, queue, state.replace("-", "_"), limit, preview))
-    if other := _given(context, "state", "limit", "preview"):
-        raise click.UsageError(f"--id excludes --{other}")
+    for other in "state", "limit", "preview":
+        if context.get_parameter_source(other) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--id excludes --{other}")
     return target.run(lambda api, report: show_message(api, report, queue, id))
-
-
-def _given(context: click.Context, *names: str) -> str | None:
-    """Return the first of these options that the user gave."""
-    from click.core import ParameterSource
-
-    return next((name for name in names if context.get_parameter_source(name) is not ParameterSource.DEFAULT), None)
 
 
 async def list_messages(api: Requests, report: Report, queue: str, state: str, limit: int, preview: int) -> int:
