@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import tempfile
+from base64 import b64decode
+from errno import ECONNREFUSED
 from typing import Any
 
 from treq.testing import RequestTraversalAgent
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectError, ConnectionAborted, DNSLookupError
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionRefusedError, DNSLookupError
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import ResponseNeverReceived
+from twisted.web.iweb import IAgent
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
+from zope.interface import implementer
 
 from phpmq.addresses import parse_api_address
 from phpmq.cli.admin.api import Api
@@ -53,6 +57,24 @@ class ApiTests(VerbTestCase):
             self.assertEqual(found["name"], "//localhost")
         error = self.failed(self.api(where="http://[2001:db8::1]:9180").get("look", "status"))
         self.assertIn("this server is not called '[2001:db8::1]:9180'", error.sentence)
+
+    def test_request(self) -> None:
+        """A host that is not ASCII is asked by its IDNA name, a path in percent encoding, and a login is sent as it is."""
+        asked: list[Any] = []
+
+        @implementer(IAgent)
+        class Recorder:
+            def request(self, method: bytes, uri: bytes, headers: Any = None, bodyProducer: Any = None) -> Deferred[Any]:  # noqa: N803
+                asked.extend((method, uri, headers, bodyProducer))
+                return fail(ConnectionRefusedError(ECONNREFUSED))
+
+        api = Api(self.clock, parse_api_address("https://us%3Aer:pä@müller.example:81/ü%20"), 30, Recorder())
+        self.failed(api.get("look", "queues", "a/é", filter="ü*"))
+        method, url, headers, body = asked
+        self.assertEqual((method, body), (b"GET", None))
+        self.assertEqual(url, b"https://xn--mller-kva.example:81/%C3%BC%20/api/v1/queues/a%2F%C3%A9?filter=%C3%BC%2A")
+        login = headers.getRawHeaders("Authorization")[0].removeprefix("Basic ")
+        self.assertEqual(b64decode(login).decode(), "us:er:pä")
 
     def test_pages(self) -> None:
         """Pages are asked for as they are wanted, to the end or so many items."""

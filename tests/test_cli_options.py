@@ -150,6 +150,14 @@ class UsageTests(SynchronousTestCase):
     def test_light(self) -> None:
         """To look at a command line, which a shell does for each completion, imports nothing that takes its time."""
         look = "from phpmq.cli.command import command, VERBS; [command.get_command(None, verb) for verb in VERBS]"
-        heavy = "sys.modules.keys() & {'treq', 'twisted.internet', 'rich', 'phpmq.broker'}"
-        code = f"import sys; {look}; sys.exit(str(found) if (found := {heavy}) else 0)"
-        self.assertEqual(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr, "")
+        self.assertEqual(self.imported(look, "treq", "twisted.internet", "rich", "phpmq.broker"), "")
+
+    def test_list(self) -> None:
+        """The list of verbs imports none of them."""
+        look = "from phpmq.cli import main; main(['--help'])"
+        self.assertEqual(self.imported(look, "phpmq.cli.verbs", "phpmq.cli.admin", "phpmq.results", "twisted"), "")
+
+    def imported(self, look: str, *modules: str) -> str:
+        """Which of these modules some code imports; empty for none."""
+        code = f"import sys; {look}; sys.exit(str(found) if (found := sys.modules.keys() & {set(modules)!r}) else 0)"
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr

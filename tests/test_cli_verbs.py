@@ -19,10 +19,10 @@ from tests.web import ODD
 
 
 class ChoiceTests(SynchronousTestCase):
-    """The command does not import the definitions of results to show its help, and yet has the same choices."""
+    """Choices of the command."""
 
     def test_choices(self) -> None:
-        """Orders, pauses and settings are those of the server."""
+        """There is an option for each setting of a queue, with the choices that the server has, and C{default}."""
         settings = {param.name: param.type for param in set_verb.params if param.name in SETTINGS}
         self.assertEqual(list(settings), list(SETTINGS))
         for name, choices in QueueSettings._CHOICES.items():

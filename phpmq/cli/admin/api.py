@@ -22,7 +22,7 @@ from zope.interface import implementer
 
 from phpmq import __version__
 from phpmq.addresses import ApiAddress
-from phpmq.cli.admin.errors import document_of, lost, strange, too_late, too_long
+from phpmq.cli.admin.errors import document_of, lost, strange, too_late
 from phpmq.cli.exit_codes import Failed
 from phpmq.cli.reactor_main import within
 
@@ -153,7 +153,7 @@ class Api:
         whole = _Whole(limit)
         response.deliverBody(whole)
         if not await whole.complete:
-            raise too_long(self.address, limit)
+            raise Failed(f"the answer of {self.address.name} has more than {limit >> 20} MiB, and is not read further")
         return response.code, media.partition(";")[0].strip().lower(), b"".join(whole.blocks)
 
     async def close(self) -> None:

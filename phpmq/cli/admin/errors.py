@@ -99,11 +99,6 @@ def strange(address: ApiAddress, error: Exception | None = None) -> Failed:
     return Failed(f"{address.name} does not answer as phpmq's API does{what}; {hint}", Exit.UNREACHABLE)
 
 
-def too_long(address: ApiAddress, limit: int) -> Failed:
-    """Return the error for an answer that is too long."""
-    return Failed(f"the answer of {address.name} has more than {limit >> 20} MiB, and is not read further")
-
-
 def too_late(address: ApiAddress, what: str, seconds: float, changes: bool) -> Failed:
     """Return the error for an answer that does not come in time."""
     late = f"{address.name} does not answer within {seconds:g} s{_doubt(changes)}"
