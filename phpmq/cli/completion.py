@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from shlex import quote
 
 import click
 from click.shell_completion import get_completion_class
@@ -83,7 +82,8 @@ def _path(shell: str) -> Path:
 
 def _source(path: Path, settings: Path, before: str = "") -> None:
     """Add a line to the settings of a shell that reads the script at each start, unless it is there."""
-    line = f"source {quote(str(path))}\n"
+    quoted = str(path).replace("'", "'\\''")
+    line = f"source '{quoted}'\n"
     there = settings.read_text(encoding="utf-8", errors="surrogateescape") if settings.exists() else ""
     if line not in there:
         with settings.open("a", encoding="utf-8") as file:

@@ -128,9 +128,6 @@ def want_verb(context: click.Context) -> None:
         context.exit(Exit.USAGE)
 
 
-# Options of verbs that speak the queue protocol
-
-
 server_option: _Option[Any] = click.option(
     "--server",
     type=Value("address", parse_address),
@@ -158,9 +155,6 @@ level_option: _Option[Any] = click.option(
 def timeout_option(help: str, default: float | None = None) -> _Option[Any]:
     """Return the option C{--timeout}."""
     return click.option("--timeout", type=INTERVAL, default=default, show_default=default is not None, metavar="S", help=help)
-
-
-# Options of verbs that speak to the HTTP API
 
 
 yes_option: _Option[Any] = click.option(

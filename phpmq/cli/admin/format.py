@@ -34,9 +34,6 @@ _MESSAGES = {
 }
 
 
-# Tables
-
-
 class View(NamedTuple):
     """
     A table of results.
@@ -79,9 +76,6 @@ def messages(state: str, now: float) -> View:
         return [*facts, body]
 
     return View(_MESSAGES[state].headings, row)
-
-
-# Lines
 
 
 def status_lines(status: Result) -> list[str]:

@@ -37,9 +37,6 @@ preview_option = click.option(
 )
 
 
-# Look
-
-
 @click.command()
 @click.argument("queue", type=QUEUE)
 @click.option("--state", type=click.Choice(STATE_NAMES), default="ready", show_default=True, help="Look at those in that state.")
@@ -109,9 +106,6 @@ async def whole_message(api: Requests, what: str, queue: str, id: str, length: i
     return await api.get(what, "queues", queue, "messages", id, wants=("state", "size", "headers"), most=_REST + _JSON * length)
 
 
-# Move
-
-
 @click.command()
 @click.argument("source", type=QUEUE, metavar="FROM")
 @click.argument("destination", type=QUEUE, metavar="TO")
@@ -137,9 +131,6 @@ async def move_messages(api: Requests, report: Report, source: str, destination:
     done = await api.post(what, "queues", source, "move", target=destination, count=count, wants=("moved",))
     report.put(done, f"{plural(done['moved'])} moved from {source} to {destination}")
     return Exit.OK
-
-
-# Dead letters
 
 
 @dataclass(frozen=True)

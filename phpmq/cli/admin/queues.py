@@ -50,9 +50,6 @@ def _queues_argument(name: str, required: bool = True) -> Callable[[Any], Any]:
     return click.argument(name, type=QUEUE, nargs=-1, required=required, metavar="QUEUE...", callback=once)
 
 
-# List
-
-
 @click.command()
 @click.argument("pattern", type=PATTERN, default="*", metavar="[GLOB]")
 @sort_options("name")
@@ -74,9 +71,6 @@ async def list_queues(api: Requests, report: Report, pattern: str, order: str, l
     if not await report.put_pages(pages, *QUEUES):
         note("there are no queues" if pattern == "*" else f"no queue matches {pattern}")
     return Exit.OK
-
-
-# One queue
 
 
 @click.group(invoke_without_command=True)
@@ -192,9 +186,6 @@ def _waiting(numbers: Mapping[str, Any]) -> int:
     return int(numbers["ready"] + numbers["delayed"])
 
 
-# Flush
-
-
 @click.command()
 @_queues_argument("names", required=False)
 @click.option("--all", "everything", is_flag=True, help="Flush all queues.")
@@ -270,9 +261,6 @@ async def count_flushed(api: Requests, report: Report, names: tuple[str, ...]) -
 
 def _left(numbers: Mapping[str, Any]) -> str:
     return f", {numbers['in_flight']:,} in flight left to their consumers" if numbers["in_flight"] else ""
-
-
-# Pause and resume
 
 
 @click.command()

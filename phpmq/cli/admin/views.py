@@ -90,9 +90,6 @@ async def close_clients(api: Requests, report: Report, ids: Sequence[int]) -> in
     return await each(report, ids, close, "client")
 
 
-# Top
-
-
 @click.command()
 @click.argument("pattern", type=PATTERN, default="*", metavar="[GLOB]")
 @sort_options("messages")
