@@ -20,10 +20,10 @@ from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from phpmq.addresses import parse_api_address
-from phpmq.cli.admin.api import Api
-from phpmq.cli.admin.errors import Refused, lost
+from phpmq.cli.admin.api import Api, Refused
 from phpmq.cli.admin.queues import count_flushed, flush_question, flush_queues
 from phpmq.cli.admin.run import carry_out
+from phpmq.cli.admin.transport import lost
 from phpmq.cli.admin.views import show_status
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.output import Report

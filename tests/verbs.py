@@ -21,8 +21,9 @@ from zope.interface import implementer
 
 from phpmq.addresses import parse_api_address
 from phpmq.cli.admin import export, messages, queues, run, views
-from phpmq.cli.admin.api import Api, OneEndpoint
+from phpmq.cli.admin.api import Api
 from phpmq.cli.admin.run import Work
+from phpmq.cli.admin.transport import OneEndpoint
 from phpmq.cli.exit_codes import Failed
 from phpmq.cli.output import Report
 from phpmq.cli.stdio import Output

@@ -10,7 +10,8 @@ import click
 from click.shell_completion import get_completion_class
 
 from phpmq.addresses import ApiAddress, parse_api_address
-from phpmq.cli.admin.run import Requests, Target
+from phpmq.cli.admin.api import Api
+from phpmq.cli.admin.run import Target
 from phpmq.cli.exit_codes import Failed
 from phpmq.cli.output import Report, note
 
@@ -98,7 +99,7 @@ def names_like(start: str, address: ApiAddress | None) -> list[str]:
     """
     found: list[str] = []
 
-    async def work(api: Requests, report: Report) -> int:
+    async def work(api: Api, report: Report) -> int:
         async for page in api.pages("list queues", "queues", most=_MOST, filter=f"{start}*"):
             found.extend(queue["name"] for queue in page)
         return 0

@@ -5,7 +5,7 @@ A module has verbs that belong together: click commands, and for each a coroutin
 L{phpmq.cli.output.Report}. What they share:
 
     run       the work of a verb, from a click command to an exit code; for each of several queues; after a question
-    api       requests and pages
-    errors    errors between the command and the API, in one sentence
+    api       requests, pages, and the errors for answers
+    transport the connections of an API, and the errors between
     format    results as text and tables
 """

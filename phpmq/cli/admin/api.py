@@ -1,30 +1,18 @@
-"""The HTTP API of a server: requests, and lists by pages."""
+"""
+The HTTP API of a server: requests, lists by pages, and the errors for its answers.
+
+What moves the bytes is L{phpmq.cli.admin.transport}, which is slow to import.
+"""
 
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.python.failure import Failure
-from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseDone
-from twisted.web.http import PotentialDataLoss
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer
-from zope.interface import implementer
-
-from phpmq import __version__
 from phpmq.addresses import ApiAddress
-from phpmq.cli.admin.errors import document_of, lost, strange, too_late
-from phpmq.cli.exit_codes import Failed
-from phpmq.cli.reactor_main import within
+from phpmq.cli.exit_codes import Exit, Failed
 
 #: The most bytes of an answer, where nothing else is said. A page of messages with 4 MiB of bodies has up to 24 as JSON.
 LIMIT = 64 * 1024 * 1024
@@ -32,38 +20,51 @@ LIMIT = 64 * 1024 * 1024
 #: Items that are asked for at a time.
 PAGE = 500
 
-# Seconds to make a connection, to keep one that nothing is asked of, and to close all.
-_CONNECT, _KEEP, _CLOSE = 5.0, 30, 1.0
+#: Exit codes of problem documents; the others are L{Exit.FAILED}.
+_EXITS = {"not-allowed": Exit.NOT_ALLOWED, "foreign-host": Exit.NOT_ALLOWED, "foreign-origin": Exit.NOT_ALLOWED}
+
+# What to try, where the problem's own text does not say it.
+_HINTS = {
+    "no-such-queue": "phpmq queues lists those that there are",
+    "no-such-client": "phpmq clients lists those that there are",
+    "no-such-message": "it may be done by now, or in another queue",
+    "not-found": "the server may be of another version than this command",
+    "method-not-allowed": "the server may be of another version than this command",
+    "draining": "try again when it runs again",
+    "memory-full": "try again when messages were taken",
+    "disk-failing": "see that its disk is well, and not full",
+    "too-many-readers": "try again in a moment",
+    "too-many-bodies": "try again in a moment",
+}
+
+_STATUSES = {
+    401: ("wants a login", "give it as https://USER:PASSWORD@HOST", Exit.NOT_ALLOWED),
+    403: ("forbids it", "ask who runs it", Exit.NOT_ALLOWED),
+    407: ("wants a login for a proxy", "name an address that needs none", Exit.NOT_ALLOWED),
+    502: ("is a proxy that does not reach the server", "see that phpmq is running", Exit.UNREACHABLE),
+    503: ("is a proxy that does not reach the server", "see that phpmq is running", Exit.UNREACHABLE),
+    504: ("is a proxy that does not reach the server", "see that phpmq is running", Exit.UNREACHABLE),
+}
 
 
 class Api:
     """
-    The API of one server. Requests that fail raise L{Failed}, with a sentence for the user.
+    The API of one server. Api that fail raise L{Failed}, with a sentence for the user.
 
     @ivar address: where it is
     @ivar reactor: what it runs on
     """
 
-    def __init__(self, reactor: Any, address: ApiAddress, timeout: float, agent: IAgent | None = None) -> None:
+    def __init__(self, reactor: Any, address: ApiAddress, timeout: float, agent: Any = None) -> None:
         """
         @param timeout: seconds that an answer may take
-        @param agent: what makes connections; None for one that does
+        @param agent: what makes connections, an C{IAgent}; None for one that does
         """
-        self.reactor, self.address = reactor, address
-        self._timeout = timeout
-        self._pool = HTTPConnectionPool(reactor)
-        self._pool.cachedConnectionTimeout = _KEEP
-        self._agent = self._make_agent() if agent is None else agent
-        self._headers = Headers({"Accept": ["application/json, application/problem+json"], "User-Agent": [f"phpmq/{__version__}"]})
-        if address.login is not None:
-            self._headers.setRawHeaders("Authorization", ["Basic " + b64encode(":".join(address.login).encode()).decode()])
+        from phpmq.cli.admin.transport import Transport
 
-    def _make_agent(self) -> IAgent:
-        limit = min(_CONNECT, self._timeout)
-        if self.address.socket:
-            endpoint = UNIXClientEndpoint(self.reactor, self.address.socket, limit)
-            return Agent.usingEndpointFactory(self.reactor, OneEndpoint(endpoint), self._pool)  # type: ignore[no-any-return]
-        return Agent(self.reactor, connectTimeout=limit, pool=self._pool)
+        self.reactor, self.address = reactor, address
+        self._transport = Transport(reactor, address, timeout, agent)
+        self.close = self._transport.close
 
     async def get(self, what: str, /, *parts: str, wants: Sequence[str] = (), most: int = LIMIT, **query: object) -> dict[str, Any]:
         """
@@ -128,111 +129,68 @@ class Api:
         given = {name: value for name, value in (query or {}).items() if value is not None}
         url = f"{self.address.url}/api/v1{path}" + (f"?{urlencode(given, quote_via=quote)}" if given else "")
         content = None if fields is None else json.dumps(fields).encode()
-        changes = method != "GET"
-        try:
-            exchange = Deferred.fromCoroutine(self._exchange(method, url, content, most))
-            status, media, body = await within(self.reactor, self._timeout, exchange)
-        except TimeoutError as error:
-            raise too_late(self.address, what, self._timeout, changes) from error
-        except (Failed, CancelledError):
-            raise
-        except Exception as error:
-            raise lost(self.address, what, error, changes) from error
-        document = document_of(self.address, what, status, media, body)
+        document = document_of(self.address, what, *await self._transport.request(what, method, url, content, most))
         if any(name not in document for name in wants):
             raise strange(self.address)
         return document
 
-    async def _exchange(self, method: str, url: str, content: bytes | None, limit: int) -> tuple[int, str, bytes]:
-        headers = self._headers.copy()
-        if content is not None:
-            headers.setRawHeaders("Content-Type", ["application/json"])
-        body = None if content is None else _Body(content)
-        response = await self._agent.request(method.encode(), _ascii(url), headers, body)
-        (media, *_) = response.headers.getRawHeaders("Content-Type", [""])
-        whole = _Whole(limit)
-        response.deliverBody(whole)
-        if not await whole.complete:
-            raise Failed(f"the answer of {self.address.name} has more than {limit >> 20} MiB, and is not read further")
-        return response.code, media.partition(";")[0].strip().lower(), b"".join(whole.blocks)
 
-    async def close(self) -> None:
-        """Close its connections."""
-        # The process ends anyway.
-        with suppress(TimeoutError):
-            await within(self.reactor, _CLOSE, self._pool.closeCachedConnections())
-
-
-@implementer(IAgentEndpointFactory)
-class OneEndpoint:
-    """Sends all requests to one endpoint, whatever their URLs say."""
-
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
-        self._endpoint = endpoint
-
-    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:  # noqa: N802  # the interface's name
-        """See L{IAgentEndpointFactory}."""
-        return self._endpoint
-
-
-def _ascii(url: str) -> bytes:
-    """A URL as a request has it: a host that is not ASCII in IDNA, other characters in percent encoding."""
-    parts = urlsplit(url)
-    authority = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode("ascii")
-    return parts._replace(netloc=authority, path=quote(parts.path, safe="/%:@!$&'()*+,;=~")).geturl().encode("ascii")
-
-
-@implementer(IBodyProducer)
-class _Body:
-    """The body of a request, written at once, as the bodies that this command sends are small."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self.length = len(content)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802  # the interface's name
-        """Write it; see L{IBodyProducer}."""
-        consumer.write(self._content)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """It is done already; see L{IBodyProducer}."""
-
-    resumeProducing = stopProducing = pauseProducing
-
-
-class _Whole(Protocol):
+class Refused(Failed):
     """
-    Receives the body of an answer.
+    The API answered with a problem document.
 
-    @ivar blocks: what was received
-    @ivar complete: fires with whether it is complete; otherwise it is too long
+    @ivar error: its code
+    @ivar reason: its detail
     """
 
-    def __init__(self, limit: int) -> None:
-        self.blocks: list[bytes] = []
-        self.complete: Deferred[bool] = Deferred(lambda _: self._stop())
-        self._left = limit
+    def __init__(self, sentence: str, code: Exit, error: str, reason: str) -> None:
+        super().__init__(sentence, code)
+        self.error = error
+        self.reason = reason
 
-    def _stop(self) -> None:
-        transport: Any = self.transport
-        if transport is not None:
-            (getattr(transport, "abortConnection", None) or transport.loseConnection)()
 
-    def dataReceived(self, data: bytes) -> None:
-        """See L{Protocol}."""
-        self._left -= len(data)
-        if self._left >= 0:
-            self.blocks.append(data)
-        elif not self.complete.called:
-            self.complete.callback(False)
-            self._stop()
+def document_of(address: ApiAddress, what: str, status: int, media: str, body: bytes) -> dict[str, Any]:
+    """
+    Return the JSON object of an answer.
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """See L{Protocol}."""
-        if not self.complete.called:
-            # An answer without a length may have been cut: if it was, it is no JSON.
-            if reason.check(ResponseDone, PotentialDataLoss):
-                self.complete.callback(True)
-            else:
-                self.complete.errback(reason)
+    @param what: what was to be done, after "cannot"
+    @raise Refused: it is a problem document
+    @raise Failed: it is not the API's
+    """
+    document = _parsed(body) if media in ("application/json", "application/problem+json") else None
+    if document is not None and 200 <= status < 300:
+        return document
+    if document is not None and isinstance(error := document.get("code"), str) and media == "application/problem+json":
+        reason = str(document.get("detail") or error)
+        hint = f"; {_HINTS[error]}" if error in _HINTS else ""
+        raise Refused(f"cannot {what}: {reason}{hint}", _EXITS.get(error, Exit.FAILED), error, reason)
+    raise _foreign(address, what, status, media)
+
+
+def _parsed(body: bytes) -> dict[str, Any] | None:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _foreign(address: ApiAddress, what: str, status: int, media: str) -> Failed:
+    if status in _STATUSES:
+        does, hint, code = _STATUSES[status]
+        return Failed(f"cannot {what}: {address.name} {does} (HTTP {status}); {hint}", code)
+    if 300 <= status < 400:
+        return Failed(f"cannot {what}: {address.name} sends its callers elsewhere (HTTP {status}); name that as --api", Exit.UNREACHABLE)
+    answer = f"HTTP {status}, {media or 'of no type'}"
+    return Failed(f"{address.name} is no phpmq API, it answers with {answer}; name another --api", Exit.UNREACHABLE)
+
+
+def strange(address: ApiAddress, error: Exception | None = None) -> Failed:
+    """
+    Return the error for an answer that is JSON, but not what the API would say.
+
+    @param error: the exception that it caused
+    """
+    what = "" if error is None else f" ({type(error).__name__}: {error})"
+    hint = "see that --api leads to one of this version"
+    return Failed(f"{address.name} does not answer as phpmq's API does{what}; {hint}", Exit.UNREACHABLE)

@@ -14,9 +14,10 @@ from typing import Any
 
 import click
 
+from phpmq.cli.admin.api import Api
 from phpmq.cli.admin.format import moment
 from phpmq.cli.admin.messages import STATE_NAMES, whole_message
-from phpmq.cli.admin.run import Requests, Target, if_found
+from phpmq.cli.admin.run import Target, if_found
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.options import QUEUE, api_options, progress_option
 from phpmq.cli.output import Progress, Report, Writer, is_terminal, json_line, note
@@ -61,7 +62,7 @@ def export(queue: str, states: tuple[str, ...], path: str | None, progress: bool
     return target.run(lambda api, report: export_messages(api, report, queue, wanted, file, progress))
 
 
-async def export_messages(api: Requests, report: Report, queue: str, states: set[str], path: str | None, wanted: bool | None) -> int:
+async def export_messages(api: Api, report: Report, queue: str, states: set[str], path: str | None, wanted: bool | None) -> int:
     """Write messages, and tell how many: the exit code."""
     from phpmq.cli.stdio import Output
 
@@ -121,7 +122,7 @@ class Export:
     @ivar written: how many there are
     """
 
-    def __init__(self, api: Requests, output: Writer, queue: str, states: set[str], progress: Progress) -> None:
+    def __init__(self, api: Api, output: Writer, queue: str, states: set[str], progress: Progress) -> None:
         """
         @param states: as the API calls them
         """

@@ -9,8 +9,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from phpmq.cli.admin.api import Api
 from phpmq.cli.admin.format import body_of, message_lines, messages, moment
-from phpmq.cli.admin.run import Requests, Target, check_askable, confirm, each
+from phpmq.cli.admin.run import Target, check_askable, confirm, each
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.options import QUEUE, TEXT, api_options, size, want_verb, yes_option
 from phpmq.cli.output import Report, is_terminal, note
@@ -63,7 +64,7 @@ def peek(context: click.Context, /, queue: str, state: str, id: str | None, limi
     return target.run(lambda api, report: show_message(api, report, queue, id))
 
 
-async def list_messages(api: Requests, report: Report, queue: str, state: str, limit: int, preview: int) -> int:
+async def list_messages(api: Api, report: Report, queue: str, state: str, limit: int, preview: int) -> int:
     """Show the first messages of a state, page by page."""
     now = 0.0 if report.as_json else await server_time(api)
     # One more than is shown tells that there are more.
@@ -77,7 +78,7 @@ async def list_messages(api: Requests, report: Report, queue: str, state: str, l
     return Exit.OK
 
 
-async def show_message(api: Requests, report: Report, queue: str, id: str) -> int:
+async def show_message(api: Api, report: Report, queue: str, id: str) -> int:
     """Show one message: its body as it is in a pipe, and all of it on a terminal, where nothing of it is obeyed."""
     message = await whole_message(api, f"look at message {id} of {queue}", queue, id)
     if report.as_json:
@@ -92,12 +93,12 @@ async def show_message(api: Requests, report: Report, queue: str, id: str) -> in
     return Exit.OK
 
 
-async def server_time(api: Requests) -> float:
+async def server_time(api: Api) -> float:
     """Return the server's time in seconds since the epoch: its messages' times are by that clock."""
     return moment((await api.get("ask for the time", "status", wants=("now",)))["now"])
 
 
-async def whole_message(api: Requests, what: str, queue: str, id: str, length: int = MAX_BODY) -> dict[str, Any]:
+async def whole_message(api: Api, what: str, queue: str, id: str, length: int = MAX_BODY) -> dict[str, Any]:
     """
     Return one message with its whole body.
 
@@ -125,7 +126,7 @@ def move(source: str, destination: str, count: int | None, target: Target) -> in
     return target.run(lambda api, report: move_messages(api, report, source, destination, count))
 
 
-async def move_messages(api: Requests, report: Report, source: str, destination: str, count: int | None) -> int:
+async def move_messages(api: Api, report: Report, source: str, destination: str, count: int | None) -> int:
     """Move messages, and tell how many."""
     what = f"move messages of {source}"
     done = await api.post(what, "queues", source, "move", target=destination, count=count, wants=("moved",))
@@ -206,7 +207,7 @@ def replay(which: Which, into: str | None, dry_run: bool, target: Target) -> int
     phpmq dead replay jobs --to jobs.inspect
     """
 
-    async def work(api: Requests, report: Report) -> int:
+    async def work(api: Api, report: Report) -> int:
         letters = DeadLetters(api, report, which)
         return await (letters.would("replay") if dry_run else letters.replay(into))
 
@@ -228,7 +229,7 @@ def delete(which: Which, dry_run: bool, yes: bool, target: Target) -> int:
     if not dry_run:
         check_askable(yes, "forget dead letters")
 
-    async def work(api: Requests, report: Report) -> int:
+    async def work(api: Api, report: Report) -> int:
         letters = DeadLetters(api, report, which)
         if dry_run:
             return await letters.would("delete")
@@ -242,7 +243,7 @@ def delete(which: Which, dry_run: bool, yes: bool, target: Target) -> int:
 class DeadLetters:
     """Some dead letters of a queue, and what can be done with them."""
 
-    def __init__(self, api: Requests, report: Report, which: Which) -> None:
+    def __init__(self, api: Api, report: Report, which: Which) -> None:
         self._api, self._report, self._which = api, report, which
 
     async def count(self) -> int:

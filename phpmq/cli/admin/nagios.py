@@ -15,7 +15,8 @@ from typing import Any
 
 import click
 
-from phpmq.cli.admin.run import Requests, Target, if_found
+from phpmq.cli.admin.api import Api
+from phpmq.cli.admin.run import Target, if_found
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.options import PATTERN, SECONDS, api_options
 from phpmq.cli.output import Report, note
@@ -108,7 +109,7 @@ class Limits:
 def check_server(target: Target, limits: Limits) -> int:
     """Check, and say how it is: the exit code. All of it may take no longer than the target's timeout."""
 
-    async def work(api: Requests, report: Report) -> int:
+    async def work(api: Api, report: Report) -> int:
         from twisted.internet.defer import Deferred
 
         from phpmq.cli.reactor_main import within
@@ -153,7 +154,7 @@ def line(state: State, text: str) -> bytes:
     return f"{state.name} - {terminal_safe(text)}\n".encode()
 
 
-async def look(api: Requests, limits: Limits) -> tuple[State, str]:
+async def look(api: Api, limits: Limits) -> tuple[State, str]:
     """
     How it is, with the numbers.
 
@@ -174,7 +175,7 @@ async def look(api: Requests, limits: Limits) -> tuple[State, str]:
     return findings.state, f"{str(findings).replace('|', '/')} | {findings.numbers(lag)}"
 
 
-async def _matching(api: Requests, pattern: str) -> AsyncIterator[Mapping[str, Any]]:
+async def _matching(api: Api, pattern: str) -> AsyncIterator[Mapping[str, Any]]:
     if any(wild in pattern for wild in "*?"):
         async for page in api.pages("list queues", "queues", page=_PAGE, filter=pattern):
             for queue in page:

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from phpmq.cli.admin.api import Api
 from phpmq.cli.admin.format import CONSUMERS, QUEUES, paused, queue_lines, setting_rows
-from phpmq.cli.admin.run import Requests, Target, check_askable, confirm, each, if_found
+from phpmq.cli.admin.run import Target, check_askable, confirm, each, if_found
 from phpmq.cli.exit_codes import Exit
 from phpmq.cli.options import PATTERN, QUEUE, SECONDS, Value, api_options, size, sort_options, want_verb, yes_option
 from phpmq.cli.output import Listing, Report, note, table
@@ -65,7 +66,7 @@ def queues(pattern: str, sort: str, limit: int | None, target: Target) -> int:
     return target.run(lambda api, report: list_queues(api, report, pattern, sort, limit))
 
 
-async def list_queues(api: Requests, report: Report, pattern: str, order: str, limit: int | None) -> int:
+async def list_queues(api: Api, report: Report, pattern: str, order: str, limit: int | None) -> int:
     """List queues, page by page."""
     pages = api.pages("list queues", "queues", most=limit, filter=pattern, sort=order)
     if not await report.put_pages(pages, *QUEUES):
@@ -93,7 +94,7 @@ def show(name: str, target: Target) -> int:
     return target.run(lambda api, report: show_queue(api, report, name))
 
 
-async def show_queue(api: Requests, report: Report, name: str) -> int:
+async def show_queue(api: Api, report: Report, name: str) -> int:
     """Show a queue's numbers, its consumers and its settings."""
     found = await api.get(f"show {name}", "queues", name, wants=("ready", "consuming", "settings"))
     report.put(found, *queue_lines(found))
@@ -122,7 +123,7 @@ def set_verb(name: str, target: Target, **settings: Any) -> int:
     return target.run(lambda api, report: set_queue(api, report, name, changes))
 
 
-async def set_queue(api: Requests, report: Report, name: str, changes: Mapping[str, Any]) -> int:
+async def set_queue(api: Api, report: Report, name: str, changes: Mapping[str, Any]) -> int:
     """Change settings, and show all of them."""
     changed = await api.put(f"set up {name}", "queues", name, fields=changes, wants=("settings",))
     if report.as_json:
@@ -144,7 +145,7 @@ def delete(names: tuple[str, ...], yes: bool, target: Target) -> int:
     """
     check_askable(yes, "delete queues")
 
-    async def work(api: Requests, report: Report) -> int:
+    async def work(api: Api, report: Report) -> int:
         if not yes:
             await confirm(api.reactor, await delete_question(api, names))
         return await delete_queues(api, report, names)
@@ -152,13 +153,13 @@ def delete(names: tuple[str, ...], yes: bool, target: Target) -> int:
     return target.run(work)
 
 
-async def delete_question(api: Requests, names: tuple[str, ...]) -> str:
+async def delete_question(api: Api, names: tuple[str, ...]) -> str:
     """Return what to ask before queues are deleted."""
     waiting, dead = await _count(api, "delete", names, "dead")
     return f"Delete {_named(names)} with {plural(waiting)} and {plural(dead, 'dead letter')}?"
 
 
-async def delete_queues(api: Requests, report: Report, names: tuple[str, ...]) -> int:
+async def delete_queues(api: Api, report: Report, names: tuple[str, ...]) -> int:
     """Delete queues, and tell what was removed with each."""
 
     async def remove(name: str) -> None:
@@ -169,7 +170,7 @@ async def delete_queues(api: Requests, report: Report, names: tuple[str, ...]) -
     return await each(report, names, remove)
 
 
-async def _count(api: Requests, verb: str, names: tuple[str, ...], other: str = "ready") -> tuple[int, int]:
+async def _count(api: Api, verb: str, names: tuple[str, ...], other: str = "ready") -> tuple[int, int]:
     """Count the messages that wait in queues, and another of their numbers; a queue that is not there has none."""
     waiting = others = 0
     for name in names:
@@ -207,7 +208,7 @@ def flush(names: tuple[str, ...], everything: bool, dry_run: bool, yes: bool, ta
     if not dry_run:
         check_askable(yes, "remove messages")
 
-    async def work(api: Requests, report: Report) -> int:
+    async def work(api: Api, report: Report) -> int:
         if dry_run:
             return await count_flushed(api, report, names)
         if not yes:
@@ -217,7 +218,7 @@ def flush(names: tuple[str, ...], everything: bool, dry_run: bool, yes: bool, ta
     return target.run(work)
 
 
-async def flush_question(api: Requests, names: tuple[str, ...]) -> str:
+async def flush_question(api: Api, names: tuple[str, ...]) -> str:
     """Return what to ask before queues are flushed; all of them without names."""
     if names:
         waiting, _ = await _count(api, "flush", names)
@@ -226,7 +227,7 @@ async def flush_question(api: Requests, names: tuple[str, ...]) -> str:
     return f"Remove {plural(_waiting(status['messages']))} from all {plural(status['queues'], 'queue')}?"
 
 
-async def flush_queues(api: Requests, report: Report, names: tuple[str, ...]) -> int:
+async def flush_queues(api: Api, report: Report, names: tuple[str, ...]) -> int:
     """Flush queues, all of them without names, and tell how many messages were removed."""
 
     async def flush_one(name: str) -> None:
@@ -240,7 +241,7 @@ async def flush_queues(api: Requests, report: Report, names: tuple[str, ...]) ->
     return Exit.OK
 
 
-async def count_flushed(api: Requests, report: Report, names: tuple[str, ...]) -> int:
+async def count_flushed(api: Api, report: Report, names: tuple[str, ...]) -> int:
     """Tell how many messages a flush would remove."""
 
     def tell(queue: Mapping[str, Any]) -> None:
@@ -293,7 +294,7 @@ def resume(names: tuple[str, ...], what: str, target: Target) -> int:
     return target.run(lambda api, report: change_pauses(api, report, "resume", names, what))
 
 
-async def change_pauses(api: Requests, report: Report, verb: str, names: tuple[str, ...], what: str) -> int:
+async def change_pauses(api: Api, report: Report, verb: str, names: tuple[str, ...], what: str) -> int:
     """Pause or resume queues, and tell of each what is paused then."""
 
     async def change(name: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from phpmq.addresses import ApiAddress
+from phpmq.cli.admin.api import Api, strange
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.output import Report, is_terminal, note
 from phpmq.text import plural, terminal_safe
@@ -22,32 +23,8 @@ _FINAL = Exit.UNREACHABLE, Exit.TIMED_OUT
 _STRANGE = LookupError, TypeError, ValueError, AttributeError, OverflowError
 
 
-class Requests(Protocol):
-    """What verbs ask of the API; see L{phpmq.cli.admin.api.Api}."""
-
-    address: ApiAddress
-    reactor: Any
-
-    async def get(self, what: str, /, *parts: str, wants: Sequence[str] = (), most: int = ..., **query: object) -> dict[str, Any]:
-        """Ask for something."""
-
-    async def post(self, what: str, /, *parts: str, wants: Sequence[str] = (), **fields: object) -> dict[str, Any]:
-        """Do something."""
-
-    async def put(self, what: str, /, *parts: str, fields: Mapping[str, object], wants: Sequence[str] = ()) -> dict[str, Any]:
-        """Change something."""
-
-    async def delete(self, what: str, /, *parts: str, wants: Sequence[str] = (), **query: object) -> dict[str, Any]:
-        """Remove something."""
-
-    def pages(
-        self, what: str, /, *parts: str, most: int | None = None, page: int = ..., **query: Any
-    ) -> AsyncIterator[list[dict[str, Any]]]:
-        """List things."""
-
-
 #: The work of a verb, as a coroutine function.
-Work = Callable[[Requests, Report], Coroutine[Any, Any, int]]
+Work = Callable[[Api, Report], Coroutine[Any, Any, int]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +45,6 @@ class Target:
 
         @raise Exception: what it raises, after what it has printed is written
         """
-        from phpmq.cli.admin.api import Api
         from phpmq.cli.reactor_main import Signals, run
         from phpmq.cli.stdio import Output
 
@@ -82,13 +58,12 @@ class Target:
         return run(reach)
 
 
-async def carry_out(api: Requests, report: Report, work: Work) -> int:
+async def carry_out(api: Api, report: Report, work: Work) -> int:
     """
     Run the work of a verb, and write what it has printed: its exit code.
 
     @raise Failed: it failed, or an answer of the API is not what it should be
     """
-    from phpmq.cli.admin.errors import strange
     from phpmq.cli.reactor_main import DEBUG
 
     try:

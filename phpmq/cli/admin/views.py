@@ -11,8 +11,9 @@ from typing import Any
 
 import click
 
+from phpmq.cli.admin.api import Api
 from phpmq.cli.admin.format import CLIENTS, QUEUES, status_lines
-from phpmq.cli.admin.run import Requests, Target, each
+from phpmq.cli.admin.run import Target, each
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.options import INTERVAL, PATTERN, api_options, sort_options
 from phpmq.cli.output import Listing, Report, Writer, is_terminal, json_line, note
@@ -42,7 +43,7 @@ def status(target: Target) -> int:
     return target.run(show_status)
 
 
-async def show_status(api: Requests, report: Report) -> int:
+async def show_status(api: Api, report: Report) -> int:
     """Show the server's numbers."""
     status = await api.get("ask for the status", "status", wants=("messages", "connections", "alarms"))
     report.put(status, *([] if report.as_json else status_lines(status)))
@@ -71,7 +72,7 @@ def clients(pattern: str, limit: int | None, disconnect: tuple[int, ...], target
     return target.run(lambda api, report: close_clients(api, report, tuple(dict.fromkeys(disconnect))))
 
 
-async def list_clients(api: Requests, report: Report, pattern: str, limit: int | None) -> int:
+async def list_clients(api: Api, report: Report, pattern: str, limit: int | None) -> int:
     """List connections, page by page."""
     pages = api.pages("list clients", "clients", most=limit, filter=pattern)
     if not await report.put_pages(pages, *CLIENTS):
@@ -79,7 +80,7 @@ async def list_clients(api: Requests, report: Report, pattern: str, limit: int |
     return Exit.OK
 
 
-async def close_clients(api: Requests, report: Report, ids: Sequence[int]) -> int:
+async def close_clients(api: Api, report: Report, ids: Sequence[int]) -> int:
     """Close connections, and tell what happened to each."""
 
     async def close(id: int) -> None:
@@ -255,7 +256,7 @@ def _grid(queues: Sequence[Mapping[str, Any]], room: int) -> Any:
     return grid
 
 
-async def watch(api: Requests, report: Report, options: WatchOptions) -> int:
+async def watch(api: Api, report: Report, options: WatchOptions) -> int:
     """Show frame after frame: the exit code."""
     from phpmq.cli.reactor_main import sleep
 
@@ -287,7 +288,7 @@ async def watch(api: Requests, report: Report, options: WatchOptions) -> int:
                 view.close()
 
 
-async def _ask(api: Requests, options: WatchOptions, usual: int) -> Frame:
+async def _ask(api: Api, options: WatchOptions, usual: int) -> Frame:
     status = await api.get("ask for the status", "status", wants=("messages", "connections", "alarms"))
     limit = options.limit or usual
     page = await api.get("list queues", "queues", wants=("items", "next"), filter=options.pattern, sort=options.sort, limit=limit)
