@@ -32,6 +32,9 @@ _ARGUMENT = re.compile(r":((?:\[[^\]]*\]|\\.|[^\\:])*)", re.DOTALL)
 _NAMED = re.compile(r"([A-Za-z]+)=(.*)", re.DOTALL)
 _POSITIONAL = {"tcp": ("host", "port"), "tls": ("host", "port"), "unix": ("path",)}
 
+#: The kinds of addresses that are parsed here; Twisted's client endpoints may be of others.
+KINDS = tuple(_POSITIONAL)
+
 # An address that is no strports description: it has a host where a description has a port, or no prefix.
 _HAS_HOST = re.compile(r"(tcp|tls|unix|phpmq)://|tcp:(?!\d+(:|$)|\w+=)|(localhost|[\d.]+\.\d+|\[.*\])(:\d*)?$", re.IGNORECASE)
 

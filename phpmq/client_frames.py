@@ -1,5 +1,5 @@
 """
-What a client of version 02 sends and what it gets: encoders of its frames, and the table of a server's.
+The frames of version 02 as a client writes and reads them: encoders of its own, and the table of a server's.
 
 The mirror image of L{phpmq.server_frames}. Source: docs/reference/protocol.md.
 """
@@ -72,11 +72,13 @@ def _queue_packet(name: str) -> bytes:
 @lru_cache(maxsize=1024)
 def _seconds(what: str, packet_type: int, seconds: float) -> bytes:
     """
-    A packet with a number of seconds, at least a millisecond and at most 30,000 years.
+    A packet with a number of seconds, at least a millisecond and at most 30,000 years; nothing for 0.
 
     @raise TypeError: they are no number
     @raise ValueError: they are negative, or "not a number"
     """
+    if not seconds:
+        return b""
     if not isinstance(seconds, int | float):
         raise TypeError(f"{what} is a number of seconds, not {type(seconds).__name__}")
     if not seconds > 0:
@@ -140,9 +142,7 @@ def _encode_full_send(
         raise ValueError(f"a level is stored or synced, not {level!r}")
     if key == "":
         raise ValueError("a key is not empty")
-    optional.append(_seconds("ttl", TTL, ttl) if ttl else b"")
-    optional.append(_seconds("delay", DELAY, delay) if delay else b"")
-    optional.append(_headers(headers) if headers else b"")
+    optional += [_seconds("ttl", TTL, ttl), _seconds("delay", DELAY, delay), _headers(headers) if headers else b""]
     optional.append(b"" if key is None else _text("a key", KEY, key))
     there = [one for one in optional if one]
     start = frame_header(2, 1, 3 + len(there)), _queue_packet(queue), packet_header(CONTENT, len(body)), body
@@ -163,10 +163,13 @@ def encode_consume(tag: bytes, queue: str, window: int, lease: float = 0) -> byt
         raise TypeError(f"a window is an integer, not {type(window).__name__}")
     if not 0 <= window < 10 ** DEFAULT_LIMITS[COUNT]:
         raise ValueError(f"a window is a number of messages, not {window!r}")
-    packets = [_queue_packet(queue), packet(COUNT, b"%d" % window), packet(TAG, tag)]
-    if lease:
-        packets.append(_seconds("lease", LEASE, lease))
-    return frame_header(2, 2, len(packets)) + b"".join(packets)
+    return _frame(2, _queue_packet(queue), packet(COUNT, b"%d" % window), packet(TAG, tag), _seconds("lease", LEASE, lease))
+
+
+def _frame(frame_type: int, *packets: bytes) -> bytes:
+    """A frame of those packets that are not empty."""
+    there = [one for one in packets if one]
+    return frame_header(2, frame_type, len(there)) + b"".join(there)
 
 
 _ACK, _UNTAGGED_ACK, _TOUCH = frame_header(2, 4, 2), frame_header(2, 4, 1), frame_header(2, 9, 2)
@@ -194,12 +197,7 @@ def encode_requeue(tag: bytes, message_id: bytes, ttl: float = 0, delay: float =
 
     @raise ValueError: a number of seconds is negative
     """
-    packets = [packet(ID, message_id), packet(TAG, tag)]
-    if ttl:
-        packets.append(_seconds("ttl", TTL, ttl))
-    if delay:
-        packets.append(_seconds("delay", DELAY, delay))
-    return frame_header(2, 5, len(packets)) + b"".join(packets)
+    return _frame(5, packet(ID, message_id), packet(TAG, tag), _seconds("ttl", TTL, ttl), _seconds("delay", DELAY, delay))
 
 
 def encode_dead_letter(tag: bytes, message_id: bytes, reason: str = "") -> bytes:
@@ -210,20 +208,14 @@ def encode_dead_letter(tag: bytes, message_id: bytes, reason: str = "") -> bytes
     """
     if not isinstance(reason, str):
         raise TypeError(f"a reason is a string, not {type(reason).__name__}")
-    packets = [packet(ID, message_id), packet(TAG, tag)]
-    if reason:
-        # A character that the limit cuts in two is left out.
-        text = reason.encode("utf-8", "replace")[: DEFAULT_LIMITS[REASON]].decode("utf-8", "ignore")
-        packets.append(packet(REASON, text.encode("utf-8")))
-    return frame_header(2, 6, len(packets)) + b"".join(packets)
+    # A character that the limit cuts in two is left out.
+    text = reason.encode("utf-8", "replace")[: DEFAULT_LIMITS[REASON]].decode("utf-8", "ignore")
+    return _frame(6, packet(ID, message_id), packet(TAG, tag), packet(REASON, text.encode("utf-8")) if text else b"")
 
 
 def encode_hello(tag: bytes, producer: bytes = b"") -> bytes:
     """A hello; without a producer's name it is just a ping."""
-    packets = [packet(TAG, tag)]
-    if producer:
-        packets.append(packet(PRODUCER, producer))
-    return frame_header(2, 10, len(packets)) + b"".join(packets)
+    return _frame(10, packet(TAG, tag), packet(PRODUCER, producer) if producer else b"")
 
 
 def headers_of(content: bytes | None) -> dict[str, str]:

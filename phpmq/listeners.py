@@ -1,11 +1,13 @@
-"""Where the server listens: descriptions made services, and what is said of those that cannot be."""
+"""Listeners: descriptions of them become services, and who can reach them is told by their descriptions."""
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any
 
 from twisted.application.strports import service
@@ -16,6 +18,12 @@ from phpmq.errors import StartError
 
 #: Connections that the system completes before the server takes them, for each listener that does not name its own number.
 _BACKLOG = 1024
+
+# The parts of a strports string, in which a backslash takes a colon its meaning.
+_PARTS = re.compile(r"((?:[^:\\]|\\.)*)(?::|$)")
+
+# Where the address stands in the string when it is not named.
+_ADDRESSES = {"tcp": 2, "tcp6": 2, "ssl": 5}
 
 
 class Listener:
@@ -99,3 +107,33 @@ def _cannot_listen(option: str, description: str, error: Exception) -> str:
     if option in ("--console", "--http"):
         other += f", or none ({option} none)"
     return f"phpmq: cannot listen on {description}: {reason}{hint}; stop what uses it or {other}."
+
+
+def is_local(description: str) -> bool:
+    """Tell whether only this machine's own users can connect to a listener; false if the strports string does not say it."""
+    kind, *parts = (re.sub(r"\\(.)", r"\1", part) for part in _PARTS.findall(description)[:-1] or [""])
+    named = dict(part.split("=", 1) for part in parts if "=" in part)
+    if kind == "unix" or (kind == "systemd" and named.get("domain") == "UNIX"):
+        return True
+    if kind not in _ADDRESSES:
+        return False
+    unnamed = [kind, *(part for part in parts if "=" not in part)]
+    place = _ADDRESSES[kind]
+    address = named.get("interface", unnamed[place] if place < len(unnamed) else "")
+    try:
+        return address == "localhost" or ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def require_local(option: str, description: str) -> None:
+    """
+    Refuse a listener that others than this machine's own users can connect to.
+
+    @raise StartError: it is one
+    """
+    if not is_local(description):
+        raise StartError(
+            f"phpmq: {option} {description} may be reached from other machines, and there is no login: "
+            "listen on a unix socket or with interface=127.0.0.1, or say --insecure-admin if that is what you want."
+        )

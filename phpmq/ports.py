@@ -194,10 +194,9 @@ class Connections(Generic[_C]):
             if not self.by_address[host]:
                 del self.by_address[host]
         self._unread.pop(connection, None)
-        for kind in self.deadlines:
-            self.clear_deadline(connection, kind)
+        self.clear_deadlines(connection)
         if self._all_closed is not None and not self.open:
-            self._stop_waiting()
+            self._all_closed.callback(None)
 
     def account(self, connection: _C, size: int) -> bool:
         """Count the bytes that a connection keeps for its client; false, and not counted, if all together would keep too many."""
@@ -216,6 +215,11 @@ class Connections(Generic[_C]):
     def clear_deadline(self, connection: _C, kind: str) -> None:
         """Clear a deadline: the client did what was expected."""
         self._expected.pop((connection, kind), None)
+
+    def clear_deadlines(self, connection: _C) -> None:
+        """Clear all deadlines of a connection."""
+        for kind in self.deadlines:
+            self.clear_deadline(connection, kind)
 
     def count_deadlines(self) -> dict[str, int]:
         """Return how many connections have a deadline, by its kind."""
@@ -280,17 +284,10 @@ class Connections(Generic[_C]):
         """Wait until all that are being closed are closed, then abort those that are left: what was sent last has to leave the process."""
         if self.open:
             self._all_closed = Deferred()
-            late = self._clock.callLater(seconds, self._stop_waiting)
-            await self._all_closed
-            if late.active():
-                late.cancel()
-
-    def _stop_waiting(self) -> None:
-        all_closed, self._all_closed = self._all_closed, None
-        for connection in list(self.open):
-            connection.abort()
-        if all_closed is not None:
-            all_closed.callback(None)
+            await self._all_closed.addTimeout(seconds, self._clock, lambda *_: None)
+            self._all_closed = None
+            for connection in list(self.open):
+                connection.abort()
 
     # The log
 

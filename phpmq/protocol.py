@@ -57,6 +57,8 @@ class QueueProtocol(Protocol):
     @ivar session: what the client sends goes to; None unless it is connected
     """
 
+    transport: Any
+
     _log = Logger()
 
     def __init__(self, connections: Connections[QueueProtocol], open_session: Callable[[IConnection], Session], listener: str) -> None:
@@ -85,7 +87,7 @@ class QueueProtocol(Protocol):
         connections.add(self)
         connections.by_listener[self.listener] += 1
         self.session = self._open_session(self)
-        transport: Any = self.transport
+        transport = self.transport
         transport.registerProducer(self, True)
         if ISSLTransport.providedBy(transport):
             connections.set_deadline(self, "handshake")
@@ -139,21 +141,18 @@ class QueueProtocol(Protocol):
         self._written = len(data)
         self.sent += self._written
         self._connections.sent += self._written
-        transport: Any = self.transport
-        transport.write(data)
+        self.transport.write(data)
 
     def stop_reading(self) -> None:
         """Hand nothing more to the session; see L{IConnection}."""
-        transport: Any = self.transport
-        transport.pauseProducing()
+        self.transport.pauseProducing()
         self._connections.watch_unread(self, self.peer_closed)
 
     def resume_reading(self) -> None:
         """Undo L{stop_reading}; see L{IConnection}."""
         self._connections.unwatch_unread(self)
         if self.session is not None and self._state is _OPEN:
-            transport: Any = self.transport
-            transport.resumeProducing()
+            self.transport.resumeProducing()
             self._watch(self.session, True)
 
     def broken(self, error: Exception) -> None:
@@ -188,8 +187,7 @@ class QueueProtocol(Protocol):
     def abort(self) -> None:
         """Close at once."""
         self._state = _CLOSED
-        transport: Any = self.transport
-        transport.abortConnection()
+        self.transport.abortConnection()
 
     # IPushProducer
 

@@ -1,5 +1,5 @@
 """
-What frames mean: tables of the frames that a client may send, and encoders for what it gets.
+The frames as a server reads and writes them: tables of the frames that a client may send, and encoders of its own.
 
 Version 01 has two revisions, which both say "01". The I{original} one is what the published PHP client speaks; the I{documented} one has a
 time to live, re-queue and dead letter. Version 02 answers. Source: docs/reference/protocol.md.

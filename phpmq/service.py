@@ -13,14 +13,13 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from phpmq.admin import Admin
-from phpmq.admin.access import require_local
 from phpmq.admin.console import ConsoleFactory
 from phpmq.admin.reactor import ReactorLag
 from phpmq.broker import Broker
 from phpmq.clock import SteadyClock
 from phpmq.engine import LocalEngine
 from phpmq.interfaces import IConnection, IOperators
-from phpmq.listeners import Listener
+from phpmq.listeners import Listener, require_local
 from phpmq.mirror import MirrorService
 from phpmq.ports import Connections
 from phpmq.protocol import QueueFactory, QueueProtocol, deadlines
@@ -80,7 +79,7 @@ class QueueService(MultiService):
             max(settings.memory_limit // _UNFINISHED_SHARE, settings.max_message_size + 1024),
         )
         self.admin: Admin
-        self.consoles = ConsoleFactory(self, reactor, settings.max_consoles)
+        self.consoles = ConsoleFactory(self, reactor, settings.max_consoles, settings.per_address)
         self.site: Site | None = None
         self._listeners: list[Listener] = []
         for option, descriptions in ("--listen", settings.listen), ("--listen-original", settings.listen_original):
@@ -220,7 +219,7 @@ class QueueService(MultiService):
         """Look at deadlines and rates, once a second. Catches everything: a LoopingCall that fails once never runs again."""
         try:
             self.connections.check()
-            self.consoles.check()
+            self.consoles.connections.check()
             self.admin.sample()
         except Exception:
             self._log.failure("a periodic check failed")

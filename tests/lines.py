@@ -1,4 +1,4 @@
-"""A client's conversation and a real server's session, with a connection between them that a test can cut at any byte."""
+"""A client's connection and a real server's session, with a line between them that a test can cut at any byte."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from zope.interface import implementer
 
 from phpmq.broker import Broker
-from phpmq.conversation import Conversation, Delivery, Request
+from phpmq.client_connection import ClientConnection, Delivery, Request
 from phpmq.errors import PHPMQError
 from phpmq.interfaces import IConnection, IMirror
 from phpmq.mirror import StoreFile
@@ -51,7 +51,7 @@ class FileServer:
         self.write()
 
     def session(self, connection: IConnection) -> Session:
-        """A conversation."""
+        """A session."""
         return Session(self.broker, self._versions, connection)
 
     def sync_soon(self) -> None:
@@ -105,21 +105,21 @@ class FileServer:
 @implementer(IConnection)
 class Line:
     """
-    A connection of a L{Conversation} to a L{FileServer}. What is written is on its way until the test has it arrive.
+    A connection of a L{ClientConnection} to a L{FileServer}. What is written is on its way until the test has it arrive.
 
     @ivar to_server: bytes on their way there
     @ivar to_client: bytes on their way back
     @ivar connected: whether it is
     """
 
-    def __init__(self, conversation: Conversation, server: FileServer) -> None:
-        self._conversation, self._server = conversation, server
+    def __init__(self, connection: ClientConnection, server: FileServer) -> None:
+        self._connection, self._server = connection, server
         self.to_server, self.to_client = bytearray(), bytearray()
         self.connected = True
         self._abandoned = self._closing = False
         server.lines.append(self)
         self.session = server.session(self)
-        conversation.connected(self._say)
+        connection.connected(self._say)
 
     def _say(self, data: bytes) -> None:
         # A transport takes what is written to it after its connection was lost, too.
@@ -158,7 +158,7 @@ class Line:
         del self.to_client[:count]
         if self.connected and data and not self._abandoned:
             try:
-                self._conversation.receive(data)
+                self._connection.receive(data)
             except PHPMQError as error:
                 self.cut(error)
         if self.connected and self._closing and not self.to_client:
@@ -178,12 +178,12 @@ class Line:
         self._server.lines.remove(self)
         self.session.close()
         if not self._abandoned:
-            self._conversation.lost(error)
+            self._connection.lost(error)
 
     def abandon(self) -> None:
         """The client gives it up, and the server does not notice."""
         self._abandoned = True
-        self._conversation.lost()
+        self._connection.lost()
 
 
 class Outcome:
@@ -227,14 +227,14 @@ class Inbox:
     @ivar ends: with what it ended; once, or not yet
     """
 
-    def __init__(self, then: Callable[[Delivery], object] = lambda delivery: None) -> None:
+    def __init__(self, then: Callable[[Delivery[Any]], object] = lambda delivery: None) -> None:
         self.window, self.lease = 0, 0.0
-        self.got: list[Delivery] = []
+        self.got: list[Delivery[Any]] = []
         self.losses = 0
         self.ends: list[Exception | None] = []
         self._then = then
 
-    def deliver(self, delivery: Delivery) -> None:
+    def deliver(self, delivery: Delivery[Any]) -> None:
         """Take one."""
         self.got.append(delivery)
         self._then(delivery)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any, ClassVar
+from unittest import SkipTest
 
 from twisted.internet import reactor
 from twisted.internet.endpoints import clientFromString, serverFromString
@@ -65,6 +70,9 @@ WRONG: dict[str, str] = {
     "a:0": "a port is 1 to 65535",
     "a:65536": "a port is 1 to 65535",
     "tcp:a:-1": "port is no number",
+    "tcp:a:+1": "port is no number",
+    "tcp::9100": "host is missing",
+    "tcp:a:1:2:3:4": "'4' is too much",
     "tcp:a:\u0661": "port is no number",
     "tcp:a:1:2": "'2' is too much",
     "tcp://a:1/b": "port is no number",
@@ -125,7 +133,7 @@ class ParseTests(SynchronousTestCase):
         address = parse_address("tls://a:1:timeout=5:trustRoots=/a\\:b")
         self.assertEqual(address.options, {"timeout": "5", "trustRoots": "/a:b"})
         self.assertEqual(parse_address("unix:///a:timeout=5").options, {"timeout": "5"})
-        for text in "tcp:a:1:timeout=x", "tcp:a:1:host=b", "tcp:a:timeout=1:timeout=1", "unix:/a\\":
+        for text in "tcp:a:1:timeout=x", "tcp:a:1:host=b", "tcp:a:1:host=b:host=c", "tcp:a:timeout=1:timeout=1", "unix:/a\\":
             self.assertIn(repr(text), str(self.assertRaises(ValueError, parse_address, text)))
 
 
@@ -227,3 +235,44 @@ class ListeningTests(SynchronousTestCase):
         """TLS takes a key, which no address has; an error says how to write that."""
         self.assertIn("ssl:PORT:privateKey=", str(self.assertRaises(ValueError, listening_description, "tls://a:1")))
         self.assertRaises(ValueError, listening_description, "127.0.0.1:99999")
+
+
+class PHPTests(SynchronousTestCase):
+    """docs/examples/phpmq.php."""
+
+    #: Reads addresses as a list in JSON, and writes what PHP connects to for each, or what is wrong with it.
+    CODE = """
+        $targets = [];
+        foreach (json_decode(stream_get_contents(STDIN)) as $address) {
+            try { $targets[] = PhpmqClient::target($address); }
+            catch (InvalidArgumentException $error) { $targets[] = $error->getMessage(); }
+        }
+        echo json_encode($targets);
+    """
+
+    def targets(self, addresses: list[str]) -> list[str]:
+        """What PHP connects to for each address."""
+        if shutil.which("php") is None:
+            raise SkipTest("php is not installed")
+        file = Path(__file__).parents[1] / "docs" / "examples" / "phpmq.php"
+        arguments = ["php", "-r", f"require '{file}'; {self.CODE}"]
+        done = subprocess.run(arguments, input=json.dumps(addresses), capture_output=True, text=True, timeout=60)
+        self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
+        return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+    def test_table(self) -> None:
+        """The client in PHP reads the same addresses, and refuses the same."""
+        expected = {}
+        for text, place in {**{text: (*place, 9100) for text, place in DEFAULTS.items()}, **ADDRESSES}.items():
+            if len(place) == 2:
+                expected[text] = f"unix://{place[1]}"
+            else:
+                kind, host, port = place
+                expected[text] = f"{kind}://{f'[{host}]' if ':' in host else host}:{port}"
+        self.assertEqual(dict(zip(expected, self.targets([*expected]), strict=True)), expected)
+        for text, target in zip(WRONG, self.targets([*WRONG]), strict=True):
+            self.assertIn(f"'{text}' is no address", target)
+
+    def test_php(self) -> None:
+        """An address of another kind that PHP has is left to PHP."""
+        self.assertEqual(self.targets(["ssl://mq.example:9100"]), ["ssl://mq.example:9100"])

@@ -364,7 +364,7 @@ class MessageTests(AdminTestCase):
         states = {id: self.result(self.admin.messages.get("q", id))["state"] for id in (ready, held, dead, late)}
         self.assertEqual(states, {ready: "in_flight", held: "in_flight", dead: "dead", late: "delayed"})
         self.assertEqual(len(self.result(self.admin.messages.get("q", ready))["body"]), 500)
-        self.client.conversation.receivers["q"].stop()  # type: ignore[attr-defined]
+        self.client.connection.receivers["q"].stop()  # type: ignore[attr-defined]
         self.admin.queues.flush("q")
         self.server.settle()
         for id in late, "0" * 32, "x", "":
@@ -466,7 +466,7 @@ class ActionTests(AdminTestCase):
         for delivery in self.hold("from", 2):
             del delivery
         self.server.disconnect()
-        self.client.conversation.receivers.clear()
+        self.client.connection.receivers.clear()
         self.server.advance(1)
         self.assertEqual(self.result(self.admin.messages.move("from", "to", 2)), {"source": "from", "target": "to", "moved": 2})
         self.assertEqual(self.server.bodies("to"), [b"first", b"0", b"1"])
@@ -712,6 +712,6 @@ class SettingTests(AdminTestCase):
         held = self.hold("q", 1)
         self.server.advance(3)
         self.assertEqual([(dead.body, dead.reason) for dead in self.server.dead()], [(b"2", "expired"), (b"3", "expired")])
-        self.client.conversation.receivers.clear()
+        self.client.connection.receivers.clear()
         self.server.disconnect()
         self.assertEqual((len(held), [dead.body for dead in self.server.dead()]), (1, [b"1", b"2", b"3"]))

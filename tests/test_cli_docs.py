@@ -15,7 +15,7 @@ from phpmq.cli.exit_codes import Exit
 from phpmq.cli.ndjson import message_of
 from phpmq.cli.output import json_line
 from phpmq.client import Delivery
-from phpmq.conversation import Conversation
+from phpmq.client_connection import ClientConnection
 from tests.test_docs import ROOT, text
 
 
@@ -99,7 +99,7 @@ class CommandTests(SynchronousTestCase):
     def test_json(self) -> None:
         """Its examples of JSON are what the command prints."""
         examples = [json.loads(example) for example in re.findall(r"`(\{\"[^`]*\})`", self.section("JSON"))]
-        delivery = Delivery(Conversation(lambda: 0.0), "jobs", b"hello", b"d7e7f68761d34838494b233148b5486c", 1, None, None)
+        delivery = Delivery(ClientConnection(lambda: 0.0), "jobs", b"hello", b"d7e7f68761d34838494b233148b5486c", 1, None, None)
         self.assertIn(json.loads(format_of(None, True)(delivery)), examples)
         self.assertIn(set(Figures("send", 0).as_json()), [set(example) for example in examples])
         exported = next(example for example in examples if "accepted_at" in example)

@@ -28,7 +28,7 @@ class LettersTestCase(VerbTestCase):
         for reason, delivery in zip(bodies, self.hold(queue, len(bodies)), strict=True):
             delivery.dead_letter(reason)
         self.server.settle()
-        self.client.conversation.receivers[queue].stop()  # type: ignore[attr-defined]
+        self.client.connection.receivers[queue].stop()  # type: ignore[attr-defined]
         self.server.settle()
         return ids
 

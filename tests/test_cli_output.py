@@ -15,7 +15,7 @@ from phpmq.cli.consume import format_of
 from phpmq.cli.exit_codes import Exit, Failed, code_of, not_reached
 from phpmq.cli.output import table
 from phpmq.client import Delivery
-from phpmq.conversation import Conversation
+from phpmq.client_connection import ClientConnection
 from phpmq.errors import BadFrame, LoginRequired, MemoryFull, NotAllowed, NotConnected, TimedOut
 
 
@@ -82,7 +82,7 @@ class ExitTests(SynchronousTestCase):
 class FormatTests(SynchronousTestCase):
     """C{phpmq consume --format}."""
 
-    delivery = Delivery(Conversation(lambda: 0.0), "jobs", b"a{id}\xff", b"0" * 32, 3, None, None)
+    delivery = Delivery(ClientConnection(lambda: 0.0), "jobs", b"a{id}\xff", b"0" * 32, 3, None, None)
 
     def test_template(self) -> None:
         """Fields and escapes are replaced, doubled braces stand for themselves, other text is as it is, and a newline follows."""

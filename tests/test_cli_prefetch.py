@@ -205,7 +205,7 @@ class PrefetchTests(SynchronousTestCase):
         first, second, *others = self.taken
         self.taken = []
         prefetch.settle(first, first.ack)
-        self.client._link.connection.transport.stream.clear()  # type: ignore[union-attr]  # it gets lost on the way
+        self.client._reconnector.protocol.transport.stream.clear()  # type: ignore[union-attr]  # it gets lost on the way
         self.server.hang_up()
         self.server.come_back()
         self.assertEqual([delivery.id for delivery in self.taken], [delivery.id for delivery in (second, *others)])

@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from phpmq.broker import SENDS
 from phpmq.client import Delivery, DuplicateId, QueueClient
-from phpmq.conversation import backoff
+from phpmq.client_connection import backoff
 from phpmq.errors import (
     BadFrame,
     BadName,
@@ -39,7 +39,7 @@ from tests.doubles import RecordingProtocol
 
 def _transport(client: QueueClient) -> Any:
     """The transport of a client's connection."""
-    connection = client._link.connection
+    connection = client._reconnector.protocol
     assert connection is not None
     return connection.transport
 
@@ -346,7 +346,7 @@ class LifeTests(Case):
                 self.successResultOf(was_connected)
             else:
                 self.failureResultOf(was_connected, Closed)
-            self.assertFalse(client.conversation.online)
+            self.assertFalse(client.connection.online)
             self.server.reachable = True
 
     def test_restart(self) -> None:
@@ -398,7 +398,7 @@ class LifeTests(Case):
             ping.addBoth(react)
             self.server.disconnect()
             self.server.advance(1)
-            self.assertEqual(client.conversation.online, restart)
+            self.assertEqual(client.connection.online, restart)
 
     def test_async_with(self) -> None:
         """C{async with} starts it, waits for the receipts and stops it."""
@@ -443,21 +443,22 @@ class LifeTests(Case):
 
     def test_endpoints(self) -> None:
         """A string describes an endpoint, or is an error; numbers have to make sense."""
-        for bad in "", "nonsense", "tcp:host", "tcp:host:port", "foo:bar":
-            self.assertRaises(ValueError, QueueClient, bad, self.clock)
+        for bad in "", "9100", "tcp:9100", "tcp:host:port", "tcp:host:0", "foo:bar", "tcp:host:1:foo=bar", "http://host":
+            self.assertIn(repr(bad), str(self.assertRaises(ValueError, QueueClient, bad, self.clock)))
         for settings in {"timeout": 0}, {"heartbeat": 0}, {"heartbeat": float("nan")}, {"max_unconfirmed": 0}, {"max_unconfirmed_size": -1}:
             self.assertRaises(ValueError, QueueClient, "tcp:host:1", self.clock, **settings)
         memory = MemoryReactorClock()
-        client = QueueClient("tcp:127.0.0.1:9100", memory)
-        client.startService()
-        self.assertEqual(memory.tcpClients[0][:2], ("127.0.0.1", 9100))
-        client.stopService()
+        for address, place in ("127.0.0.1", ("127.0.0.1", 9100)), ("tcp://[::1]:9200", ("::1", 9200)), ("ssl:127.0.0.1:9300", None):
+            client = QueueClient(address, memory)
+            client.startService()
+            self.assertEqual(memory.tcpClients.pop()[:2] if place else memory.sslClients.pop()[:2], place or ("127.0.0.1", 9300))
+            client.stopService()
         self.assertEqual(memory.getDelayedCalls(), [])
 
     def test_installed_reactor(self) -> None:
         """Without a reactor it is the installed one, and a step of the system's time is none of the client's."""
         client = QueueClient()
-        now: Callable[[], float] = client.conversation._now
+        now: Callable[[], float] = client.connection._now
         self.assertIs(now, time.monotonic)
         self.assertIsNot(reactor, None)
 
@@ -490,7 +491,7 @@ class Garbage(RecordingProtocol):
 
 
 class Refusing(RecordingProtocol):
-    """Ends each conversation with a reason."""
+    """Ends each connection with a reason."""
 
     def dataReceived(self, data: bytes) -> None:
         """Answer and hang up."""
@@ -575,7 +576,7 @@ class StrangeServerTests(Case):
         sent, ping = client.send("q", b"2"), client.ping()
         consumer = client.consume("q")
         self.server.advance(9)
-        self.assertTrue(client.conversation.online)
+        self.assertTrue(client.connection.online)
         self.server.advance(14)
         self.successResultOf(sent)
         self.failureResultOf(ping, NotConnected)
@@ -765,7 +766,7 @@ class ConsumeTests(Case):
         ]
         for error, call in bad:
             self.assertRaises(error, call)
-        self.assertEqual((consumer.window, list(self.client.conversation.receivers)), (1, ["q"]))
+        self.assertEqual((consumer.window, list(self.client.connection.receivers)), (1, ["q"]))
         self.client.subscribe("p", print)
         self.assertRaises(ValueError, self.client.consume, "p")
         self.assertRaises(ValueError, self.client.subscribe, "p", print)
@@ -925,8 +926,8 @@ class ConsumeTests(Case):
         """A queue that the server does not let be consumed: whoever iterates hears why, and consuming again begins anew."""
         consumer = self.client.consume("p")
         waiting = self.start(consumer.__anext__())
-        tag = next(reversed(self.client.conversation._requests))
-        self.client.conversation.receive(encode_refusal(tag, "login-required", "no"))
+        tag = next(reversed(self.client.connection._requests))
+        self.client.connection.receive(encode_refusal(tag, "login-required", "no"))
         self.failureResultOf(waiting, LoginRequired)
         self.failureResultOf(self.start(consumer.__anext__()), LoginRequired)
         again = self.client.consume("p")

@@ -15,12 +15,12 @@ from twisted.logger import LogEvent, Logger, formatEvent
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from phpmq.admin.console import ConsoleFactory, commands, monitor
+from phpmq.admin import reactor
+from phpmq.admin.console import ConsoleFactory, commands, display
 from phpmq.admin.console.commands import TABLE
-from phpmq.admin.console.factory import REFRESH
-from phpmq.admin.console.keyboard import MAX_LINE
-from phpmq.admin.console.monitor import LARGEST, SMALLEST, Screens
-from phpmq.admin.console.protocol import CLOSE_TIMEOUT, IDLE_TIMEOUT, WRITE_TIMEOUT, ConsoleProtocol
+from phpmq.admin.console.display import LARGEST, SMALLEST, Screens
+from phpmq.admin.console.input import MAX_LINE
+from phpmq.admin.console.protocol import CLOSE_TIMEOUT, IDLE_TIMEOUT, REFRESH, WRITE_TIMEOUT, ConsoleProtocol
 from phpmq.results import as_json
 from phpmq.text import width
 from tests.doubles import FarEnd
@@ -41,9 +41,9 @@ class Operator(FarEnd):
     @ivar console: the server's end
     """
 
-    def __init__(self, consoles: ConsoleFactory, address: Any = None) -> None:
+    def __init__(self, consoles: ConsoleFactory, clock: Any, address: Any = None) -> None:
         address = address or IPv4Address("TCP", "127.0.0.1", 4711)
-        self._clock = consoles.clock
+        self._clock = clock
         self.transport = StringTransport(peerAddress=address)
         self.console: Any = consoles.buildProtocol(address)
         self.console.makeConnection(self.transport)
@@ -98,14 +98,15 @@ class ConsoleTestCase(AdminTestCase):
         """When all are gone and the server has stopped, no delayed call is left."""
         for operator in self.operators:
             operator.goes()
-        self.assertEqual(self.consoles.open, set())
+        self.assertEqual(self.consoles.connections.open, {})
+        self.assertEqual(set(self.consoles.connections.count_deadlines().values()), {0})
         self.successResultOf(self.server.stop())
         self.server.clock.advance(0)
         self.assertEqual(self.server.clock.getDelayedCalls(), [])
 
     def connect(self, address: Any = None) -> Operator:
         """One more console."""
-        operator = Operator(self.consoles, address)
+        operator = Operator(self.consoles, self.server.clock, address)
         self.operators.append(operator)
         return operator
 
@@ -176,7 +177,7 @@ class CommandTests(ConsoleTestCase):
 
     def test_show_many_consumers(self) -> None:
         """Of many consumers the first are listed; a program gets all."""
-        self.patch(commands, "_CONSUMERS", 2)
+        self.patch(commands, "LIMITS", {**commands.LIMITS, "consumers": 2})
         for _ in range(5):
             self.server.client().subscribe("q", lambda delivery: None)
         self.server.settle()
@@ -275,7 +276,7 @@ class CommandTests(ConsoleTestCase):
             self.server.broker.publish("q", b"x")
         self.hold("q", 5000)
         self.server.disconnect()
-        self.client.conversation.receivers.clear()
+        self.client.connection.receivers.clear()
         self.server.advance(1)
         self.assertEqual(self.admin.dead_letters.totals().items[0].dead, 5000)
         self.operator.reads()
@@ -521,7 +522,7 @@ class ConnectionTests(ConsoleTestCase):
         self.assertEqual((self.operator.closed, self.operator.aborted), (True, False))
         self.server.advance(CLOSE_TIMEOUT + 2)
         self.assertTrue(self.operator.aborted)
-        self.assertEqual((self.consoles.timeouts["idle"], self.consoles.timeouts["close"]), (1, 1))
+        self.assertEqual((self.consoles.connections.timeouts["idle"], self.consoles.connections.timeouts["close"]), (1, 1))
 
     def test_slow_reader(self) -> None:
         """Who does not read is not worked for: its commands wait until it has read."""
@@ -539,18 +540,32 @@ class ConnectionTests(ConsoleTestCase):
         self.assertFalse(self.operator.aborted)
         self.server.advance(4)
         self.assertTrue(self.operator.aborted)
-        self.assertEqual(self.consoles.timeouts["write"], 1)
+        self.assertEqual(self.consoles.connections.timeouts["write"], 1)
 
     def test_limit(self) -> None:
         """There are only so many consoles; one more is told so, and there is room again when one goes."""
-        while len(self.consoles.open) < self.consoles.most:
+        while len(self.consoles.connections.open) < self.consoles.connections.max_connections:
             self.connect()
-        late = Operator(self.consoles)
-        self.assertIn(f"there are {self.consoles.most} consoles already", late.reads())
+        late = Operator(self.consoles, self.server.clock)
+        self.assertIn(f"there are {self.consoles.connections.max_connections} consoles already", late.reads())
         self.assertTrue(late.closed)
-        self.assertEqual(self.consoles.rejected, 1)
+        self.assertEqual(self.consoles.connections.rejected, 1)
         self.operators.pop().goes()
         self.assertIn("type help", self.connect().reads())
+
+    def test_one_address(self) -> None:
+        """One address has its share of them; a unix socket is not counted by it."""
+        self.consoles.connections.max_per_address = 1
+        self.assertIn("there are 1 consoles already", Operator(self.consoles, self.server.clock).reads())
+        self.assertIn("type help", self.connect(UNIXAddress(None)).reads())
+
+    def test_gone_within_a_command(self) -> None:
+        """A command that ends after its console is gone leaves no deadline behind."""
+        self.patch(reactor, "SLICE", 0.0)
+        self.operator.console.dataReceived(b"search *\r\n" * 2)
+        self.operator.goes()
+        self.server.clock.advance(0)
+        self.assertEqual(self.consoles.connections.count_deadlines(), {"idle": 0, "write": 0, "close": 0})
 
     def test_server_stops(self) -> None:
         """A server that stops says so, closes its consoles, and ends what they began."""
@@ -766,7 +781,7 @@ class MonitorTests(ConsoleTestCase):
         states = [line.split()[1] for line in lines[lines.index("") + 2 : -1]]
         self.assertEqual((len(lines), states), (24, ["delivered"] * 7 + ["waiting"] * 8))
         self.assertEqual(lines[-1], "85 more messages. q or Enter leaves")
-        self.patch(monitor, "_FINDABLE", 49)
+        self.patch(display, "_FINDABLE", 49)
         self.server.clock.advance(REFRESH)
         lines = self.screen()
         self.assertEqual([line.split()[1] for line in lines[lines.index("") + 2 : -1]], ["waiting"] * 15)
@@ -796,7 +811,7 @@ class MonitorTests(ConsoleTestCase):
 
     def test_drawn_once(self) -> None:
         """However many watch the same, it is drawn once."""
-        overviews, queues = self.counted(Screens, "_overview"), self.counted(monitor, "_queue")
+        overviews, queues = self.counted(Screens, "_overview"), self.counted(display, "_queue")
         watchers = [self.connect() for _ in range(9)]
         for watcher in watchers[:5]:
             watcher.types("monitor")

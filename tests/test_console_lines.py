@@ -8,11 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.admin.console import answers, text
+from phpmq.admin.console import display
 from phpmq.admin.console.commands import TABLE
-from phpmq.admin.console.keyboard import MAX_LINE, Key, Keyboard
-from phpmq.admin.console.language import BadCommand, Call, complaint, json_pieces, parse
-from phpmq.admin.console.telnet import Telnet
+from phpmq.admin.console.grammar import BadCommand, Call, complaint, json_pieces, parse
+from phpmq.admin.console.input import MAX_LINE, Key, Keyboard, Telnet
 from phpmq.errors import BadName, NoSuchQueue, PHPMQError
 from phpmq.message import check_name
 from phpmq.text import terminal_safe
@@ -130,13 +129,13 @@ class TelnetTests(SynchronousTestCase):
 
 
 class TextTests(SynchronousTestCase):
-    """L{phpmq.admin.console.text}"""
+    """L{phpmq.admin.console.display}"""
 
     def test_table(self) -> None:
         """Columns stay below each other, also with wide characters, and as wide as asked."""
         rows = [("漢", "1", "x"), ("abc", "12,345", "")]
-        self.assertEqual(text.table(("A", ">B", "C"), rows), ["A         B  C", "漢        1  x", "abc  12,345"])
-        self.assertEqual(text.table(("A", ">B", "C"), [("", "1", "x")], (3, 5)), ["A        B  C", "         1  x"])
+        self.assertEqual(display.table(("A", ">B", "C"), rows), ["A         B  C", "漢        1  x", "abc  12,345"])
+        self.assertEqual(display.table(("A", ">B", "C"), [("", "1", "x")], (3, 5)), ["A        B  C", "         1  x"])
 
     def test_json(self) -> None:
         """JSON is one line of printable ASCII, and means what it was."""
@@ -192,7 +191,7 @@ class LanguageTests(SynchronousTestCase):
         quoted = "'" + name.replace("'", "'\\''") + "'"
         self.assertEqual(self.call(f"show -- {quoted}").words, [name])
         if terminal_safe(name) == name:
-            self.assertEqual(self.call(f"show -- {answers.name(name)}").words, [name])
+            self.assertEqual(self.call(f"show -- {display.format_name(name)}").words, [name])
 
     def test_options(self) -> None:
         """Options may stand anywhere, but only where they mean something."""

@@ -15,9 +15,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq import blocking, client, tap
 from phpmq.admin.console.commands import TABLE
-from phpmq.admin.console.keyboard import MAX_LINE
-from phpmq.admin.console.language import parse
-from phpmq.admin.console.monitor import _FINDABLE, LARGEST, SMALLEST, USUAL
+from phpmq.admin.console.display import _FINDABLE, LARGEST, SMALLEST, USUAL
+from phpmq.admin.console.grammar import parse
+from phpmq.admin.console.input import MAX_LINE
 from phpmq.admin.console.protocol import CLOSE_TIMEOUT as CONSOLE_CLOSE_TIMEOUT
 from phpmq.admin.console.protocol import IDLE_TIMEOUT, WRITE_TIMEOUT
 from phpmq.admin.http import Site

@@ -626,6 +626,16 @@ class ApplyTests(FileTestCase):
         file.close()
         self.assertLess(os.path.getsize(self.path), 10_000_000)
 
+    def test_vacuum_fails(self) -> None:
+        """That space cannot be given back is said in one way, and the next call starts over."""
+        file, store = self.open()
+        self.fill(store, b"1")
+        self.write(file, store)
+        file._connect().close()
+        with self.assertRaisesRegex(StoreError, self.path):
+            file.vacuum()
+        self.assertFalse(file.vacuum())
+
 
 class ThreadPoolDouble:
     """A thread pool without threads: a job runs when the test says so, or at once."""
@@ -774,6 +784,12 @@ class MirrorServiceTests(FileTestCase):
         self.assertGreaterEqual(self.file.applied, 5)
         self.assertEqual(self.store.changelog.pending, 0)
         self.stop()
+
+    def test_before_the_first_success(self) -> None:
+        """Before its first write the mirror counts from its start, and no failure was told of."""
+        self.assertEqual((self.mirror.last_success, self.mirror.lag, self.mirror.failing), (self.clock.seconds(), 0, False))
+        self.reactor.advance(5)
+        self.assertEqual(self.mirror.lag, 5)
 
     def test_failure_heals(self) -> None:
         """While writes fail nothing is lost, and the first that succeeds brings all of it."""
@@ -963,3 +979,169 @@ class MirrorServiceTests(FileTestCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
         self.file.error = None
         self.open()
+
+    def test_start_is_refused(self) -> None:
+        """A start that cannot write leaves nothing behind: no thread, no timer, and the file is free for the next start."""
+        self.file.error = StoreError("disk on fire")
+        error = self.assertRaises(StartError, self.mirror.startService)
+        self.assertEqual(str(error), "phpmq: the store cannot be written (disk on fire).")
+        self.assertEqual((self.pool.running, self.pool.jobs, self.reactor.getDelayedCalls()), (False, [], []))
+        self.open()
+
+    def test_sync_soon(self) -> None:
+        """A sync that is asked for is one write at the end of the reactor turn, however often it is asked for."""
+        self.mirror.startService()
+        self.fill(self.store, b"1")
+        for _ in range(3):
+            self.mirror.sync_soon()
+        self.assertEqual(self.found(), [])
+        self.reactor.advance(0)
+        self.assertEqual((self.found(), self.file.applied), ([b"1"], 2))
+        self.fill(self.store, b"2", name="r")
+        self.mirror.sync_soon()
+        self.reactor.advance(0)
+        self.assertEqual(self.found(), [b"1", b"2"])
+        self.stop()
+
+    def test_sync_soon_during_a_write(self) -> None:
+        """A sync that is asked for during a write follows at once when that is over, and once only, not an interval later."""
+        self.mirror.startService()
+        for fails in False, True:
+            self.pool.at_once = False
+            self.fill(self.store, b"1", name=f"first {fails}")
+            self.mirror.sync_soon()
+            self.reactor.advance(0)
+            self.fill(self.store, b"2", name=f"second {fails}")
+            self.mirror.sync_soon()
+            self.reactor.advance(0)
+            self.assertEqual(len(self.pool.jobs), 1)
+            self.file.error = StoreError("disk on fire") if fails else None
+            self.pool.at_once = True
+            self.pool.work()
+            self.file.error = None
+            applied = self.file.applied
+            self.reactor.advance(0)
+            self.assertEqual((len(self.found()), self.file.applied), (4 if fails else 2, applied + 1))
+            self.reactor.advance(0)
+            self.assertEqual(self.file.applied, applied + 1)
+        self.stop()
+
+    def test_sync_soon_by_the_receipts(self) -> None:
+        """Who is told that the file got further may ask for the next sync: it is not lost either."""
+        self.mirror.startService()
+        asked = []
+
+        def synced() -> None:
+            asked.append(self.found())
+            if len(asked) == 1:
+                self.fill(self.store, b"2", name="r")
+                self.mirror.sync_soon()
+
+        self.mirror.synced = synced
+        self.fill(self.store, b"1")
+        self.mirror.sync_soon()
+        self.reactor.advance(0)
+        self.reactor.advance(0)
+        self.assertEqual(asked, [[b"1"], [b"1", b"2"]])
+        self.stop()
+
+    def test_sync_soon_at_a_tick(self) -> None:
+        """A sync that is due together with a tick makes one write, not two at a time."""
+        self.mirror.startService()
+        self.pool.at_once = False
+        self.fill(self.store, b"1")
+        self.reactor.advance(0.05)
+        self.mirror.sync_soon()
+        self.reactor.advance(0.05)
+        self.assertEqual(len(self.pool.jobs), 1)
+        self.pool.at_once = True
+        self.pool.work()
+        self.stop()
+
+    def test_start_with_messages(self) -> None:
+        """What the store has before the start is in the file with the first write, and is not written again."""
+        self.fill(self.store, b"1")
+        self.mirror.startService()
+        self.assertEqual((self.found(), self.store.mirrored), ([b"1"], self.store.latest))
+        self.tick()
+        self.assertEqual(self.file.applied, 1)
+        self.stop()
+
+    def test_sync_soon_while_stopped(self) -> None:
+        """Neither before a start nor after a stop a sync is scheduled; one that was is cancelled by a stop, which writes all."""
+        self.mirror.sync_soon()
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        self.mirror.startService()
+        self.fill(self.store, b"1")
+        self.mirror.sync_soon()
+        self.stop()
+        self.assertEqual(self.found(), [b"1"])
+        self.mirror.sync_soon()
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_vacuum_when_idle(self) -> None:
+        """Free pages are given back after a start and after each write, but only by ticks that find nothing to write."""
+        calls: list[int] = []
+        left = [True, True, False]
+
+        def vacuum() -> bool:
+            calls.append(self.file.applied)
+            return left.pop(0)
+
+        self.patch(self.file, "vacuum", vacuum)
+        self.mirror.startService()
+        self.fill(self.store, b"1")
+        self.tick()
+        self.assertEqual(calls, [])
+        self.tick(1)
+        self.assertEqual(calls, [2, 2, 2])
+        left.append(False)
+        self.fill(self.store, b"2", name="r")
+        self.tick()
+        self.assertEqual(len(calls), 3)
+        self.tick(1)
+        self.assertEqual(calls, [2, 2, 2, 3])
+        self.stop()
+
+    def test_counts(self) -> None:
+        """Writes that succeeded and that failed are counted, and the lag grows from the last moment at which all was written."""
+        self.mirror.startService()
+        self.assertEqual((self.mirror.interval, self.mirror.path), (0.1, self.file.path))
+        self.fill(self.store, b"1")
+        self.assertEqual(self.mirror.pending, 2)
+        self.tick()
+        self.assertEqual((self.mirror.writes, self.mirror.errors, self.mirror.pending, self.mirror.lag), (1, 0, 0, 0))
+        self.file.error = StoreError("disk on fire")
+        self.fill(self.store, b"2", name="r")
+        self.tick(0.3)
+        self.assertEqual((self.mirror.writes, self.mirror.errors, self.mirror.pending), (1, 3, 2))
+        self.assertAlmostEqual(self.mirror.lag, 0.3)
+        self.file.error = None
+        self.tick()
+        self.assertEqual((self.mirror.writes, self.mirror.lag, self.mirror.unsaved), (2, 0, 0))
+        self.stop()
+
+    def test_clock_was_set(self) -> None:
+        """That the system's clock was set is written to the file at once, once, although no message changed; a little drift is not."""
+        wall = [self.reactor.seconds()]
+        self.clock = SteadyClock(lambda: wall[0] + self.reactor.seconds(), self.reactor.seconds)
+        self.mirror = MirrorService(self.store.changelog, self.file, 0.1, self.clock, self.reactor, cast(ThreadPool, self.pool))
+        self.mirror.startService()
+        for step, writes in (0.49, 0), (0.02, 1), (3600, 2), (-7200, 3):
+            wall[0] += step
+            self.tick(1)
+            self.assertEqual(self.mirror.writes, writes, step)
+        self.stop()
+
+    def test_unsaved(self) -> None:
+        """A stop that could write all says so, and one that could not says how many changes are lost."""
+        self.mirror.startService()
+        self.fill(self.store, b"1")
+        self.file.error = StoreError("disk on fire")
+        stopped = self.mirror.stopService()
+        self.tick(7.9)
+        self.assertNoResult(stopped)
+        self.tick(0.5)
+        self.successResultOf(stopped)
+        self.assertEqual((self.mirror.unsaved, self.pool.running), (2, False))
+        self.flushLoggedErrors()

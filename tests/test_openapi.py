@@ -134,7 +134,7 @@ class DocumentTests(WebTestCase):
 
     def send_letter(self) -> None:
         """Have a dead letter."""
-        self.client.conversation.receivers.clear()
+        self.client.connection.receivers.clear()
         self.server.advance(2)
         self.send("letters", b"x")
         self.hold("letters", 1)[0].dead_letter()

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+import phpmq.store.changelog
 import phpmq.store.store
 from phpmq.interfaces import IStore
 from phpmq.message import DEFAULT_SETTINGS, Message, Properties, QueueRecord, QueueSettings
-from phpmq.store import SCHEMA_VERSION, Delta, SQLiteStore, checksum, schema, upgrade
+from phpmq.store import SCHEMA_VERSION, ChangeLog, Delta, SQLiteStore, checksum, schema, upgrade
+from phpmq.store.changelog import Batch
 from tests.doubles import DictStore
 
 MANY = 2**31
@@ -388,6 +390,40 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         self.store.add(message)
         return message
 
+    def delayed(self, due: int) -> Message:
+        """Add a message that is due later to the store."""
+        message = Message(self.next, self.queue, -self.next, 1000, 0, 0, b"x", Properties(due))
+        self.next += 1
+        self.store.add(message)
+        return message
+
+    def test_due(self) -> None:
+        """Delayed messages are named once they are due, the earliest first and no more than asked for."""
+        self.assertEqual(self.store.next_due(), 0)
+        third, first, second = self.delayed(3000), self.delayed(1000), self.delayed(1000)
+        self.assertEqual(self.store.next_due(), 1000)
+        queues = {self.queue.number: self.queue}
+        self.assertEqual(self.store.due(999, 10, queues), [])
+        self.assertEqual([message.number for message in self.store.due(1000, 10, queues)], [first.number, second.number])
+        self.assertEqual([message.number for message in self.store.due(3000, 10, queues)], [first.number, second.number, third.number])
+        self.assertEqual(len(self.store.due(3000, 2, queues)), 2)
+        self.assertIs(self.store.due(3000, 10, queues)[0].queue, self.queue)
+
+    def test_no_keys(self) -> None:
+        """A store that never had a key knows none."""
+        self.add()
+        self.assertEqual((self.store.find(self.queue, "a", 0), self.store.keys()), (0, {}))
+
+    def test_key_follows_its_message(self) -> None:
+        """A message that is put into another queue before it is written is found there, and its key known where it came from."""
+        self.queue.settings = QueueSettings(dedup=2)
+        other = self.store.create_queue("other")
+        message = self.keyed("a")
+        message.queue, message.position = other, self.next
+        self.store.put(message)
+        self.assertEqual(self.store.find(other, "a", 9000), message.number)
+        self.assertEqual((self.store.find(self.queue, "a", 2999), self.store.find(self.queue, "a", 3000)), (message.number, 0))
+
     def test_find(self) -> None:
         """Without a dedup window a key finds its message until that is flushed, expired, dead or gone; not in another queue."""
         self.queue.settings = QueueSettings(dedup=0)
@@ -415,7 +451,7 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         self.assertEqual(self.store.find(self.queue, "a", 2000), second.number)
 
     def test_dedup_window(self) -> None:
-        """Within its queue's window a key is known, gathered or written, whatever becomes of its message; then only while that waits."""
+        """Within its queue's window a key is known, buffered or written, whatever becomes of its message; then only while that waits."""
         self.queue.settings = QueueSettings(dedup=2)
         gone, expired, flushed, dead, waits = (self.keyed(key, expires=1500 * (key == "b")) for key in "abcde")
         self.queue.flushed_to = flushed.number
@@ -792,8 +828,8 @@ class SQLiteStoreTests(SynchronousTestCase):
             left.append((len(self.file.messages), len(self.file.queues)))
         self.assertEqual(left, [(6, 1), (2, 1), (0, 0)])
 
-    def test_gathered_writes_are_seen(self) -> None:
-        """Every read sees what was gathered and not written yet."""
+    def test_buffered_writes_are_seen(self) -> None:
+        """Every read sees what is in the write buffer and not written yet."""
         other = self.store.create_queue("other")
         message = self.add(b"1")
         self.assertEqual(len(self.store.read(self.queue, 0, 1, 1)), 1)
@@ -809,8 +845,8 @@ class SQLiteStoreTests(SynchronousTestCase):
         self.add(b"4")
         self.assertEqual(self.extract().changes, 2)
 
-    def test_gathering_is_bounded(self) -> None:
-        """Neither many small nor few large messages are gathered without end."""
+    def test_buffer_is_bounded(self) -> None:
+        """Neither many small nor few large messages are buffered without end."""
         for count, size in (10_000, 1), (20, 1_000_000):
             before = len(self.store._buffer._added)
             for _ in range(count):
@@ -922,10 +958,310 @@ class SQLiteStoreTests(SynchronousTestCase):
             self.store.drop_producer(b"a")
             self.assertEqual(self.producers(), set())
 
+    def test_requested_sync(self) -> None:
+        """Who asks for a sync gets C{mirrored} up to the latest number, although its message is gone; who does not may wait."""
+        self.mirror()
+        for asks in False, True:
+            message = self.add()
+            if asks:
+                self.store.request_sync()
+            self.store.remove(message.number)
+            self.mirror()
+            self.assertEqual(self.store.mirrored, message.number if asks else self.next - 2)
+        self.assertEqual(self.store.latest, self.store.mirrored)
+        self.assertIsNone(self.store.changelog.extract(MANY, MANY, {}))
+
+    def test_put_is_bounded(self) -> None:
+        """Neither many small nor few large messages that are put are buffered without end."""
+        for count, size in (5000, 1), (20, 300_000):
+            messages = [self.add(b"x" * size) for _ in range(count)]
+            self.store.write()
+            for message in messages:
+                self.requeue(message)
+                self.assertLess(len(self.store._buffer._put), 2048)
+                self.assertLess(sum(len(message.body) for message in self.store._buffer._put.values()), 1024 * 1024)
+
+    def test_removed_is_bounded(self) -> None:
+        """Very many messages that are removed are deleted in parts."""
+        for message in [self.add() for _ in range(5000)]:
+            self.store.remove(message.number)
+            self.assertLess(len(self.store._buffer._removed), 2048)
+        self.assertEqual(self.store.read(self.queue, 0, MANY, MANY), [])
+
+    def test_removed_in_any_order(self) -> None:
+        """Messages that are removed out of order are deleted, and only those."""
+        messages = [self.add(b"%d" % number) for number in range(8)]
+        self.store.write()
+        for place in 5, 1, 3, 2, 7:
+            self.store.remove(messages[place].number)
+        self.assertEqual([message.body for message in self.store.read(self.queue, 0, MANY, MANY)], [b"0", b"4", b"6"])
+
+    def test_flush_tells_what_is_left(self) -> None:
+        """Of very many retried messages a part is written at a time, and the log knows how many are left."""
+        messages = [self.add() for _ in range(3000)]
+        self.mirror()
+        for message in messages:
+            self.store.retried(message)
+        self.assertEqual(self.store.write(), 3000 - 2048)
+        self.assertEqual(self.store.write(), 0)
+
+    def test_loaded(self) -> None:
+        """A store that starts from a database finds messages with properties, keys and producers in it."""
+        database = sqlite3.connect(":memory:", isolation_level=None)
+        upgrade(database)
+        database.execute("INSERT INTO queue (number, name, revision, flushed, paused) VALUES (3, 'q', 0, 0, 0)")
+        database.execute("INSERT INTO key VALUES (5, 3, 1000, 'a')")
+        database.execute("INSERT INTO producer VALUES (x'61', 7, 1000)")
+        store = SQLiteStore(database)
+        self.addCleanup(store.close)
+        ((queue, *_),) = store.queues()
+        self.assertEqual((store.keys(), store.find(queue, "a", 1000), store.producers()), ({3: (1, 1)}, 5, [(b"a", 7, 1000)]))
+        self.assertEqual(store.create_queue("r").number, 4)
+
     def test_schema_version(self) -> None:
         """There is a schema file for every version up to the newest."""
         for version in range(1, SCHEMA_VERSION + 1):
             self.assertIn("CREATE TABLE" if version == 1 else "", schema(f"{version:03}"))
+
+
+class ChangeLogTests(SynchronousTestCase):
+    """What L{ChangeLog} promises to the mirror, without a store."""
+
+    def setUp(self) -> None:
+        database = sqlite3.connect(":memory:", isolation_level=None)
+        self.addCleanup(database.close)
+        upgrade(database)
+        self.log = ChangeLog(database, 0, 1, {})
+        self.queue = QueueRecord(1, "q")
+        self.log.note_queue(1)
+        self.log.note_batch(Batch(10, 10, 1000, {}))
+        self.confirmed()
+
+    def extract(self, count: int = MANY, size: int = MANY) -> Delta:
+        """A delta that has to be there."""
+        delta = self.log.extract(count, size, {})
+        assert delta is not None
+        return delta
+
+    def confirmed(self, count: int = MANY, size: int = MANY) -> Delta:
+        """A delta that is in the file now."""
+        delta = self.extract(count, size)
+        self.log.confirm(delta)
+        return delta
+
+    def change(self, *numbers: int) -> None:
+        """Note messages of 100 bytes that changed."""
+        for number in numbers:
+            self.log.note_changed(Message(number, self.queue, number, 1000, 0, 0, b"x" * 100))
+
+    def idle(self) -> None:
+        """There is nothing left that the file lacks."""
+        self.assertEqual((self.log.pending, self.log.extract(MANY, MANY, {})), (0, None))
+
+    def test_queue_after_its_messages(self) -> None:
+        """A queue's row leaves the file only with the last of its messages and keys that go, move or die."""
+        for note in self.log.note_gone, self.log.note_gone_keys, lambda numbers: self.change(*numbers):
+            note([1, 2, 3])
+            self.log.note_gone_queue(self.queue)
+            found = []
+            more = True
+            while more:
+                delta = self.confirmed(2)
+                found.append(list(delta.gone_queues))
+                more = delta.more
+            self.assertEqual(found, [[], ["q"]])
+            self.idle()
+
+    def taken_back(self) -> tuple[int, int, int, int] | None:
+        """What is known of the queue that is taken back."""
+        queue = self.log.take_back_queue("q")
+        return None if queue is None else (queue.number, queue.flushed_to, queue.keys_forgotten_to, queue.paused)
+
+    def test_gone_queue_keeps_its_marks(self) -> None:
+        """A queue that is taken back while the file may have it is the same: its number, and what was flushed and forgotten."""
+        gone, back = QueueRecord(1, "q", flushed_to=7, keys_forgotten_to=5, paused=3), (1, 7, 5, 0)
+        self.log.note_gone_queue(gone)
+        self.assertEqual([self.taken_back(), self.taken_back()], [back, None])
+        self.log.note_gone_queue(gone)
+        delta = self.extract()
+        self.assertEqual(self.taken_back(), back)
+        self.log.restore(delta)
+        self.assertEqual([self.taken_back(), self.taken_back()], [back, None])
+        self.log.note_gone_queue(gone)
+        self.confirmed()
+        self.assertIsNone(self.taken_back())
+
+    def test_queue_never_extracted(self) -> None:
+        """The file is not told of a queue that came and went between two deltas; its number is not given again."""
+        self.log.note_queue(2)
+        self.log.note_gone_queue(QueueRecord(2, "r"))
+        self.idle()
+        self.assertEqual(self.log.next_queue, 3)
+
+    def test_keeps_flushed(self) -> None:
+        """While changed messages are left, each delta keeps the queue's flushed position in the file, and its row is written again."""
+        self.change(1, 2, 3)
+        self.log.note_queue(1)
+        deltas = [self.confirmed(2), self.confirmed(2)]
+        self.assertEqual([(delta.keeps_flushed, delta.queues) for delta in deltas], [(True, {1}), (False, {1})])
+        self.idle()
+
+    def test_changed_by_size(self) -> None:
+        """A delta takes changed messages until they reach its size, but always one."""
+        self.change(1, 2, 3, 4)
+        self.assertEqual([list(self.confirmed(MANY, size).changed) for size in (101, 1, 100)], [[1, 2], [3], [4]])
+
+    def test_restore(self) -> None:
+        """After a failure all that a delta held is in the next one."""
+        self.log.note_gone([1])
+        self.change(2)
+        self.log.note_gone_keys([3])
+        self.log.note_queue(2)
+        self.log.note_gone_queue(self.queue)
+        self.log.note_gone_producer(b"a")
+        self.log.note_batch(Batch(12, 2, 200, {b"b": (7, 1000)}))
+        for _ in range(3):
+            delta = self.extract()
+            self.assertEqual((delta.upto, delta.gone, delta.changed, delta.gone_keys, delta.changes), (12, {1}, {2: 100}, {3}, 3))
+            self.assertEqual((delta.queues, list(delta.gone_queues)), ({2}, ["q"]))
+            self.assertEqual((delta.producers, delta.gone_producers), ({b"b": (7, 1000)}, {b"a"}))
+            self.log.restore(delta)
+            self.assertEqual((self.log.mirrored, self.log.pending), (10, 8))
+        self.confirmed()
+        self.assertEqual(self.log.mirrored, 12)
+        self.idle()
+
+    def test_restore_meta(self) -> None:
+        """After a failure the values of meta are due again, although nothing else changed."""
+        self.log.note_meta()
+        self.log.restore(self.extract())
+        self.confirmed()
+        self.idle()
+
+    def test_restore_after_changes(self) -> None:
+        """What happened to a message during a write that failed is newer than what the delta held."""
+        self.log.note_gone([1])
+        self.change(2)
+        delta = self.extract()
+        self.change(1)
+        self.log.note_gone([2])
+        self.log.restore(delta)
+        delta = self.confirmed()
+        self.assertEqual((delta.gone, delta.changed), ({2}, {1: 100}))
+
+    def test_restore_queues(self) -> None:
+        """What happened to a queue during a write that failed is newer than what the delta held."""
+        self.log.note_queue(2)
+        self.log.note_gone_queue(self.queue)
+        delta = self.extract()
+        self.log.note_queue(1)
+        self.log.note_gone_queue(QueueRecord(2, "r"))
+        self.log.restore(delta)
+        delta = self.confirmed()
+        self.assertEqual((delta.queues, list(delta.gone_queues)), ({1}, ["r"]))
+
+    def test_restore_producers(self) -> None:
+        """A producer that is used again during a write that failed stays, also if that is in the write buffer only."""
+        self.log.note_gone_producer(b"a")
+        delta = self.extract()
+
+        def flush() -> int:
+            self.log.note_batch(Batch(11, 0, 0, {b"a": (1, 1000)}))
+            return 0
+
+        self.log.flush = flush
+        self.log.restore(delta)
+        self.log.flush = lambda: 0
+        delta = self.confirmed()
+        self.assertEqual((delta.producers, delta.gone_producers), ({b"a": (1, 1000)}, set()))
+
+    def test_no_less_after_a_failure(self) -> None:
+        """After a failure no delta reaches less far than the failed one, which may be in the file all the same, however small it is."""
+        for upto in 11, 12, 13:
+            self.log.note_batch(Batch(upto, 1, 100, {b"a": (upto, 1000)}))
+        self.log.restore(self.extract(2))
+        self.log.note_batch(Batch(14, 1, 100, {}))
+        deltas = [self.confirmed(1) for _ in range(3)]
+        self.assertEqual([(delta.upto, delta.more) for delta in deltas], [(12, True), (13, True), (14, False)])
+        self.idle()
+
+    def test_known_after_a_failure(self) -> None:
+        """What changes or goes after a failure is noted: the failed delta may have brought it to the file."""
+        self.log.note_batch(Batch(12, 2, 200, {}))
+        self.log.restore(self.extract())
+        self.change(11)
+        self.log.note_gone([12])
+        self.log.note_gone_keys([12])
+        delta = self.confirmed()
+        self.assertEqual((delta.changed, delta.gone, delta.gone_keys), ({11: 100}, {12}, {12}))
+
+    def test_unknown(self) -> None:
+        """The file is not told of messages that no delta ever held."""
+        self.change(11)
+        self.log.note_gone([11])
+        self.log.note_gone_keys([11])
+        self.idle()
+        self.change(10)
+        self.log.note_gone_keys([10])
+        self.assertEqual(self.log.pending, 2)
+
+    def test_producer_with_its_messages(self) -> None:
+        """A producer's number is in the delta that has the messages of its batch, and in none before."""
+        self.log.note_batch(Batch(11, 1, 100, {b"a": (1, 1000)}))
+        self.log.note_batch(Batch(12, 1, 100, {b"a": (2, 1001), b"b": (5, 1001)}))
+        deltas = [self.confirmed(1), self.confirmed(1)]
+        found = [(delta.upto, delta.producers) for delta in deltas]
+        self.assertEqual(found, [(11, {b"a": (1, 1000)}), (12, {b"a": (2, 1001), b"b": (5, 1001)})])
+
+    def test_forgotten_producer(self) -> None:
+        """A producer that is forgotten is in no delta to come but as gone; one that is used again is not gone."""
+        self.log.note_batch(Batch(11, 1, 100, {b"a": (1, 1000)}))
+        self.log.note_gone_producer(b"a")
+        self.assertEqual(self.log.pending, 2)
+        delta = self.confirmed()
+        self.assertEqual((delta.producers, delta.gone_producers), ({}, {b"a"}))
+        self.log.note_gone_producer(b"a")
+        self.log.note_used_producer(b"a")
+        self.idle()
+
+    def test_joined_batches(self) -> None:
+        """Very many batches are put together in pairs, and nothing of them is lost."""
+        self.patch(phpmq.store.changelog, "_BATCHES", 4)
+        for upto in range(11, 16):
+            self.log.note_batch(Batch(upto, 1, 100, {b"a": (upto, 1000), b"%d" % upto: (1, 1000)}))
+        self.assertEqual([batch[:3] for batch in self.log._batches], [(12, 2, 200), (14, 2, 200), (15, 1, 100)])
+        delta = self.confirmed(3)
+        self.assertEqual((delta.upto, delta.more, set(delta.producers)), (14, True, {b"a", b"11", b"12", b"13", b"14"}))
+        self.assertEqual(delta.producers[b"a"], (14, 1000))
+        self.assertEqual(self.log.pending, 1)
+
+    def test_more(self) -> None:
+        """A delta says that there is more while anything is left, also in the write buffer."""
+        self.log.note_meta()
+        self.assertFalse(self.confirmed().more)
+        for note in self.log.note_gone, self.log.note_gone_keys, lambda numbers: self.change(*numbers):
+            note([1, 2])
+            self.assertEqual([self.confirmed(1).more, self.confirmed(1).more], [True, False])
+        self.log.flush = lambda: 3
+        self.log.note_meta()
+        self.assertTrue(self.confirmed().more)
+        self.assertEqual(self.log.pending, 3)
+
+    def test_nothing_but(self) -> None:
+        """Each kind of change makes a delta by itself."""
+        for note in (
+            lambda: self.log.note_batch(Batch(11, 0, 0, {})),
+            lambda: self.log.note_gone([1]),
+            lambda: self.change(1),
+            lambda: self.log.note_gone_keys([1]),
+            lambda: self.log.note_queue(1),
+            lambda: self.log.note_gone_queue(self.queue),
+            lambda: self.log.note_gone_producer(b"a"),
+            self.log.note_meta,
+        ):
+            note()
+            self.confirmed()
+            self.idle()
 
 
 class ChecksumTests(SynchronousTestCase):

@@ -184,7 +184,7 @@ class FakedTimeTests(SynchronousTestCase):
         client = self.server.client()
         accepted = self.server.service.connections.accepted
         self.server.advance(5 * 86_400)
-        self.assertEqual((client.conversation.online, self.server.service.connections.accepted), (True, accepted))
+        self.assertEqual((client.connection.online, self.server.service.connections.accepted), (True, accepted))
         self.assertEqual(self.clock.seconds(), 5 * 86_400)
 
     def test_synced(self) -> None:
@@ -199,7 +199,7 @@ class FakedTimeTests(SynchronousTestCase):
         server = MemoryServer(self.clock, max_window=2, memory_limit=0)
         client = server.client(max_unconfirmed=1)
         sent = client.send("q", b"x")
-        self.assertFalse(client.conversation.outbox.has_room)
+        self.assertFalse(client.connection.outbox.has_room)
         server.settle()
         self.failureResultOf(sent, MemoryFull)
         self.successResultOf(server.stop())
@@ -216,11 +216,11 @@ class FakedTimeTests(SynchronousTestCase):
         """Cut connections are made again within a second, unless the server is not reachable."""
         client = self.server.client()
         self.server.disconnect()
-        self.assertFalse(client.conversation.online)
+        self.assertFalse(client.connection.online)
         self.server.advance(1)
-        self.assertTrue(client.conversation.online)
+        self.assertTrue(client.connection.online)
         self.server.reachable = False
-        self.assertTrue(client.conversation.online)
+        self.assertTrue(client.connection.online)
         self.server.disconnect()
         attempt = client.connected(1)
         self.server.advance(1)
@@ -232,13 +232,13 @@ class FakedTimeTests(SynchronousTestCase):
         foreign.startService()
         stopped_before, deaf = self.server.client(), self.server.client()
         stopped_before.stopService()
-        [end] = [end for end in self.server._ends if end is deaf._link.connection.transport]  # type: ignore[union-attr]
+        [end] = [end for end in self.server._ends if end is deaf._reconnector.protocol.transport]  # type: ignore[union-attr]
         end.other.pauseProducing()
         sent = [deaf.send("q", b"x", level="synced"), self.server.client().send("q", b"x", level="synced")]
         self.successResultOf(self.server.stop())
         for one in sent:
             self.failureResultOf(one, Closed)
-        self.assertFalse(foreign.conversation.online)
+        self.assertFalse(foreign.connection.online)
         foreign.stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.successResultOf(self.server.stop())
@@ -274,7 +274,7 @@ class FakedTimeTests(SynchronousTestCase):
         """The server's limit of connections holds here, too."""
         server = MemoryServer(self.clock, max_connections=1)
         client, other = server.client(), server.client()
-        self.assertEqual((client.conversation.online, other.conversation.online), (True, False))
+        self.assertEqual((client.connection.online, other.connection.online), (True, False))
         server.stop()
 
     def test_slow_reader(self) -> None:

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.admin.console import answers
+from phpmq.admin.console import display
 from phpmq.cli import consume
 from phpmq.cli.output import Listing, json_line
 from phpmq.client import Delivery
-from phpmq.conversation import Conversation
+from phpmq.client_connection import ClientConnection
 from phpmq.text import (
     cut,
     format_count,
@@ -186,11 +186,11 @@ class TerminalTests(SynchronousTestCase):
             # A body that the console shows is UTF-8, and has a line for each of its own.
             text = "".join(EVERY[start : start + 0x100]).replace("\n", "")
             expected = terminal_safe(text)
-            *_, shown = answers.message({**facts, "body": text})
+            *_, shown = display.format_message({**facts, "body": text})
             self.assertEqual(shown, expected)
             self.assertEqual(Listing("QUEUE").add([[text]]).splitlines()[1:], [expected.rstrip()])
             if not 0xD800 <= start < 0xE000:
-                body = Delivery(Conversation(lambda: 0.0), "jobs", text.encode(), b"0" * 32, 1, None, None)
+                body = Delivery(ClientConnection(lambda: 0.0), "jobs", text.encode(), b"0" * 32, 1, None, None)
                 self.assertEqual(show(body).decode().strip("\n"), expected)
 
     def test_width(self) -> None:

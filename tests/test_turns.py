@@ -287,7 +287,7 @@ class MonitorTurnTests(ConsoleTestCase):
         self.assertIn("q00", self.operator.reads())
         self.server.clock.rightNow += 0.5
         console: ConsoleProtocol = self.operator.console
-        self.consoles._draw()
+        self.consoles.monitors.refresh()
         console.dataReceived(b"q")
         left = self.operator.reads()
         self.server.clock.advance(0)
@@ -307,7 +307,7 @@ class MonitorTurnTests(ConsoleTestCase):
         self.operator.reads()
         self.patch(self.admin, "status", status_of_server)
         for _ in range(3):
-            self.consoles._draw()
+            self.consoles.monitors.refresh()
         self.assertEqual(asked, [])
         for _ in range(3):
             self.server.clock.advance(0)

@@ -64,6 +64,7 @@ final class PhpmqClient
     private const HEARTBEAT = 30.0;
 
     private string $address;
+    private string $target;
     private float $timeout;
 
     /** @var resource|null */
@@ -81,12 +82,14 @@ final class PhpmqClient
     private array $deliveries = [];
 
     /**
-     * @param string $address "tcp://HOST:PORT" or "unix:///PATH"
+     * @param string $address "HOST", "HOST:PORT", "tcp://HOST:PORT", "tls://HOST:PORT" or "unix:///PATH"; the default port is 9100
      * @param float $timeout most seconds that a request may take
+     * @throws InvalidArgumentException it is no address
      */
     public function __construct(string $address, float $timeout = 5.0)
     {
         $this->address = $address;
+        $this->target = self::target($address);
         $this->timeout = $timeout;
     }
 
@@ -195,6 +198,41 @@ final class PhpmqClient
         $this->answers = $this->deliveries = [];
     }
 
+    /**
+     * The address as PHP has it: "tcp://HOST:PORT", "tls://HOST:PORT" or "unix://PATH".
+     *
+     * @throws InvalidArgumentException it is no address
+     */
+    public static function target(string $address): string
+    {
+        preg_match('{^(?:(tcp|tls|unix):(//)?|phpmq:(//)|(\w[\w.]*)://)?(.*)$}is', $address, $part);
+        [, $kind, $slashes, $phpmq, $other, $rest] = $part;
+        if (in_array(strtolower($other), stream_get_transports(), true)) {
+            return $address;
+        }
+        if (strtolower($kind) === 'unix') {
+            $path = preg_replace('{\\\\(.)}s', '$1', $rest);
+            if ($path !== '' && strlen($path) <= 107) {
+                return "unix://$path";
+            }
+        } elseif ($other === '') {
+            $rest = $slashes . $phpmq === '' ? $rest : preg_replace('{/$}', '', $rest);
+            $rest = self::isIPv6($rest) ? "[$rest]" : $rest;
+            $found = preg_match('{^(\[(.+)\]|[^]\[\s:/?#@]+)(?::(\d{1,5}))?$}D', $rest, $part);
+            [, $host, $inner, $port] = $part + ['', '', '', '9100'];
+            $right = $inner === '' ? !preg_match('{^(\d+|tcp|tls|unix)$}D', $host) : self::isIPv6($inner);
+            if ($found && $right && $port > 0 && $port < 65536) {
+                return (strtolower($kind) === 'tls' ? 'tls' : 'tcp') . "://$host:$port";
+            }
+        }
+        throw new InvalidArgumentException("'$address' is no address: expected HOST, HOST:PORT, tcp:HOST:PORT, tls:HOST:PORT or unix:PATH");
+    }
+
+    private static function isIPv6(string $host): bool
+    {
+        return filter_var(preg_replace('{%\w+$}', '', $host), FILTER_VALIDATE_IP, FILTER_FLAG_IPV6) !== false;
+    }
+
     private function settle(int $type, PhpmqDelivery $message, array $packets = []): bool
     {
         if ($this->stream === null || $message->connection !== $this->connection) {
@@ -237,7 +275,7 @@ final class PhpmqClient
         if ($this->stream !== null) {
             return;
         }
-        $stream = @stream_socket_client($this->address, $number, $reason, max(0.001, $until - self::now()));
+        $stream = @stream_socket_client($this->target, $number, $reason, max(0.001, $until - self::now()));
         if ($stream === false) {
             throw new PhpmqUnreachable("the server at $this->address cannot be reached: $reason");
         }

@@ -14,9 +14,10 @@ A client belongs to one thread; several threads use one each. It works while one
 written in between, and nobody answers for it.
 """
 
-from phpmq.blocking.client import QueueClient, Submission
+from phpmq.blocking.client import QueueClient
 from phpmq.blocking.consumer import Consumer, Delivery
-from phpmq.conversation import DuplicateId, MessageId
+from phpmq.blocking.reconnector import Submission
+from phpmq.client_connection import DuplicateId, MessageId
 
 #: To make a client is to connect it.
 connect = QueueClient

@@ -7,78 +7,13 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from phpmq.blocking.address import Address
-from phpmq.blocking.consumer import Consumer, checked
-from phpmq.blocking.link import Link
-from phpmq.conversation import MAX_UNCONFIRMED, MAX_UNCONFIRMED_SIZE, TIMEOUT, MessageId, Request
+from phpmq.addresses import parse_address
+from phpmq.blocking.consumer import Consumer, Delivery, check_timeout
+from phpmq.blocking.reconnector import Reconnector, Submission
+from phpmq.client_connection import MAX_UNCONFIRMED, MAX_UNCONFIRMED_SIZE, TIMEOUT, MessageId
 
 #: Seconds of silence after which a client that waits asks whether the server is still there.
 HEARTBEAT = 30.0
-
-# Of so many failures that nobody asked for is remembered.
-_REMEMBERED = 100
-
-
-class Submission:
-    """A message that was submitted."""
-
-    __slots__ = ("_client", "_error", "_result", "done")
-
-    def __init__(self, client: QueueClient) -> None:
-        self._client = client
-        #: Whether L{result} returns or raises at once.
-        self.done = False
-        self._result: MessageId | None = None
-        self._error: Exception | None = None
-
-    def result(self) -> MessageId:
-        """
-        Wait for the receipt.
-
-        @raise PHPMQError: as L{QueueClient.send} does
-        """
-        if not self.done:
-            self._client._link.wait(lambda: self.done)
-        self._client._failed.pop(self, None)
-        if self._error is not None:
-            raise self._error
-        assert self._result is not None
-        return self._result
-
-    # Answer
-
-    def callback(self, result: MessageId) -> None:
-        """The server has it; see L{conversation.Answer}."""
-        self.done = True
-        self._result = result
-
-    def errback(self, fail: Exception) -> None:
-        """It does not, or nobody knows; see L{conversation.Answer}."""
-        self.done = True
-        self._error = fail
-        if len(self._client._failed) < _REMEMBERED:
-            self._client._failed[self] = fail
-
-
-class _Outcome:
-    """What becomes of a request; see L{conversation.Answer}."""
-
-    __slots__ = ("done", "error", "result")
-
-    def __init__(self) -> None:
-        self.done = False
-        self.result: Any = None
-        self.error: Exception | None = None
-
-    def callback(self, result: Any) -> None:
-        """It was carried out."""
-        self.done = True
-        self.result = result
-
-    def errback(self, fail: Exception) -> None:
-        """It was not."""
-        self.done = True
-        self.error = fail
 
 
 class QueueClient:
@@ -101,7 +36,7 @@ class QueueClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """
-        @param address: C{tcp:HOST:PORT}, C{unix:PATH} or C{tls:HOST:PORT}; see L{Address}
+        @param address: C{HOST}, C{HOST:PORT}, C{tcp:HOST:PORT}, C{unix:PATH} or C{tls:HOST:PORT}; see L{phpmq.addresses}
         @param timeout: seconds of waiting after which a request that is not answered fails, or a server that cannot be reached is given up
         @param heartbeat: seconds of waiting in silence after which the server is asked whether it is there; after as long again without
             an answer the connection is given up
@@ -113,14 +48,12 @@ class QueueClient:
         @raise ProtocolError: what answers does not speak version 02 of the protocol
         @raise TimedOut: nothing answers
         """
-        where = Address(address)
-        if tls is not None and where.kind != "tls":
-            raise ValueError(f"{address!r} is no address with TLS")
-        self._link = Link(where, tls, timeout, heartbeat, max_unconfirmed, max_unconfirmed_size)
-        self._conversation = self._link.conversation
+        where = parse_address(address)
+        self._reconnector = Reconnector(where, tls, Delivery, timeout, heartbeat, max_unconfirmed, max_unconfirmed_size)
+        self._connection = self._reconnector.connection
         # Sends that failed and whose results nobody asked for yet.
-        self._failed: dict[Submission, Exception] = {}
-        self._link.connect()
+        self._failed: dict[Submission[MessageId], Exception] = {}
+        self._reconnector.connect()
         try:
             self.ping()
         except BaseException:
@@ -142,8 +75,8 @@ class QueueClient:
         Disconnect. What has no receipt fails with L{phpmq.errors.Closed}, and what is consumed ends; to wait for receipts before, see
         L{confirmed}.
         """
-        self._conversation.close()
-        self._link.close()
+        self._connection.close()
+        self._reconnector.close()
 
     # Sending
 
@@ -190,7 +123,7 @@ class QueueClient:
         headers: Mapping[str, str] | None = None,
         key: str | None = None,
         level: str = "stored",
-    ) -> Submission:
+    ) -> Submission[MessageId]:
         """
         Send a message, and go on before its receipt is there: to send many quickly. Waits while too many others have none.
 
@@ -200,12 +133,13 @@ class QueueClient:
         @raise NotConnected: too many have no receipt, and the server could not be reached for as long as the client's timeout
         @raise Closed: the client is closed
         """
-        outbox = self._conversation.outbox
+        outbox = self._connection.outbox
         if not outbox.has_room:
-            self._link.wait(lambda: outbox.has_room)
-        request = self._conversation.send(queue, body, ttl, delay, headers, key, level)
-        request.answer = submission = Submission(self)
-        self._link.flush()
+            self._reconnector.wait(lambda: outbox.has_room)
+        request = self._connection.send(queue, body, ttl, delay, headers, key, level)
+        submission: Submission[MessageId] = Submission(self._reconnector.wait, self._failed)
+        request.answer = submission
+        self._reconnector.flush()
         return submission
 
     def confirmed(self) -> None:
@@ -214,7 +148,7 @@ class QueueClient:
 
         @raise PHPMQError: as L{send} does, for the first send that failed and whose result nobody asked for
         """
-        self._link.wait(lambda: not self._conversation.outbox.sends)
+        self._reconnector.wait(lambda: not self._connection.outbox.sends)
         failed, self._failed = self._failed, {}
         for error in failed.values():
             raise error
@@ -226,7 +160,7 @@ class QueueClient:
         @raise NotConnected: there is no connection any more
         @raise TimedOut: the server does not answer
         """
-        self._answer(self._conversation.ping())
+        self._reconnector.answer(self._connection.ping())
 
     # Consuming
 
@@ -243,30 +177,16 @@ class QueueClient:
         @raise ValueError: the window is not positive, or the lease or the timeout negative
         @raise Closed: the client is closed
         """
-        consumer: Any = self._conversation.receivers.get(queue)
+        consumer: Any = self._connection.receivers.get(queue)
         if consumer is None or not consumer.window:
-            consumer = Consumer(self, queue)
-        checked(timeout)
-        request = self._conversation.consume(queue, consumer, window, lease)
+            consumer = Consumer(self._reconnector, queue)
+        check_timeout(timeout)
+        request = self._connection.consume(queue, consumer, window, lease)
         consumer.timeout = timeout
         if request is not None:
-            request.answer = outcome = _Outcome()
-            self._link.wait(lambda: outcome.done)
-            # A request that is not answered is made again with the next connection.
+            started: Submission[None] = Submission(self._reconnector.wait, {})
+            request.answer = started
+            self._reconnector.wait(lambda: started.done)
+            # A request that is not answered is repeated over the next connection.
             consumer.check()
         return consumer  # type: ignore[no-any-return]
-
-    # For deliveries and consumers
-
-    def _answer(self, request: Request) -> Any:
-        request.answer = outcome = _Outcome()
-        self._link.wait(lambda: outcome.done)
-        if outcome.error is not None:
-            raise outcome.error
-        return outcome.result
-
-    def _stop_consuming(self, consumer: Consumer) -> None:
-        if self._conversation.receivers.get(consumer.queue) is consumer:
-            request = self._conversation.stop_consuming(consumer.queue)
-            if request is not None:
-                self._answer(request)

@@ -1,74 +1,48 @@
-"""What a client gets, and how it tells what becomes of it."""
+"""The consumer of a queue, and its deliveries."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-from phpmq import conversation
-from phpmq.client_frames import encode_ack, encode_dead_letter, encode_requeue, encode_touch
-
-if TYPE_CHECKING:
-    from phpmq.blocking.client import QueueClient
+from phpmq import client_connection
+from phpmq.blocking.reconnector import Reconnector
+from phpmq.client_connection import Settlement
 
 
-class Delivery(conversation.Delivery):
+class Delivery(client_connection.Delivery[bool]):
     """
     A message that this client holds until it is settled.
 
-    Each way to settle it waits for the server's answer and tells whether the server did it. False: the message was no longer this
+    Each way to settle it waits for the server's answer and returns whether the server did it. False: the message was no longer this
     client's, or that is not known, since the connection was lost, its lease was over or it was settled before. Then it may be
     delivered again.
     """
 
-    __slots__ = ("_client",)
+    __slots__ = ("_reconnector",)
 
-    _client: QueueClient
+    _reconnector: Reconnector
 
     def ack(self, wait: bool = True) -> bool:
         """
-        Acknowledge: it is done, and the server forgets it.
+        Acknowledge it: the work is done, and the server forgets the message.
 
-        @param wait: false to go on without an answer, which is faster; then True only means that the server was told
+        @param wait: false to go on without an answer, which is faster; then True only means that the acknowledgement was sent
         """
         if wait:
-            return self._settle(encode_ack)
-        told = self._conversation.ack_unanswered(self)
-        if told:
-            self._client._link.flush()
-        return told
+            return super().ack()
+        sent = self._connection.ack_unanswered(self)
+        if sent:
+            self._reconnector.flush()
+        return sent
 
-    def requeue(self, ttl: float = 0, delay: float = 0) -> bool:
-        """
-        Send it to the tail of its queue.
-
-        @param ttl: seconds from now until it expires; 0 for never, whatever it had before
-        @param delay: seconds until it is ready again
-        @raise ValueError: one of them is negative
-        """
-        return self._settle(encode_requeue, ttl, delay)
-
-    def dead_letter(self, reason: str = "") -> bool:
-        """
-        Set it aside for the operator, who reads the reason (the first 1024 bytes of it).
-
-        @raise TypeError: the reason is no string
-        """
-        return self._settle(encode_dead_letter, reason)
-
-    def touch(self) -> bool:
-        """Start its lease again."""
-        return self._settle(encode_touch, final=False)
-
-    def _settle(self, encode: Callable[..., bytes], *arguments: object, final: bool = True) -> bool:
-        request = self._conversation.settle(self, encode, *arguments, final=final)
-        return request is not None and bool(self._client._answer(request))
+    def _outcome(self, request: Settlement | None) -> bool:
+        return request is not None and bool(self._reconnector.answer(request))
 
 
-def checked(timeout: float | None) -> None:
+def check_timeout(timeout: float | None) -> None:
     """
-    See whether that is a number of seconds, or None.
+    Check that a timeout is a number of seconds, or None.
 
     @raise ValueError: it is not
     """
@@ -86,8 +60,8 @@ class Consumer:
     @ivar timeout: seconds without a message after which the iteration ends; None for never
     """
 
-    def __init__(self, client: QueueClient, queue: str) -> None:
-        self._client = client
+    def __init__(self, reconnector: Reconnector, queue: str) -> None:
+        self._reconnector = reconnector
         self.queue = queue
         self.window = 0
         self.lease = 0.0
@@ -113,45 +87,47 @@ class Consumer:
         @raise PHPMQError: the server does not let the queue be consumed any more
         @raise ValueError: the timeout is negative
         """
-        checked(timeout)
+        check_timeout(timeout)
         if not self._has_more():
-            self._client._link.wait(self._has_more, timeout)
+            self._reconnector.wait(self._has_more, timeout)
         if self._delivered:
             return self._delivered.popleft()
         self.check()
         return None
 
     def _has_more(self) -> bool:
-        # Of a consumer that was stopped nobody tells that the connection was lost.
+        # A consumer that was stopped does not hear that the connection is lost.
         while self._delivered and self._delivered[0].lost:
             self._delivered.popleft()
         return bool(self._delivered) or not self.window
 
     def check(self) -> None:
         """
-        See whether it may go on.
+        Check that the server lets the queue be consumed.
 
-        @raise PHPMQError: the server does not let the queue be consumed
+        @raise PHPMQError: it does not
         """
         if self._error is not None:
             raise self._error
 
     def stop(self) -> None:
-        """Have no more delivered. What was delivered until then can still be iterated, then the iteration ends."""
-        self._client._stop_consuming(self)
+        """Consume no more. What was delivered until then can still be iterated, then the iteration ends."""
+        request = self._reconnector.connection.stop_consuming(self.queue, self)
+        if request is not None:
+            self._reconnector.answer(request)
 
     # Receiver
 
     def deliver(self, delivery: Delivery) -> None:
-        """Take a message; see L{conversation.Receiver}."""
-        delivery._client = self._client
+        """Take a message; see L{client_connection.Receiver}."""
+        delivery._reconnector = self._reconnector
         self._delivered.append(delivery)
 
     def lost(self) -> None:
-        """The server has taken back what was not handed out; see L{conversation.Receiver}."""
+        """Drop what was not handed out: the server has taken it back; see L{client_connection.Receiver}."""
         self._delivered.clear()
 
     def end(self, error: Exception | None) -> None:
-        """Nothing more will come; see L{conversation.Receiver}."""
+        """Expect no more messages; see L{client_connection.Receiver}."""
         self.window = 0
         self._error = error

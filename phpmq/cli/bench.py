@@ -189,7 +189,7 @@ class Bench:
     # Sending
 
     async def _send(self, client: QueueClient, messages: int, figures: Figures) -> None:
-        options, outbox = self._options, client.conversation.outbox
+        options, outbox = self._options, client.connection.outbox
         failure: Deferred[None] = Deferred()
         received = partial(self._receipt, figures=figures)
         stamped = options.what == "both"

@@ -14,7 +14,7 @@ from phpmq.addresses import Address
 from phpmq.cli.exit_codes import Exit, Failed, not_reached
 from phpmq.cli.reactor_main import sleep, within
 from phpmq.client import QueueClient
-from phpmq.conversation import MAX_UNCONFIRMED, TIMEOUT
+from phpmq.client_connection import MAX_UNCONFIRMED, TIMEOUT
 from phpmq.errors import ClientError, Closed, PHPMQError
 
 #: Seconds that the first connection may take, whatever longer time a command may wait for messages or receipts.
@@ -43,7 +43,7 @@ async def connect(
     try:
         await within(reactor, limit, client.connected(attempts=1))
     except (PHPMQError, TimeoutError) as error:
-        online = client.conversation.online
+        online = client.connection.online
         await disconnect(reactor, client)
         if isinstance(error, Closed):
             raise CancelledError from error
@@ -133,7 +133,7 @@ class Watch:
             self._give_up()
 
     def _look_at_connection(self) -> None:
-        online = self._client.conversation.online
+        online = self._client.connection.online
         if online != self._online:
             self._online = online
             self._tell(f"connected to {self._server.text} again" if online else f"lost the connection to {self._server.text}, trying again")

@@ -28,7 +28,7 @@ from phpmq.cli.prefetch import Prefetch
 from phpmq.cli.reactor_main import Signals, within
 from phpmq.cli.stdio import Output
 from phpmq.client import Delivery, QueueClient
-from phpmq.conversation import backoff
+from phpmq.client_connection import backoff
 from phpmq.text import plural, terminal_safe
 
 #: The most messages of a queue that are held at a time, when bodies are written.
@@ -441,7 +441,7 @@ class Consumption:
             return Failed(f"{plural(prefetch.unconfirmed)} may be delivered again: {lost}", Exit.PARTLY)
         if self._watch.gave_up:
             missing = f", after {prefetch.finished:,} of {options.count:,}" if options.count else ""
-            online = "" if self._client.conversation.online else f", as {options.server.text} cannot be reached"
+            online = "" if self._client.connection.online else f", as {options.server.text} cannot be reached"
             return Failed(f"no message came for {options.timeout:g} s{online}{missing}", Exit.TIMED_OUT)
         return None
 

@@ -68,7 +68,7 @@ class Prefetch:
         self._reactor, self._client, self._take, self._failed = reactor, client, take, failed
         self._window, self._count, self._lease, self._keep = window, count, lease or 0.0, keep
         self._shares = {queue: _Share(queue) for queue in queues}
-        self._connection = client.conversation.connection
+        self._connection = client.connection.number
         self._turn = 0
         self._waiting: list[Deferred[None]] = []
         # Ids of messages that are done, while the server may not know: they are not to be done again.
@@ -150,7 +150,7 @@ class Prefetch:
 
     def _look_at_connection(self) -> None:
         """After a lost connection the server has taken back what was not settled."""
-        connection = self._client.conversation.connection
+        connection = self._client.connection.number
         if connection != self._connection:
             self._connection = connection
             for share in self._shares.values():

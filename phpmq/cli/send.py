@@ -105,7 +105,7 @@ class Sender:
         """
         await self._pace.wait()
         client = self._client
-        if not client.conversation.outbox.has_room:
+        if not client.connection.outbox.has_room:
             await client.room()
         self._out.check()
         if self._out.waiting > _MAX_UNREAD:
@@ -213,7 +213,7 @@ async def send_messages(reactor: Any, signals: Signals, options: SendOptions, fe
     def stop() -> None:
         feeding.cancel()
 
-    watch = Watch(reactor, client, options.server, options.timeout, lambda: client.conversation.outbox.sends, stop, progress.note)
+    watch = Watch(reactor, client, options.server, options.timeout, lambda: client.connection.outbox.sends, stop, progress.note)
     sender = Sender(reactor, client, options, out, watch, progress)
     signals.gracefully(stop)
     feeding = Deferred.fromCoroutine(_feed(feed or partial(_feed_given, reactor, options), sender, client, out))
@@ -225,7 +225,7 @@ async def send_messages(reactor: Any, signals: Signals, options: SendOptions, fe
     except Failed as error:
         ended = error
     finally:
-        online = client.conversation.online
+        online = client.connection.online
         progress.close()
         watch.close()
         await disconnect(reactor, client)

@@ -1,5 +1,5 @@
 """
-A client for Twisted programs: sends with receipts, consumers, and a connection that comes back.
+A client for Twisted programs: sends with receipts, consumers, and a connection that is made again when it is lost.
 
     client = QueueClient("tcp:mq.example:9100")
     client.setServiceParent(application)
@@ -11,9 +11,8 @@ A client for Twisted programs: sends with receipts, consumers, and a connection 
         delivery.ack()
 """
 
-from phpmq.client.client import QueueClient
-from phpmq.client.consumer import Consumer, Worker
-from phpmq.client.delivery import Delivery
-from phpmq.conversation import DuplicateId, MessageId
+from phpmq.client.client import QueueClient, client_endpoint
+from phpmq.client.consumer import Consumer, Delivery, Worker
+from phpmq.client_connection import DuplicateId, MessageId
 
-__all__ = ["Consumer", "Delivery", "DuplicateId", "MessageId", "QueueClient", "Worker"]
+__all__ = ["Consumer", "Delivery", "DuplicateId", "MessageId", "QueueClient", "Worker", "client_endpoint"]

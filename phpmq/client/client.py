@@ -18,10 +18,10 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.runtime import seconds as system_seconds
 
-from phpmq.client.consumer import Consumer, Worker
-from phpmq.client.delivery import Delivery, answer
-from phpmq.client.link import Link
-from phpmq.conversation import MAX_UNCONFIRMED, MAX_UNCONFIRMED_SIZE, TIMEOUT, Conversation, MessageId
+from phpmq.addresses import KINDS, parse_address
+from phpmq.client.consumer import Consumer, Delivery, Worker
+from phpmq.client.reconnector import Reconnector, answer
+from phpmq.client_connection import MAX_UNCONFIRMED, MAX_UNCONFIRMED_SIZE, TIMEOUT, ClientConnection, MessageId
 from phpmq.errors import ClientError, Closed
 
 #: Seconds of silence after which a client asks whether the server is still there.
@@ -36,11 +36,23 @@ def _jitter() -> float:
     return random() / 10
 
 
-def _described(reactor: Any, description: str) -> IStreamClientEndpoint:
+def client_endpoint(reactor: Any, address: str) -> IStreamClientEndpoint:
+    """
+    Return the endpoint of a server's address, or of a client description of Twisted's of another kind.
+
+    @raise ValueError: it is neither
+    """
+    description, wrong = address, None
+    try:
+        description = parse_address(address).description
+    except ValueError as error:
+        if address.partition(":")[0].lower() in KINDS:
+            raise
+        wrong = error  # But Twisted and its plugins have other kinds, such as ssl.
     try:
         return clientFromString(reactor, description)  # type: ignore[no-any-return]
     except (LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{description!r} describes no endpoint: {error}") from error
+        raise wrong or ValueError(f"{address!r} is no address: {error}") from error
 
 
 class QueueClient(Service):
@@ -53,7 +65,7 @@ class QueueClient(Service):
 
     After C{stopService} it may be started again. What it consumed has ended then.
 
-    @ivar conversation: what is sent and consumed; C{conversation.online} tells whether there is a connection
+    @ivar connection: what is sent and consumed; C{connection.online} tells whether there is a connection
     """
 
     _log = Logger()
@@ -69,8 +81,8 @@ class QueueClient(Service):
         retry: Callable[[int], float] | None = None,
     ) -> None:
         """
-        @param endpoint: where the server listens; a string is a client description of Twisted's, such as C{unix:/run/phpmq/mq.sock}
-            or C{tls:mq.example:9100}
+        @param endpoint: where the server listens; a string is an address, such as C{mq.example}, C{unix:/run/phpmq/mq.sock} or
+            C{tls:mq.example:9100} (see L{phpmq.addresses}), or any client description of Twisted's
         @param reactor: None for the one that is installed
         @param timeout: seconds after which a request that is not answered fails
         @param heartbeat: seconds of silence after which the server is asked whether it is there; after as long again without an answer
@@ -78,18 +90,19 @@ class QueueClient(Service):
         @param max_unconfirmed: how many sends may wait for their receipts
         @param max_unconfirmed_size: how many bytes they may have
         @param retry: from the number of failed attempts, 1 or more, to the seconds before the next one
-        @raise ValueError: the string describes no endpoint, or a number is not positive
+        @raise ValueError: the string is no address, or a number is not positive
         """
         if not heartbeat > 0:
             raise ValueError(f"a heartbeat is a number of seconds above 0, not {heartbeat!r}")
         if reactor is None:
             from twisted.internet import reactor
-        where = _described(reactor, endpoint) if isinstance(endpoint, str) else endpoint
+        where = client_endpoint(reactor, endpoint) if isinstance(endpoint, str) else endpoint
         # A reactor follows the system's time unless it was told otherwise; a step of that must not look like a silent server.
         seconds = time.monotonic if reactor.seconds is system_seconds else reactor.seconds
-        self.conversation = Conversation(seconds, Delivery, timeout, max_unconfirmed, max_unconfirmed_size)
-        self.conversation.outbox.on_answered = self._answered
-        self._link = Link(where, self.conversation, reactor, seconds, heartbeat, retry or backoffPolicy(0.1, 10.0, 1.5, _jitter))
+        self.connection = ClientConnection(seconds, Delivery, timeout, max_unconfirmed, max_unconfirmed_size)
+        self.connection.outbox.on_answered = self._answered
+        retry = retry or backoffPolicy(0.1, 10.0, 1.5, _jitter)
+        self._reconnector = Reconnector(where, self.connection, reactor, seconds, heartbeat, retry)
         self._checks = LoopingCall(self._check)
         self._checks.clock = reactor
         self._wanting_room: deque[Deferred[None]] = deque()
@@ -101,9 +114,9 @@ class QueueClient(Service):
         """Connect, and stay connected. To start a client that runs already changes nothing."""
         super().startService()
         if not self._checks.running:
-            self.conversation.open()
+            self.connection.open()
             self._checks.start(_CHECK_INTERVAL, now=False)
-            self._link.start()
+            self._reconnector.start()
 
     def stopService(self) -> Deferred[None]:
         """
@@ -113,8 +126,8 @@ class QueueClient(Service):
         super().stopService()
         if self._checks.running:
             self._checks.stop()
-        stopped = self._link.stop()
-        self.conversation.close()
+        stopped = self._reconnector.stop()
+        self.connection.close()
         return stopped
 
     async def __aenter__(self) -> Self:
@@ -136,15 +149,15 @@ class QueueClient(Service):
         @return: fails with C{NotConnected} if the server could not be reached, with a C{ProtocolError} if what answers does not speak
             version 02 of the protocol, with C{TimedOut} if it does not answer, and with C{Closed} if the client is closed
         """
-        if self.conversation.closed:
+        if self.connection.closed:
             return fail(Closed("the client is closed"))
-        return self._link.when_answered(attempts)
+        return self._reconnector.when_answered(attempts)
 
     def _check(self) -> None:
         """Once a second. Catches everything: a LoopingCall that fails once never runs again."""
         try:
-            self.conversation.expire()
-            self._link.check()
+            self.connection.expire()
+            self._reconnector.check()
         except Exception:
             self._log.failure("a periodic check failed")
 
@@ -181,7 +194,7 @@ class QueueClient(Service):
         @raise ValueError: a number of seconds is negative, the key is empty or cannot be UTF-8, or there is no such level
         """
         try:
-            return answer(self.conversation.send(queue, body, ttl, delay, headers, key, level))
+            return answer(self.connection.send(queue, body, ttl, delay, headers, key, level))
         except ClientError as error:
             return fail(error)
 
@@ -203,10 +216,10 @@ class QueueClient(Service):
         return wanting
 
     def _answered(self) -> None:
-        outbox = self.conversation.outbox
-        while self._wanting_room and (outbox.has_room or self.conversation.closed):
+        outbox = self.connection.outbox
+        while self._wanting_room and (outbox.has_room or self.connection.closed):
             wanting = self._wanting_room.popleft()
-            if self.conversation.closed:
+            if self.connection.closed:
                 wanting.errback(Closed("the client is closed"))
             else:
                 wanting.callback(None)
@@ -221,7 +234,7 @@ class QueueClient(Service):
         @return: fails with C{NotConnected} if there is no connection or it is lost, and with C{TimedOut}
         """
         try:
-            return answer(self.conversation.ping())
+            return answer(self.connection.ping())
         except ClientError as error:
             return fail(error)
 
@@ -256,16 +269,14 @@ class QueueClient(Service):
         return self._consume(queue, window, lease, worker)
 
     def _consume(self, queue: str, window: int, lease: float, worker: Worker | None) -> Consumer:
-        consumer: Any = self.conversation.receivers.get(queue)
+        consumer: Any = self.connection.receivers.get(queue)
         if consumer is None or not consumer.window:
             consumer = Consumer(queue, self._stop_consuming, worker)
         elif worker or consumer.subscribed:
             raise ValueError(f"the queue {queue!r} is consumed already")
-        self.conversation.consume(queue, consumer, window, lease)
+        self.connection.consume(queue, consumer, window, lease)
         return consumer  # type: ignore[no-any-return]
 
     def _stop_consuming(self, consumer: Consumer) -> Deferred[None]:
-        if self.conversation.receivers.get(consumer.queue) is not consumer:
-            return succeed(None)
-        request = self.conversation.stop_consuming(consumer.queue)
+        request = self.connection.stop_consuming(consumer.queue, consumer)
         return succeed(None) if request is None else answer(request)

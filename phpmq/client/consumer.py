@@ -1,4 +1,4 @@
-"""Who gets the messages of a queue."""
+"""The consumer of a queue, and its deliveries."""
 
 from __future__ import annotations
 
@@ -6,14 +6,31 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Self
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from phpmq.client.delivery import Delivery
-from phpmq.conversation import backoff
+from phpmq import client_connection
+from phpmq.client.reconnector import answer
+from phpmq.client_connection import Settlement, backoff
 
-#: What L{QueueClient.subscribe} calls with each message.
+
+class Delivery(client_connection.Delivery[Deferred[bool]]):
+    """
+    A message that this client holds until it is settled.
+
+    Each way to settle it returns a Deferred that never fails and may be ignored. It fires with True once the server did it; with False
+    if the message was no longer this client's, or that is not known: the connection was lost, its lease was over, or it was settled
+    before. Then it may be delivered again.
+    """
+
+    __slots__ = ()
+
+    def _outcome(self, request: Settlement | None) -> Deferred[bool]:
+        return succeed(False) if request is None else answer(request)
+
+
+#: The function that L{QueueClient.subscribe} calls with each message.
 Worker = Callable[[Delivery], Awaitable[object] | object]
 
 
@@ -33,8 +50,8 @@ class Consumer:
 
     def __init__(self, queue: str, stop: Callable[[Consumer], Deferred[None]], worker: Worker | None = None) -> None:
         """
-        @param stop: has no more delivered
-        @param worker: who gets the messages, if not those who iterate
+        @param stop: ends the deliveries of a consumer
+        @param worker: gets the messages, if not the tasks that iterate
         """
         self.queue = queue
         self.window = 0
@@ -42,7 +59,7 @@ class Consumer:
         self._stop = stop
         self._worker = worker
         self._working = 0
-        self._wanting_rest: deque[Deferred[None]] = deque()
+        self._finishing: deque[Deferred[None]] = deque()
         self._waiting: deque[Deferred[Delivery | None]] = deque()
         self._delivered: deque[Delivery] = deque()
         self._ended = False
@@ -61,7 +78,7 @@ class Consumer:
     async def __anext__(self) -> Delivery:
         while self._delivered:
             delivery = self._delivered.popleft()
-            # Of a consumer that was stopped nobody tells that the connection was lost.
+            # A consumer that was stopped does not hear that the connection is lost.
             if not delivery.lost:
                 return delivery
         if not self._ended:
@@ -75,22 +92,22 @@ class Consumer:
 
     def stop(self) -> Deferred[None]:
         """
-        Have no more delivered. Fires when the server knows, and, with a function that is subscribed, when that has done with all it was
-        called with. What was delivered until then can still be iterated, then the iteration ends.
+        Consume no more. Fires when the server knows, and, with a function that is subscribed, when its work on all messages is done. What
+        was delivered until then can still be iterated, then the iteration ends.
         """
-        return Deferred.fromCoroutine(self._rest())
+        return Deferred.fromCoroutine(self._finish())
 
-    async def _rest(self) -> None:
+    async def _finish(self) -> None:
         await self._stop(self)
         if self._working:
-            wanting: Deferred[None] = Deferred(self._wanting_rest.remove)
-            self._wanting_rest.append(wanting)
-            await wanting
+            finished: Deferred[None] = Deferred(self._finishing.remove)
+            self._finishing.append(finished)
+            await finished
 
     # Receiver
 
     def deliver(self, delivery: Delivery) -> None:
-        """Take a message; see L{conversation.Receiver}."""
+        """Take a message; see L{client_connection.Receiver}."""
         if self._worker is not None:
             self._work(self._worker, delivery)
         elif self._waiting:
@@ -116,15 +133,15 @@ class Consumer:
 
     def _done(self, _: object) -> None:
         self._working -= 1
-        while self._wanting_rest and not self._working:
-            self._wanting_rest.popleft().callback(None)
+        while self._finishing and not self._working:
+            self._finishing.popleft().callback(None)
 
     def lost(self) -> None:
-        """The server has taken back what was not handed out; see L{conversation.Receiver}."""
+        """Drop what was not handed out: the server has taken it back; see L{client_connection.Receiver}."""
         self._delivered.clear()
 
     def end(self, error: Exception | None) -> None:
-        """Nothing more will come; see L{conversation.Receiver}."""
+        """Expect no more messages; see L{client_connection.Receiver}."""
         if error is not None:
             self._log.error("the queue {queue!r} cannot be consumed: {error}", queue=self.queue, error=error)
         self.window = 0

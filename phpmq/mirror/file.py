@@ -110,10 +110,7 @@ class StoreFile:
             raise self._refusal("belongs to another application", "name another --store")
         version = int.from_bytes(header[60:64], "big")
         if version > SCHEMA_VERSION:
-            raise self._refusal(
-                f"was written by a newer phpmq (schema {version}, this one knows {SCHEMA_VERSION})",
-                "upgrade phpmq",
-            )
+            raise self._refusal(f"was written by a newer phpmq (schema {version}, this one knows {SCHEMA_VERSION})", "upgrade phpmq")
         if not version:
             raise self._refusal("has the unknown schema 0", "restore it from a backup")
         if not os.access(self.path, os.W_OK):
@@ -176,18 +173,9 @@ class StoreFile:
     def _connect(self) -> sqlite3.Connection:
         if self._database is None:
             database = sqlite3.connect(
-                f"file:{quote(self.path)}?mode=rw",
-                uri=True,
-                isolation_level=None,
-                check_same_thread=False,
-                timeout=2,
+                f"file:{quote(self.path)}?mode=rw", uri=True, isolation_level=None, check_same_thread=False, timeout=2
             )
-            for pragma in (
-                "journal_mode = WAL",
-                "synchronous = FULL",
-                "wal_autocheckpoint = 4000",
-                "journal_size_limit = 33554432",
-            ):
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "wal_autocheckpoint = 4000", "journal_size_limit = 33554432"):
                 database.execute(f"PRAGMA {pragma}").fetchall()
             self._database = database
         return self._database
@@ -202,36 +190,33 @@ class StoreFile:
             database = self._connect()
             database.execute("ATTACH ':memory:' AS delta")
             database.deserialize(delta.image, name="delta")
-            run = database.execute
-            run("BEGIN IMMEDIATE")
-            run("DELETE FROM message WHERE number IN delta.gone")
-            run("DELETE FROM message WHERE number IN delta.changed")
-            run("DELETE FROM message WHERE number IN (SELECT number FROM delta.dead)")
-            for keys in "gone", "changed":  # what was dead may wait again
-                run(f"DELETE FROM dead WHERE number IN delta.{keys}")
-            if delta.properties:
-                for keys in "gone", "changed":
-                    run(f"DELETE FROM extra WHERE number IN delta.{keys}")
-                run("INSERT OR REPLACE INTO main.extra SELECT * FROM delta.extra")
-            run("DELETE FROM key WHERE number IN delta.gone_key")
-            run("DELETE FROM producer WHERE name IN (SELECT name FROM delta.gone_producer)")
-            for table in "message", "dead", "key", "queue", "producer", "meta":
-                if table == "queue":
-                    run("DELETE FROM queue WHERE number IN delta.gone_queue")
-                    if delta.keeps_flushed:
-                        run(
-                            "UPDATE delta.queue AS new SET flushed ="
-                            " coalesce((SELECT flushed FROM main.queue WHERE number = new.number), 0)"
-                        )
-                run(f"INSERT OR REPLACE INTO main.{table} SELECT * FROM delta.{table}")
-            run("INSERT OR REPLACE INTO meta VALUES ('commits', ?)", (self._commits + 1,))
-            run("COMMIT")
+            database.execute("BEGIN IMMEDIATE")
+            self._replace_rows(database, delta)
+            database.execute("INSERT OR REPLACE INTO meta VALUES ('commits', ?)", (self._commits + 1,))
+            database.execute("COMMIT")
             self._commits += 1
-            run("DETACH delta")
+            database.execute("DETACH delta")
             os.pwrite(self._lock, b"%019d\n" % self._commits, 0)
         except (sqlite3.Error, OSError) as error:
             self._disconnect()
             raise StoreError(f"{self.path}: {error}") from error
+
+    def _replace_rows(self, database: sqlite3.Connection, delta: Delta) -> None:
+        """Delete what is gone or changed, and insert what is new or changed."""
+        run = database.execute
+        tables = ("message", "dead", "extra") if delta.properties else ("message", "dead")  # what was dead may be ready again
+        for table in tables:
+            for keys in "gone", "changed":
+                run(f"DELETE FROM {table} WHERE number IN delta.{keys}")
+        run("DELETE FROM message WHERE number IN (SELECT number FROM delta.dead)")
+        run("DELETE FROM key WHERE number IN delta.gone_key")
+        run("DELETE FROM queue WHERE number IN delta.gone_queue")
+        run("DELETE FROM producer WHERE name IN (SELECT name FROM delta.gone_producer)")
+        if delta.keeps_flushed:
+            kept = "(SELECT flushed FROM main.queue WHERE number = new.number)"
+            run(f"UPDATE delta.queue AS new SET flushed = coalesce({kept}, 0)")
+        for table in (*tables, "key", "queue", "producer", "meta"):
+            run(f"INSERT OR REPLACE INTO main.{table} SELECT * FROM delta.{table}")
 
     def vacuum(self) -> bool:
         """

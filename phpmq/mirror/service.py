@@ -8,7 +8,7 @@ from typing import TypeVar
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
@@ -48,6 +48,8 @@ class MirrorService(Service):
     A write that fails loses nothing: its changes are part of the next one. Until that succeeds C{failing} is true and the log has an alarm
     a minute.
 
+    @ivar interval: seconds between two writes
+    @ivar path: the file's
     @ivar failing: whether the last write failed
     @ivar errors: how many writes failed
     @ivar writes: how many writes succeeded
@@ -68,12 +70,9 @@ class MirrorService(Service):
         reactor: IReactorTime,
         pool: ThreadPool | None = None,
     ) -> None:
-        """
-        @param interval: seconds between two writes
-        """
         self._changelog = changelog
         self._file = file
-        self.interval = interval
+        self.interval, self.path = interval, file.path
         self._clock = clock
         self._reactor = reactor
         # A pool of its own with one thread: the reactor's is also for others, and stops before this service has written all.
@@ -113,11 +112,6 @@ class MirrorService(Service):
         self._changelog.confirm(delta)
         self._pool.start()
         self._loop.start(self.interval, now=False)
-
-    @property
-    def path(self) -> str:
-        """The file."""
-        return self._file.path
 
     @property
     def pending(self) -> int:
@@ -234,16 +228,10 @@ class MirrorService(Service):
         deadline = self._clock.seconds() + _STOP_TIMEOUT
         await self._write_all()
         while (self.failing or self._changelog.pending) and self._clock.seconds() < deadline:
-            await _sleep(self._reactor, min(self.interval, 0.1))
+            await deferLater(self._reactor, min(self.interval, 0.1))
             await self._write_all()
         self.unsaved = self._changelog.pending if self.failing else 0
         if self.unsaved:
             self._log.critical("stopped with {pending} changes that could not be written to the file", pending=self.unsaved)
         self._pool.stop()
         self._file.close()
-
-
-def _sleep(reactor: IReactorTime, seconds: float) -> Deferred[None]:
-    done: Deferred[None] = Deferred()
-    reactor.callLater(seconds, done.callback, None)
-    return done

@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from phpmq.message import Message, QueueRecord
 from phpmq.store.rows import scalar
+
+_T = TypeVar("_T")
 
 # While the file cannot be written, so many batches are remembered before they are put together.
 _BATCHES = 4096
@@ -20,19 +22,12 @@ Producers = dict[bytes, tuple[int, int]]
 
 
 class Batch(NamedTuple):
-    """
-    Messages that were written to the database together.
+    """Messages that were written to the database together."""
 
-    @ivar upto: the highest number that was accepted until then
-    @ivar changes: how many messages and keys
-    @ivar size: their bytes
-    @ivar producers: the producers of these messages
-    """
-
-    upto: int
-    changes: int
-    size: int
-    producers: Producers
+    upto: int  # the highest number that was accepted until then
+    changes: int  # how many messages and keys
+    size: int  # their bytes
+    producers: Producers  # of these messages
 
 
 @dataclass
@@ -42,34 +37,23 @@ class Delta:
 
     @ivar image: tables C{message}, C{extra}, C{key}, C{dead}, C{queue}, C{producer} and C{meta} with rows to replace; C{gone},
         C{gone_key}, C{gone_queue} and C{gone_producer} with keys to delete
-    @ivar upto: the highest message number that it brings up to date
-    @ivar changes: how many rows
-    @ivar gone: numbers of messages to delete
-    @ivar changed: numbers of messages to replace, with their bytes
-    @ivar gone_keys: numbers of messages whose keys are forgotten
-    @ivar queues: numbers of queues to replace
-    @ivar gone_queues: queues to delete, by name
-    @ivar producers: producers to replace
-    @ivar gone_producers: producers to delete
-    @ivar properties: whether any message has or had properties
-    @ivar more: whether the file lacks more than this delta holds
     @ivar keeps_flushed: whether changed messages are left for the next delta: a dead one among them, which the file still has as
         ready, would be taken for flushed if its queue's C{flushed} came before it
     """
 
-    upto: int
-    gone: set[int]
-    changed: dict[int, int]
-    gone_keys: set[int]
-    queues: set[int]
+    upto: int  # the highest message number that it brings up to date
+    gone: set[int]  # messages to delete
+    changed: dict[int, int]  # messages to replace, with their bytes
+    gone_keys: set[int]  # messages whose keys are forgotten
+    queues: set[int]  # queues to replace
     gone_queues: dict[str, QueueRecord]
     producers: Producers
     gone_producers: set[bytes]
-    properties: bool
+    properties: bool  # whether any message has or had properties
     keeps_flushed: bool
     image: bytes = b""
-    changes: int = 0
-    more: bool = False
+    changes: int = 0  # how many rows
+    more: bool = False  # whether the file lacks more than this delta holds
 
 
 class ChangeLog:
@@ -86,11 +70,8 @@ class ChangeLog:
     """
 
     def __init__(self, database: sqlite3.Connection, mirrored: int, next_queue: int, meta: dict[str, object]) -> None:
-        """
-        @param meta: values for the file's table C{meta}, which the first delta brings
-        """
         self._database = database
-        self._meta = meta
+        self._meta = meta  # values for the file's table
         self._meta_changed = True
         self.flush: Callable[[], int] = lambda: 0
         self.properties = bool(scalar(database, "SELECT EXISTS (SELECT 1 FROM extra)"))
@@ -211,7 +192,7 @@ class ChangeLog:
         """Move changes out of the log into a delta that has no image yet."""
         upto, producers = self._reach(count, size)
         gone, gone_keys = _take_some(self._gone, count), _take_some(self._gone_keys, count)
-        changed = self._take_changed(count, size)
+        changed = take_sized(self._changed, count, size, int)
         queues, self._queues = self._queues, set()
         gone_producers, self._gone_producers = self._gone_producers, set()
         # Only with the last of the messages and keys that go, move or die: a queue's row must not leave the file before them.
@@ -240,18 +221,6 @@ class ChangeLog:
             size -= batch.size
         return upto, producers
 
-    def _take_changed(self, count: int, size: int) -> dict[int, int]:
-        """Move changed messages out of the log, until there are so many or so many bytes of them."""
-        taken: dict[int, int] = {}
-        for number, length in self._changed.items():
-            if len(taken) >= count or size <= 0:
-                break
-            taken[number] = length
-            size -= length
-        for number in taken:
-            del self._changed[number]
-        return taken
-
     def _draw(self, delta: Delta, meta: dict[str, object]) -> None:
         """Make the delta's image."""
         run = self._database.execute
@@ -260,7 +229,13 @@ class ChangeLog:
             with self._database:
                 run("BEGIN")
                 self._draw_keys(delta, meta)
-                self._draw_rows(delta)
+                new = "SELECT * FROM main.{0} WHERE number > ? AND number <= ?"
+                changed = " UNION ALL SELECT * FROM main.{0} WHERE number IN delta.changed"
+                for table in ("message", "dead", "extra", "key") if delta.properties else ("message", "dead", "key"):
+                    rows = new if table == "key" else new + changed
+                    run(f"CREATE TABLE delta.{table} AS {rows.format(table)}", (self.mirrored, delta.upto))
+                    delta.changes += scalar(self._database, f"SELECT max(rowid) FROM delta.{table}") or 0
+                run("CREATE TABLE delta.queue AS SELECT * FROM main.queue WHERE number IN delta.dirty")
             delta.image = self._database.serialize(name="delta")
         finally:
             run("DETACH delta")
@@ -286,17 +261,6 @@ class ChangeLog:
             values = ", ".join("?" for _ in columns.split(","))
             self._database.executemany(f"INSERT INTO delta.{table} VALUES ({values})", rows)
 
-    def _draw_rows(self, delta: Delta) -> None:
-        """Copy the rows that are new or changed from the database to the image."""
-        run = self._database.execute
-        new = "SELECT * FROM main.{0} WHERE number > ? AND number <= ?"
-        changed = " UNION ALL SELECT * FROM main.{0} WHERE number IN delta.changed"
-        for table in ("message", "dead", "extra", "key") if delta.properties else ("message", "dead", "key"):
-            rows = new if table == "key" else new + changed
-            run(f"CREATE TABLE delta.{table} AS {rows.format(table)}", (self.mirrored, delta.upto))
-            delta.changes += scalar(self._database, f"SELECT max(rowid) FROM delta.{table}") or 0
-        run("CREATE TABLE delta.queue AS SELECT * FROM main.queue WHERE number IN delta.dirty")
-
     def confirm(self, delta: Delta) -> None:
         """Note that the delta is in the file."""
         self._leaving = {}
@@ -317,6 +281,19 @@ class ChangeLog:
         self._gone_producers |= delta.gone_producers.difference(*(batch.producers for batch in self._batches))
         self._leaving = {}
         self._meta_changed = True
+
+
+def take_sized(items: dict[int, _T], count: int, size: int, size_of: Callable[[_T], int]) -> dict[int, _T]:
+    """Move items out of a dict, until there are so many or they reach so many bytes."""
+    taken: dict[int, _T] = {}
+    for number, item in items.items():
+        taken[number] = item
+        size -= size_of(item)
+        if len(taken) >= count or size <= 0:
+            break
+    for number in taken:
+        del items[number]
+    return taken
 
 
 def _take_some(numbers: set[int], count: int) -> set[int]:

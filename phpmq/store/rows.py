@@ -81,15 +81,7 @@ def extra_row(message: Message) -> tuple[object, ...]:
 def retried_row(message: Message) -> tuple[object, ...]:
     """Attempts, checksum and number of a message that was delivered again."""
     number, attempts = message.number, message.attempts
-    crc = checksum(
-        number,
-        message.queue.number,
-        message.position,
-        message.accepted,
-        message.expires or None,
-        attempts,
-        message.body,
-    )
+    crc = checksum(number, message.queue.number, message.position, message.accepted, message.expires or None, attempts, message.body)
     return attempts, crc, number
 
 

@@ -86,7 +86,7 @@ class SQLiteStore:
     # Messages
 
     def read(self, queue: QueueRecord, after: int, count: int, size: int) -> list[Message]:
-        """Messages in order; see L{IStore}."""
+        """Read messages in order; see L{IStore}."""
         self.write()
         columns, tables = WITH_EXTRA if self.changelog.properties else PLAIN
         rows = self._database.execute(
@@ -96,7 +96,7 @@ class SQLiteStore:
         return up_to(queue, rows, size)
 
     def peek(self, queue: QueueRecord, after: int, count: int, preview: int, delayed: bool = False, size: int = 2**62) -> list[Message]:
-        """Messages with the beginning of their bodies; see L{IStore}."""
+        """Read messages with the beginning of their bodies; see L{IStore}."""
         self.write()
         columns, tables = WITH_EXTRA
         columns = f"length(body), {columns.replace('body', NO_BODY)}"
@@ -118,17 +118,15 @@ class SQLiteStore:
         return found
 
     def get(self, queue: QueueRecord, number: int) -> Message | None:
-        """One message; see L{IStore}."""
+        """Look up a message; see L{IStore}."""
         self.write()
         columns, tables = WITH_EXTRA
-        row = self._database.execute(
-            f"SELECT {columns} FROM {tables} WHERE message.number = ? AND message.queue = ?", (number, queue.number)
-        )
-        found = row.fetchone()
-        return None if found is None else message_of(queue, found)
+        where = "message.number = ? AND message.queue = ?"
+        row = self._database.execute(f"SELECT {columns} FROM {tables} WHERE {where}", (number, queue.number)).fetchone()
+        return None if row is None else message_of(queue, row)
 
     def due(self, now: int, count: int, queues: Mapping[int, QueueRecord]) -> list[Message]:
-        """Delayed messages that are due; see L{IStore}."""
+        """Find delayed messages that are due; see L{IStore}."""
         self.write()
         columns, _ = WITH_EXTRA
         rows = self._database.execute(
@@ -137,14 +135,14 @@ class SQLiteStore:
         return [message_of(queues[row[1]], row) for row in rows if row[1] in queues]
 
     def next_due(self) -> int:
-        """When the next delayed message is due; see L{IStore}."""
+        """Tell when the next delayed message is due; see L{IStore}."""
         if not self.changelog.properties:
             return 0
         self.write()
         return scalar(self._database, "SELECT min(due) FROM extra WHERE due > 0") or 0
 
     def expired(self, now: int, count: int) -> list[tuple[int, int, int, int]]:
-        """Messages that expired; see L{IStore}."""
+        """Find messages that expired; see L{IStore}."""
         self.write()
         size, tables = (SIZE, WITH_EXTRA[1]) if self.changelog.properties else ("length(body)", "message")
         rows = self._database.execute(
@@ -179,7 +177,7 @@ class SQLiteStore:
     # Keys
 
     def find(self, queue: QueueRecord, key: str, now: int) -> int:
-        """The message with that key; see L{IStore}."""
+        """Find the message with a key; see L{IStore}."""
         if not self._buffer.keys_used:
             return 0
         number = self._buffer.find(queue, key, now)
@@ -192,7 +190,7 @@ class SQLiteStore:
         return row[0] if row else 0
 
     def keys(self) -> dict[int, tuple[int, int]]:
-        """How many keys each queue remembers; see L{IStore}."""
+        """Count the keys that each queue remembers; see L{IStore}."""
         if not self._buffer.keys_used:
             return {}
         self.write()
@@ -222,7 +220,7 @@ class SQLiteStore:
     # Producers
 
     def producers(self) -> list[tuple[bytes, int, int]]:
-        """Every producer; see L{IStore}."""
+        """List the producers; see L{IStore}."""
         return self._database.execute("SELECT name, number, used FROM producer").fetchall()
 
     def drop_producer(self, name: bytes) -> None:
@@ -233,7 +231,7 @@ class SQLiteStore:
     # Queues
 
     def create_queue(self, name: str) -> QueueRecord:
-        """A new queue; see L{IStore}."""
+        """Create a queue; see L{IStore}."""
         # One that the file may still have, perhaps with messages, is the same again: a name is never there twice.
         queue = self.changelog.take_back_queue(name)
         if queue is None:
@@ -271,7 +269,7 @@ class SQLiteStore:
         self.changelog.note_gone_queue(queue)
 
     def queues(self) -> list[tuple[QueueRecord, int, int, int]]:
-        """Every queue with its counts; see L{IStore}."""
+        """List the queues with their counts; see L{IStore}."""
         self.write()
         size, extra = (SIZE, " LEFT JOIN extra ON extra.number = message.number") if self.changelog.properties else ("length(body)", "")
         return [
@@ -297,28 +295,14 @@ class SQLiteStore:
                 self._database.execute("INSERT OR REPLACE INTO extra VALUES (?, ?, 0, NULL, ?)", row)
             self._database.execute(
                 "INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    number,
-                    message.queue.name,
-                    reason,
-                    text,
-                    message.accepted,
-                    now,
-                    message.attempts,
-                    message.body,
-                ),
+                (number, message.queue.name, reason, text, message.accepted, now, message.attempts, message.body),
             )
         self.changelog.note_changed(message)
 
     def dead(
-        self,
-        queue: str | None = None,
-        after: int = 0,
-        count: int = -1,
-        reason: str | None = None,
-        preview: int | None = None,
+        self, queue: str | None = None, after: int = 0, count: int = -1, reason: str | None = None, preview: int | None = None
     ) -> Iterable[DeadMessage]:
-        """The dead messages; see L{IStore}."""
+        """Read dead messages; see L{IStore}."""
         conditions, values = ["dead.number > ?"], [after]
         for column, value in ("queue", queue), ("reason", reason):
             if value is not None:
@@ -337,19 +321,17 @@ class SQLiteStore:
             yield dead
 
     def get_dead(self, number: int, preview: int | None = None) -> DeadMessage | None:
-        """One dead message; see L{IStore}."""
-        return next(iter(self.dead(after=number - 1, count=1, preview=preview)), None) if self._is_dead(number) else None
-
-    def _is_dead(self, number: int) -> bool:
-        return self._database.execute("SELECT 1 FROM dead WHERE number = ?", (number,)).fetchone() is not None
+        """Look up a dead message; see L{IStore}."""
+        known = self._database.execute("SELECT 1 FROM dead WHERE number = ?", (number,)).fetchone()
+        return None if known is None else next(iter(self.dead(after=number - 1, count=1, preview=preview)))
 
     def dead_totals(self) -> dict[str, tuple[int, int]]:
-        """How many dead messages each queue has, and their bytes; see L{IStore}."""
+        """Count the dead messages of each queue; see L{IStore}."""
         totals = f"SELECT dead.queue, count(*), sum({SIZE}) FROM dead LEFT JOIN extra USING (number) GROUP BY dead.queue"
         return {name: (count, size) for name, count, size in self._database.execute(totals)}
 
     def replay(self, dead: DeadMessage, queue: QueueRecord, position: int) -> Message:
-        """Make a dead message wait again; see L{IStore}."""
+        """Make a dead message ready again; see L{IStore}."""
         headers = self._database.execute("SELECT headers FROM extra WHERE number = ?", (dead.number,)).fetchone()
         extra = None if headers is None else Properties(0, "", headers[0] or b"")
         message = Message(dead.number, queue, position, dead.accepted, 0, 0, dead.body, extra)
@@ -372,7 +354,7 @@ class SQLiteStore:
         self.changelog.note_gone(numbers)
 
     def _beginning(self, table: str, number: int, preview: int) -> bytes:
-        """The first bytes of a body. SQL's C{substr} would copy all of it first."""
+        """Read the first bytes of a body. SQL's C{substr} would copy all of it first."""
         if not preview:
             return b""
         with self._database.blobopen(table, "body", number, readonly=True) as body:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from itertools import pairwise
+from operator import attrgetter
 
 from phpmq.message import Message, QueueRecord
-from phpmq.store.changelog import Batch, ChangeLog, Producers
+from phpmq.store.changelog import Batch, ChangeLog, Producers, take_sized
 from phpmq.store.rows import MESSAGE, extra_row, retried_row, row_of, scalar
 
 # So many changes of a kind, or bytes of bodies, are collected before they are written to the database; a message that is settled before
@@ -14,6 +16,9 @@ from phpmq.store.rows import MESSAGE, extra_row, retried_row, row_of, scalar
 _CHANGES = 2048
 
 _BYTES = 1024 * 1024
+
+_Messages = dict[int, Message]
+_Key = tuple[int, int, int, str]  # number of the message, number of the queue, when it was accepted, key
 
 
 class WriteBuffer:
@@ -27,15 +32,15 @@ class WriteBuffer:
     def __init__(self, database: sqlite3.Connection, log: ChangeLog) -> None:
         self._database = database
         self._log = log
-        self._added: dict[int, Message] = {}
-        self._put: dict[int, Message] = {}
+        self._added: _Messages = {}
+        self._put: _Messages = {}
         self._size = 0  # of all that were added or put since the last write, also of those that are gone
-        self._retried: dict[int, Message] = {}
+        self._retried: _Messages = {}
         self._removed: list[int] = []
         self.latest = self._written = self._wanted = log.mirrored  # number added, in a batch, waited for
         self.keys_used = log.properties or bool(scalar(database, "SELECT EXISTS (SELECT 1 FROM key)"))
         self._keyed: dict[tuple[int, str], Message] = {}  # the latest with each queue and key, also if it is gone
-        self._keys: list[tuple[int, int, int, str]] = []  # rows for those of them whose keys are to be remembered
+        self._keys: list[_Key] = []  # those of them that are to be remembered
         self._producers: Producers = {}
 
     def add(self, message: Message) -> None:
@@ -129,7 +134,8 @@ class WriteBuffer:
             keys, self._keys = self._keys, []
             if self._keyed:
                 self._keyed = {}
-            retried = self._take_retried()
+            # A part of them: their rows are written again with their bodies, and no receipt depends on that.
+            retried = take_sized(self._retried, _CHANGES, _BYTES, attrgetter("size")).values()
             self._write_rows(added, put, retried, removed, keys)
             self._log.note_gone(removed)
             for message in (*put.values(), *retried):
@@ -140,14 +146,7 @@ class WriteBuffer:
                 self._written, self._producers = self.latest, {}
         return len(self._retried)
 
-    def _write_rows(
-        self,
-        added: dict[int, Message],
-        put: dict[int, Message],
-        retried: list[Message],
-        removed: list[int],
-        keys: list[tuple[int, int, int, str]],
-    ) -> None:
+    def _write_rows(self, added: _Messages, put: _Messages, retried: Iterable[Message], removed: list[int], keys: list[_Key]) -> None:
         """Write rows in one transaction."""
         run = self._database.executemany
         with self._database:
@@ -163,19 +162,6 @@ class WriteBuffer:
                 run("INSERT INTO extra VALUES (?, ?, ?, ?, ?)", map(extra_row, extras))
             if keys:
                 run("INSERT INTO key VALUES (?, ?, ?, ?)", keys)
-
-    def _take_retried(self) -> list[Message]:
-        """Take a part of the retried messages: their rows are written again with their bodies, and no receipt depends on them."""
-        taken: list[Message] = []
-        size = 0
-        for message in self._retried.values():
-            taken.append(message)
-            size += message.size
-            if len(taken) >= _CHANGES or size >= _BYTES:
-                break
-        for message in taken:
-            del self._retried[message.number]
-        return taken
 
 
 def _runs(numbers: list[int]) -> list[tuple[int, int]]:

@@ -1,31 +1,58 @@
-"""The console's commands: one table of what there is, what it is called with, and what does it."""
+"""
+The console's commands: what each is called with, and what does it.
+
+The help of a command is the docstring of its function, in which the names of L{LIMITS} may stand.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from textwrap import wrap
 from typing import Any
 
-from phpmq.admin.admin import Admin
-from phpmq.admin.console import answers
-from phpmq.admin.console.language import Answer, BadCommand, Call, Command, Terminal, find
-from phpmq.admin.console.monitor import View
-from phpmq.admin.console.text import Heading, table
+from phpmq.admin.console import display
+from phpmq.admin.console.display import Heading, View, format_name, table
+from phpmq.admin.console.grammar import Answer, BadCommand, Call, Command, Terminal, find
 from phpmq.errors import NoSuchClient
 from phpmq.results import as_json, members, paused
 from phpmq.text import parse_duration, parse_size, plural
 
-# So many messages, dead letters, queues, clients and consumers are listed at most; a body is shown up to so many bytes, in lists and alone.
-_MESSAGES, _DEAD, _QUEUES, _CLIENTS, _CONSUMERS = 10, 50, 200, 200, 200
-_PREVIEW, _WHOLE = 4 * answers.BODY, 64 * 1024
+_Function = Callable[[Terminal, Call], Answer | Awaitable[Answer]]
+
+#: How many messages, dead letters, queues, clients and consumers are listed at most, and KiB of a body that is shown alone.
+LIMITS = {"messages": 10, "dead": 50, "queues": 200, "clients": 200, "consumers": 200, "body": 64}
+
+# Bytes of a body in a list.
+_PREVIEW = 4 * display.BODY
 
 # How long the lines of help are at most.
 _WIDTH = 79
 
+# Settings that take a unit.
+_WITH_UNIT: dict[str, Callable[[str], float]] = {"max_bytes": parse_size, "lease": parse_duration, "dedup": parse_duration}
 
+#: Every command by its name, in the order in which C{help} lists them.
+TABLE: dict[str, Command] = {}
+
+
+def _command(arguments: str, summary: str, options: Sequence[str] = ("--json",), changes: bool = False) -> Callable[[_Function], _Function]:
+    """Put a function into L{TABLE} as the command of its name."""
+
+    def add(run: _Function) -> _Function:
+        name = run.__name__.removeprefix("_")
+        paragraphs = (run.__doc__ or "").format(**LIMITS).split("\n\n")
+        text = "\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        TABLE[name] = Command(name, arguments, summary, text, run, options, changes)
+        return run
+
+    return add
+
+
+@_command("[COMMAND]", "the commands, or more about one", ())
 def _help(terminal: Terminal, call: Call) -> Answer:
+    """Commands and options are written out, there are no abbreviations. A name that begins with two dashes goes after a --."""
     if call.words:
         command = find(call.words[0], TABLE)
         paragraphs = f"{command.summary}.", *command.text.split("\n")
@@ -35,136 +62,178 @@ def _help(terminal: Terminal, call: Call) -> Answer:
     return Answer([*lines, "", *hints])
 
 
+@_command("[QUEUE]", "watch the server or a queue; q leaves", ("--size",))
 async def _monitor(terminal: Terminal, call: Call) -> Answer:
+    """
+    It is refreshed twice a second. That of the server has the queues with the most messages, sorted by name, and a bar for each: # is what
+    waits, + is what is in flight. That of a queue has its messages, those in flight first. The screen has 80 columns and 24 rows, unless
+    --size says otherwise. A command that is typed meanwhile leaves the monitor and is run.
+    """
     queue = call.words[0] if call.words else None
     await terminal.watch(View(queue, *call.size) if call.size else View(queue))
     return Answer()
 
 
+@_command("", "the server in numbers")
 def _status(terminal: Terminal, call: Call) -> Answer:
+    """Memory, file, messages, rates, clients and alarms, and what was counted since the start."""
     status = as_json(terminal.admin.status())
-    return Answer([*answers.status(status), "", *answers.totals(status)], status)
+    return Answer([*display.format_status(status), "", *display.format_totals(status)], status)
 
 
+@_command("QUEUE [ID]", "a queue and its messages, or one of them")
 async def _show(terminal: Terminal, call: Call) -> Answer:
+    """
+    Up to {messages} messages of each state are listed with the beginnings of their bodies. With an ID it is that message, also a dead one,
+    with up to {body} KiB of its body. Nothing changes by looking.
+    """
     admin, (name, *id) = terminal.admin, call.words
     if id:
-        message = as_json(await admin.messages.get(name, id[0], _WHOLE))
-        return Answer(answers.message(message), message)
+        message = as_json(await admin.messages.get(name, id[0], LIMITS["body"] * 1024))
+        return Answer(display.format_message(message), message)
     detail = await admin.queues.get(name)
-    more_consumers = len(detail.consuming) - _CONSUMERS
-    queue = as_json(replace(detail, consuming=detail.consuming[:_CONSUMERS]))
+    queue = as_json(replace(detail, consuming=detail.consuming[: LIMITS["consumers"]]))
     found: list[dict[str, Any]] = []
     for state in "in_flight", "ready", "delayed":
         if queue[state]:
-            found += as_json(await admin.messages.list(name, state, limit=_MESSAGES, preview=_PREVIEW))["items"]
+            found += as_json(await admin.messages.list(name, state, limit=LIMITS["messages"], preview=_PREVIEW))["items"]
     more = queue["in_flight"] + queue["ready"] + queue["delayed"] - len(found)
-    lines = [*answers.queue(queue), *_block(_consumers(queue["consuming"], more_consumers)), *_block(answers.settings(queue["settings"]))]
-    lines += _block(answers.messages(found, _now(admin)) if found else [])
-    return Answer([*lines, *([f"and {plural(more, 'more message')}"] if more > 0 else [])], {**members(detail), "messages": found})
+    blocks = (
+        display.format_consumers(queue["consuming"]) + _more(len(detail.consuming) - LIMITS["consumers"], "consumer"),
+        display.format_settings(queue["settings"]),
+        display.format_messages(found, admin.now / 1000) if found else [],
+    )
+    lines = [*display.format_queue(queue), *(line for block in blocks if block for line in ("", *block)), *_more(more, "message")]
+    return Answer(lines, {**members(detail), "messages": found})
 
 
-def _consumers(consuming: list[dict[str, Any]], more: int) -> list[str]:
-    return [*answers.consumers(consuming), *([f"and {plural(more, 'more consumer')}"] if more > 0 else [])]
+def _more(number: int, noun: str) -> list[str]:
+    return [f"and {plural(number, f'more {noun}')}"] if number > 0 else []
 
 
-def _block(lines: list[str]) -> list[str]:
-    return ["", *lines] if lines else []
+def _listed(page: dict[str, Any], lines: Callable[[list[dict[str, Any]]], list[str]], none: str, more: str = "and more") -> Answer:
+    """The answer for a page of results: a line of its own if there are none, and another one if there are more."""
+    return Answer([*(lines(page["items"]) if page["items"] else [none]), *([more] if page["next"] else [])], page)
 
 
-def _now(admin: Admin) -> float:
-    return admin.now / 1000
-
-
+@_command("PATTERN", "queues with PATTERN in their names")
 async def _search(terminal: Terminal, call: Call) -> Answer:
+    """An asterisk stands for any characters; upper and lower case are the same. search * lists all, but never more than {queues}."""
+    most = LIMITS["queues"]
     # Only the asterisk means something.
     pattern = call.words[0].replace("[", "[[]").replace("?", "[?]")
-    page = as_json(await terminal.admin.queues.list(f"*{pattern}*", limit=_QUEUES))
-    lines = answers.queues(page["items"]) if page["items"] else [f"no queue matches {answers.name(call.words[0])}"]
-    more = [f"and more: these are the first {_QUEUES} by name, a longer pattern finds fewer"] if page["next"] else []
-    return Answer(lines + more, page)
+    page = as_json(await terminal.admin.queues.list(f"*{pattern}*", limit=most))
+    more = f"and more: these are the first {most} by name, a longer pattern finds fewer"
+    return _listed(page, display.format_queues, f"no queue matches {format_name(call.words[0])}", more)
 
 
+@_command("QUEUE", "remove what waits in a queue", changes=True)
 def _flush(terminal: Terminal, call: Call) -> Answer:
-    done = as_json(terminal.admin.queues.flush(call.words[0]))
-    return Answer([f"{plural(done['removed'], 'message')} removed from {answers.name(done['queue'])}{_left(done)}"], done)
+    """Delayed ones too. Those in flight are left to their consumers, and are gone if they come back. Dead letters stay."""
+    done = terminal.admin.queues.flush(call.words[0])
+    return Answer([f"{plural(done.removed)} removed from {format_name(done.queue)}{_left(done.in_flight)}"], as_json(done))
 
 
-def _left(done: dict[str, Any]) -> str:
-    return f"; {done['in_flight']:,} in flight left to their consumers, and gone if they come back" if done["in_flight"] else ""
+def _left(in_flight: int) -> str:
+    return f"; {in_flight:,} in flight left to their consumers, and gone if they come back" if in_flight else ""
 
 
-async def _flush_all(terminal: Terminal, call: Call) -> Answer:
+@_command("[yes]", "remove what waits in all queues", changes=True)
+async def _flushall(terminal: Terminal, call: Call) -> Answer:
+    """Without the yes it only tells how many those are."""
     if call.words != ["yes"]:
-        messages = as_json(terminal.admin.status())["messages"]
-        waiting = plural(messages["ready"] + messages["delayed"], "message")
+        messages = terminal.admin.status().messages
+        waiting = plural(messages.ready + messages.delayed)
         raise BadCommand(f"this removes all that waits, {waiting} now; if that is what you want, type: flushall yes")
-    done = as_json(await terminal.admin.queues.flush_all())
-    return Answer([f"{plural(done['removed'], 'message')} removed from {plural(done['queues'], 'queue')}{_left(done)}"], done)
+    done = await terminal.admin.queues.flush_all()
+    return Answer([f"{plural(done.removed)} removed from {plural(done.queues, 'queue')}{_left(done.in_flight)}"], as_json(done))
 
 
+@_command("QUEUE [deliveries|sends|all]", "stop deliveries, sends or both", changes=True)
 def _pause(terminal: Terminal, call: Call) -> Answer:
-    queue = as_json(terminal.admin.queues.pause(*call.words))
-    return Answer([_how_paused(queue)], queue)
+    """
+    Deliveries, unless told otherwise. It holds over a restart, until resume. A queue that is not there is made. What is in flight is left
+    alone; while sends are paused, senders wait or are refused.
+    """
+    return _how_paused(as_json(terminal.admin.queues.pause(*call.words)))
 
 
+@_command("QUEUE [deliveries|sends|all]", "undo pause", changes=True)
 def _resume(terminal: Terminal, call: Call) -> Answer:
-    queue = as_json(terminal.admin.queues.resume(*call.words))
-    return Answer([_how_paused(queue)], queue)
+    """Of all that is paused, unless told otherwise. Deliveries and senders that wait go on at once."""
+    return _how_paused(as_json(terminal.admin.queues.resume(*call.words)))
 
 
-def _how_paused(queue: dict[str, Any]) -> str:
+def _how_paused(queue: dict[str, Any]) -> Answer:
     stopped = paused(queue)
-    return f"{answers.name(queue['name'])}: {stopped + ' paused' if stopped else 'nothing is paused'}"
+    return Answer([f"{format_name(queue['name'])}: {stopped + ' paused' if stopped else 'nothing is paused'}"], queue)
 
 
+@_command("[QUEUE]", "dead letters, or which queues have them")
 async def _dead(terminal: Terminal, call: Call) -> Answer:
+    """The oldest {dead}, with reason, what the client said, and the beginnings of their bodies. show QUEUE ID has the whole one."""
     admin = terminal.admin
     if not call.words:
-        page = as_json(admin.dead_letters.totals(limit=_QUEUES))
-        lines = answers.dead_totals(page["items"]) if page["items"] else ["there are no dead letters"]
-    else:
-        page = as_json(await admin.messages.list(call.words[0], "dead", limit=_DEAD, preview=_PREVIEW))
-        lines = answers.dead(page["items"], _now(admin)) if page["items"] else [f"{answers.name(call.words[0])} has no dead letters"]
-    return Answer([*lines, *(["and more"] if page["next"] else [])], page)
+        return _listed(as_json(admin.dead_letters.totals(limit=LIMITS["queues"])), display.format_dead_totals, "there are no dead letters")
+    page = as_json(await admin.messages.list(call.words[0], "dead", limit=LIMITS["dead"], preview=_PREVIEW))
+    none = f"{format_name(call.words[0])} has no dead letters"
+    return _listed(page, lambda found: display.format_dead_letters(found, admin.now / 1000), none)
 
 
+@_command("QUEUE [TARGET]", "have dead letters delivered again", changes=True)
 async def _replay(terminal: Terminal, call: Call) -> Answer:
+    """All of them go to the tail of the queue, or to that of another one, with their attempts forgotten."""
     name, *target = call.words
-    done = as_json(await terminal.admin.dead_letters.replay(name, target[0] if target else None))
-    return Answer([f"{plural(done['replayed'], 'dead letter')} of {answers.name(name)} replayed to {answers.name(done['target'])}"], done)
+    done = await terminal.admin.dead_letters.replay(name, target[0] if target else None)
+    replayed = plural(done.replayed, "dead letter")
+    return Answer([f"{replayed} of {format_name(name)} replayed to {format_name(done.target)}"], as_json(done))
 
 
+@_command("", "who is connected, with what they consume")
 async def _clients(terminal: Terminal, call: Call) -> Answer:
-    page = as_json(await terminal.admin.clients.list(limit=_CLIENTS))
-    lines = answers.clients(page["items"]) if page["items"] else ["nobody is connected"]
-    return Answer([*lines, *(["and more"] if page["next"] else [])], page)
+    """The longest connected come first, {clients} at most. Bytes are those received from and sent to the client."""
+    return _listed(as_json(await terminal.admin.clients.list(limit=LIMITS["clients"])), display.format_clients, "nobody is connected")
 
 
+@_command("ID", "close a client's connection", changes=True)
 def _disconnect(terminal: Terminal, call: Call) -> Answer:
+    """The id is that of clients. What the client holds is ready again; most clients connect again."""
     if not re.fullmatch(r"\d{1,18}", call.words[0], re.ASCII):
         raise NoSuchClient(f"a client has a number, not {call.words[0]!r}")
-    client = as_json(terminal.admin.clients.disconnect(int(call.words[0])))
-    returned = plural(client["in_flight"], "message")
-    return Answer([f"client {client['id']} ({client['address']}) disconnected; {returned} in flight given back"], client)
+    client = terminal.admin.clients.disconnect(int(call.words[0]))
+    return Answer([f"client {client.id} ({client.address}) disconnected; {plural(client.in_flight)} in flight given back"], as_json(client))
 
 
+@_command("FROM TO", "move what is ready to another queue", changes=True)
 async def _move(terminal: Terminal, call: Call) -> Answer:
+    """They keep their order, ids and attempts. Delayed ones and those in flight stay."""
     source, target = call.words
-    done = as_json(await terminal.admin.messages.move(source, target))
-    return Answer([f"{plural(done['moved'], 'message')} moved from {answers.name(source)} to {answers.name(target)}"], done)
+    done = await terminal.admin.messages.move(source, target)
+    return Answer([f"{plural(done.moved)} moved from {format_name(source)} to {format_name(target)}"], as_json(done))
 
 
+@_command("QUEUE [NAME VALUE]...", "what is set for a queue, or set it", changes=True)
 def _settings(terminal: Terminal, call: Call) -> Answer:
+    """
+    The value default gives a setting its default back. A queue that is not there is made.
+
+    max_messages, max_bytes: how much may wait, such as 1000 or 64M, 0 for no limit
+
+    when_full: refuse or drop-oldest
+
+    max_attempts: dead after so many deliveries, 0 for never
+
+    lease: how long a consumer may hold a message, such as 30, 30s or 5m, 0 for no limit
+
+    expired: drop, or dead to keep what expires as dead letters
+
+    dedup: how long a message's key is known, 0 for while it is there
+    """
     name, *pairs = call.words
     values = {setting: _value(setting, text) for setting, text in zip(pairs[::2], pairs[1::2], strict=True)}
     queues = terminal.admin.queues
-    queue = as_json(queues.configure(name, values) if values else queues.status(name))
-    return Answer(answers.settings(queue["settings"]), {"queue": name, "settings": queue["settings"]})
-
-
-# Settings that take a unit.
-_WITH_UNIT: dict[str, Callable[[str], float]] = {"max_bytes": parse_size, "lease": parse_duration, "dedup": parse_duration}
+    settings = as_json(queues.configure(name, values) if values else queues.status(name))["settings"]
+    return Answer(display.format_settings(settings), {"queue": name, "settings": settings})
 
 
 def _value(setting: str, text: str) -> Any:
@@ -179,9 +248,23 @@ def _value(setting: str, text: str) -> Any:
     return text
 
 
+@_command("", "clear the screen", ())
 def _clear(terminal: Terminal, call: Call) -> Answer:
+    """The one command that always sends an escape sequence."""
     terminal.clear()
     return Answer()
+
+
+@_command("", "headings and alarms in colours", ())
+def _colour(terminal: Terminal, call: Call) -> Answer:
+    """plain ends that."""
+    return _style(terminal, call)
+
+
+@_command("", "no prompt and no colours: for programs", ())
+def _plain(terminal: Terminal, call: Call) -> Answer:
+    """Monitors go on below each other, with an empty line between. colour ends that."""
+    return _style(terminal, call)
 
 
 def _style(terminal: Terminal, call: Call) -> Answer:
@@ -189,153 +272,18 @@ def _style(terminal: Terminal, call: Call) -> Answer:
     return Answer([""])
 
 
+@_command("", "close the connection", ())
 def _quit(terminal: Terminal, call: Call) -> Answer:
-    terminal.leave()
+    """Ctrl-C and Ctrl-D do so too, but while a monitor is shown they leave it."""
+    return _close(terminal)
+
+
+@_command("", "close the connection", ())
+def _exit(terminal: Terminal, call: Call) -> Answer:
+    """Another name of quit."""
+    return _close(terminal)
+
+
+def _close(terminal: Terminal) -> Answer:
+    terminal.close()
     return Answer()
-
-
-_SIZE = ("--size",)
-
-#: Every command by its name, in the order in which C{help} lists them.
-TABLE: dict[str, Command] = {
-    command.name: command
-    for command in (
-        Command(
-            "help",
-            "[COMMAND]",
-            "the commands, or more about one",
-            "Commands and options are written out, there are no abbreviations. A name that begins with two dashes goes after a --.",
-            _help,
-            (),
-        ),
-        Command(
-            "monitor",
-            "[QUEUE]",
-            "watch the server or a queue; q leaves",
-            "It is refreshed twice a second. That of the server has the queues with the most messages, sorted by name, and a bar for each: "
-            "# is what waits, + is what is in flight. That of a queue has its messages, those in flight first. The screen has 80 columns "
-            "and 24 rows, unless --size says otherwise. A command that is typed meanwhile leaves the monitor and is run.",
-            _monitor,
-            _SIZE,
-        ),
-        Command(
-            "status",
-            "",
-            "the server in numbers",
-            "Memory, file, messages, rates, clients and alarms, and what was counted since the start.",
-            _status,
-        ),
-        Command(
-            "show",
-            "QUEUE [ID]",
-            "a queue and its messages, or one of them",
-            f"Up to {_MESSAGES} messages of each state are listed with the beginnings of their bodies. With an ID it is that message, "
-            f"also a dead one, with up to {_WHOLE // 1024} KiB of its body. Nothing changes by looking.",
-            _show,
-        ),
-        Command(
-            "search",
-            "PATTERN",
-            "queues with PATTERN in their names",
-            f"An asterisk stands for any characters; upper and lower case are the same. search * lists all, but never more than {_QUEUES}.",
-            _search,
-        ),
-        Command(
-            "flush",
-            "QUEUE",
-            "remove what waits in a queue",
-            "Delayed ones too. Those in flight are left to their consumers, and are gone if they come back. Dead letters stay.",
-            _flush,
-            changes=True,
-        ),
-        Command(
-            "flushall",
-            "[yes]",
-            "remove what waits in all queues",
-            "Without the yes it only tells how many those are.",
-            _flush_all,
-            changes=True,
-        ),
-        Command(
-            "pause",
-            "QUEUE [deliveries|sends|all]",
-            "stop deliveries, sends or both",
-            "Deliveries, unless told otherwise. It holds over a restart, until resume. A queue that is not there is made. What is in "
-            "flight is left alone; while sends are paused, senders wait or are refused.",
-            _pause,
-            changes=True,
-        ),
-        Command(
-            "resume",
-            "QUEUE [deliveries|sends|all]",
-            "undo pause",
-            "Of all that is paused, unless told otherwise. Deliveries and senders that wait go on at once.",
-            _resume,
-            changes=True,
-        ),
-        Command(
-            "dead",
-            "[QUEUE]",
-            "dead letters, or which queues have them",
-            f"The oldest {_DEAD}, with reason, what the client said, and the beginnings of their bodies. show QUEUE ID has the whole one.",
-            _dead,
-        ),
-        Command(
-            "replay",
-            "QUEUE [TARGET]",
-            "have dead letters delivered again",
-            "All of them go to the tail of the queue, or to that of another one, with their attempts forgotten.",
-            _replay,
-            changes=True,
-        ),
-        Command(
-            "clients",
-            "",
-            "who is connected, with what they consume",
-            f"The longest connected come first, {_CLIENTS} at most. Bytes are those received from and sent to the client.",
-            _clients,
-        ),
-        Command(
-            "disconnect",
-            "ID",
-            "close a client's connection",
-            "The id is that of clients. What the client holds is ready again; most clients connect again.",
-            _disconnect,
-            changes=True,
-        ),
-        Command(
-            "move",
-            "FROM TO",
-            "move what is ready to another queue",
-            "They keep their order, ids and attempts. Delayed ones and those in flight stay.",
-            _move,
-            changes=True,
-        ),
-        Command(
-            "settings",
-            "QUEUE [NAME VALUE]...",
-            "what is set for a queue, or set it",
-            "The value default gives a setting its default back. A queue that is not there is made.\n"
-            "max_messages, max_bytes: how much may wait, such as 1000 or 64M, 0 for no limit\n"
-            "when_full: refuse or drop-oldest\n"
-            "max_attempts: dead after so many deliveries, 0 for never\n"
-            "lease: how long a consumer may hold a message, such as 30, 30s or 5m, 0 for no limit\n"
-            "expired: drop, or dead to keep what expires as dead letters\n"
-            "dedup: how long a message's key is known, 0 for while it is there",
-            _settings,
-            changes=True,
-        ),
-        Command("clear", "", "clear the screen", "The one command that always sends an escape sequence.", _clear, ()),
-        Command("colour", "", "headings and alarms in colours", "plain ends that.", _style, ()),
-        Command(
-            "plain",
-            "",
-            "no prompt and no colours: for programs",
-            "Monitors go on below each other, with an empty line between. colour ends that.",
-            _style,
-            (),
-        ),
-        Command("quit", "", "close the connection", "Ctrl-C and Ctrl-D do so too, but while a monitor is shown they leave it.", _quit, ()),
-        Command("exit", "", "close the connection", "Another name of quit.", _quit, ()),
-    )
-}

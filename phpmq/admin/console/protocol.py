@@ -1,14 +1,16 @@
-"""One console: its connection, its deadlines, and what is shown on it."""
+"""The console's port: the connections of operators, their deadlines, and what is shown on them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from math import inf
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Iterable
+from enum import Enum
+from typing import Any
+from typing import Protocol as Structure
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IPushProducer
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -16,17 +18,13 @@ from zope.interface import implementer
 from phpmq import __version__
 from phpmq.admin.admin import Admin
 from phpmq.admin.console.commands import TABLE
-from phpmq.admin.console.keyboard import MAX_LINE, Key, Keyboard
-from phpmq.admin.console.language import BadCommand, Call, complaint, json_pieces, parse
-from phpmq.admin.console.monitor import View
-from phpmq.admin.console.telnet import Telnet
-from phpmq.admin.console.text import Alarm, Heading
+from phpmq.admin.console.display import Alarm, Heading, Screens, View
+from phpmq.admin.console.grammar import BadCommand, Call, complaint, json_pieces, parse
+from phpmq.admin.console.input import MAX_LINE, Key, Keyboard, Telnet
 from phpmq.errors import Draining, PHPMQError
 from phpmq.operators import steps_of
+from phpmq.ports import NO_LIMIT, Connections, Rejected, peer_name
 from phpmq.text import terminal_safe
-
-if TYPE_CHECKING:
-    from phpmq.admin.console.factory import ConsoleFactory
 
 #: Seconds without a line after which a console is closed, unless it shows a monitor.
 IDLE_TIMEOUT = 900.0
@@ -34,8 +32,11 @@ IDLE_TIMEOUT = 900.0
 #: Seconds that a client may leave what it was sent unread, and that it has to take the rest once its console is closed.
 WRITE_TIMEOUT, CLOSE_TIMEOUT = 60.0, 10.0
 
-#: Deadlines, by what has to happen: something is typed, what was sent is read, or the rest of it at the end.
+#: Deadlines by kind; see L{phpmq.ports}.
 DEADLINES = {"idle": IDLE_TIMEOUT, "write": WRITE_TIMEOUT, "close": CLOSE_TIMEOUT}
+
+#: Seconds between two looks at what is watched.
+REFRESH = 0.5
 
 _PROMPT = "phpmq > "
 
@@ -45,63 +46,109 @@ _CLEAR, _HOME, _END_OF_LINE, _END_OF_SCREEN = "\x1b[2J\x1b[H", "\x1b[H", "\x1b[K
 _COLOURS: dict[type[str], tuple[str, str]] = {Heading: ("\x1b[1m", "\x1b[0m"), Alarm: ("\x1b[31m", "\x1b[0m")}
 
 
+class Monitors:
+    """
+    All monitors that are shown, which are refreshed together.
+
+    @ivar screens: what they show
+    """
+
+    def __init__(self, clock: Any) -> None:
+        self.screens = Screens()
+        self._watching: set[Callable[[], Awaitable[None]]] = set()
+        self._drawing = False
+        self._refresh = LoopingCall(self.refresh)
+        self._refresh.clock = clock
+
+    def add(self, draw: Callable[[], Awaitable[None]]) -> None:
+        """Refresh a monitor from here on, by a function that never raises."""
+        self._watching.add(draw)
+        if not self._refresh.running:
+            self.screens.forget()
+            self._refresh.start(REFRESH, now=False)
+
+    def remove(self, draw: Callable[[], Awaitable[None]]) -> None:
+        """Refresh a monitor no more."""
+        self._watching.discard(draw)
+        if not self._watching and self._refresh.running:
+            self._refresh.stop()
+
+    def refresh(self) -> None:
+        """Refresh all monitors, unless that is still under way since the last time."""
+        if not self._drawing:
+            self._drawing = True
+            Deferred.fromCoroutine(self._refresh_all())
+
+    async def _refresh_all(self) -> None:
+        self.screens.forget()
+        for draw in list(self._watching):
+            await draw()
+        self._drawing = False
+
+
+class State(Enum):
+    """The life of a console; it goes from each state only to one below."""
+
+    OPEN = "what is typed is carried out"
+    ENDING = "nothing more will be typed, what was typed is carried out"
+    CLOSED = "the connection is being closed or lost: nothing is read nor written"
+
+
 @implementer(IPushProducer, IHalfCloseableProtocol)
 class ConsoleProtocol(Protocol):
     """
     One operator's console.
 
-    @ivar style: see L{phpmq.admin.console.language.Terminal}
-    @ivar deadline: when it is closed unless something happens, seconds of the factory's clock
+    @ivar admin: the server
+    @ivar style: see L{phpmq.admin.console.grammar.Terminal}
+    @ivar held: bytes that are kept for the client; a console counts none
     """
+
+    transport: Any
+    held = 0
 
     _log = Logger()
 
-    def __init__(self, consoles: ConsoleFactory) -> None:
-        self._consoles = consoles
+    def __init__(self, admin: Admin, connections: Connections[ConsoleProtocol], monitors: Monitors, calls: set[Deferred[None]], clock: Any):
+        """
+        @param calls: commands of all consoles that are under way
+        """
+        self.admin = admin
+        self.style = ""
+        self._connections = connections
+        self._monitors = monitors
+        self._calls = calls
+        self._clock = clock
         self._telnet = Telnet(self._send)
         self._keyboard = Keyboard()
-        self.style = ""
-        self.deadline = inf
+        self._state = State.OPEN
         self._view: View | None = None
         self._drawn = False
         self._call: Deferred[None] | None = None
         self._turn: Any = None
-        self._reading = True
-        self._choked = self._closing = self._no_more = False
-
-    @property
-    def admin(self) -> Admin:
-        """The server."""
-        return self._consoles.server.admin
-
-    @property
-    def peer(self) -> str:
-        """The client's address, for logs; a unix socket has none."""
-        address: Any = self.transport.getPeer() if self.transport is not None else None
-        host = getattr(address, "host", None)
-        return f"{host}:{address.port}" if host is not None else "unix socket"
+        self._output_paused = False
 
     # Transport
 
     def connectionMade(self) -> None:
         """Say hello."""
-        self._consoles.open.add(self)
-        transport: Any = self.transport
-        transport.registerProducer(self, True)
+        self._connections.add(self)
+        self.transport.registerProducer(self, True)
         self._say([f"phpmq {__version__}, type help for the commands"])
         self._prompt()
-        self._expect()
+        self._set_deadline()
 
     def dataReceived(self, data: bytes) -> None:
         """Take what was typed."""
-        if not self._closing:
+        if self._state is not State.CLOSED:
             self._keyboard.receive(self._telnet.receive(data))
             self._work()
-            self._expect()
+            self._set_deadline()
 
     def readConnectionLost(self) -> None:
         """The client sends no more, but may read: do what it asked for, then close; see L{IHalfCloseableProtocol}."""
-        self._no_more = True
+        if self._state is State.OPEN:
+            self._state = State.ENDING
         self._work()
 
     def writeConnectionLost(self) -> None:
@@ -109,33 +156,29 @@ class ConsoleProtocol(Protocol):
         self.abort()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Forget it. What it began goes on."""
-        self._closing = True
-        self._consoles.gone(self)
+        """Forget the console. What it began goes on."""
+        self._state = State.CLOSED
+        self._monitors.remove(self._refresh)
+        self._connections.remove(self)
         if self._turn is not None:
             self._turn.cancel()
             self._turn = None
 
     def close(self) -> None:
         """Close once what was sent is written, or a while later."""
-        if self._closing:
-            return
-        self._closing = True
-        self._consoles.unwatch(self)
-        transport: Any = self.transport
-        transport.unregisterProducer()
-        transport.loseConnection()
-        self._expect()
+        if self._state is not State.CLOSED:
+            self._state = State.CLOSED
+            self._monitors.remove(self._refresh)
+            self._connections.clear_deadlines(self)
+            self._connections.close(self)
 
     def abort(self) -> None:
         """Close at once."""
-        self._closing = True
-        self.deadline = inf
-        transport: Any = self.transport
-        transport.abortConnection()
+        self._state = State.CLOSED
+        self.transport.abortConnection()
 
     def stop(self) -> None:
-        """The server is about to stop."""
+        """Close, and say why: the server is about to stop."""
         self._say(["", "the server stops"])
         self.close()
 
@@ -143,14 +186,14 @@ class ConsoleProtocol(Protocol):
 
     def pauseProducing(self) -> None:
         """The client reads too slowly: it gets nothing more to read, and not for ever."""
-        self._choked = True
-        self._expect()
+        self._output_paused = True
+        self._set_deadline()
         self._read()
 
     def resumeProducing(self) -> None:
         """The client took what it was sent."""
-        self._choked = False
-        self._expect()
+        self._output_paused = False
+        self._set_deadline()
         self._work()
 
     def stopProducing(self) -> None:
@@ -158,47 +201,45 @@ class ConsoleProtocol(Protocol):
 
     def _read(self) -> None:
         """Read only what can be worked on."""
-        reading = self._turn is None and self._call is None and not self._choked
-        if reading != self._reading and not (self._closing or self._no_more):
-            self._reading = reading
-            transport: Any = self.transport
-            if reading:
-                transport.resumeProducing()
+        if self._state is State.OPEN:
+            if self._turn is None and self._call is None and not self._output_paused:
+                self.transport.resumeProducing()
             else:
-                transport.pauseProducing()
+                self.transport.pauseProducing()
 
-    def _expect(self) -> None:
+    def _set_deadline(self) -> None:
         """Begin to wait for what has to happen next."""
-        busy = self._view is not None or self._call is not None
-        self.deadline = self._consoles.clock.seconds() + (inf if busy and self._waits_for == "idle" else DEADLINES[self._waits_for])
+        connections = self._connections
+        if self not in connections.open:
+            return
+        connections.clear_deadlines(self)
+        if self._state is State.CLOSED:
+            connections.set_deadline(self, "close")
+        elif self._output_paused:
+            connections.set_deadline(self, "write")
+        elif self._view is None and self._call is None:
+            connections.set_deadline(self, "idle")
 
-    @property
-    def _waits_for(self) -> str:
-        return "close" if self._closing else "write" if self._choked else "idle"
-
-    def late(self) -> None:
-        """The deadline has passed."""
-        timeouts, kind = self._consoles.timeouts, self._waits_for
-        timeouts[kind] = timeouts.get(kind, 0) + 1
-        if self._closing or self._choked:
-            self._log.info("the console of {peer} is closed: it does not read", peer=self.peer)
-            self.abort()
-        else:
+    def miss_deadline(self, kind: str) -> None:
+        """Close: with a word if nothing was typed, at once if the client does not read; see L{phpmq.ports.Connection}."""
+        if kind == "idle":
             self._say(["", f"closed, as nothing was typed for {IDLE_TIMEOUT / 60:g} minutes"])
             self.close()
+        else:
+            self.abort()
 
     # What is typed
 
     def _work(self) -> None:
         """Run what was typed: one command in a turn of the reactor, as others have to do with the server, too."""
-        while self._turn is None and self._call is None and not (self._choked or self._closing):
+        while self._turn is None and self._call is None and self._is_writable:
             found = self._keyboard.next(self._view is not None)
             if isinstance(found, Key):
                 self._press(found)
             elif found is not None:
                 self._run(found)
             else:
-                if self._no_more:
+                if self._state is State.ENDING:
                     self._end()
                 break
         self._read()
@@ -207,15 +248,17 @@ class ConsoleProtocol(Protocol):
         if key is Key.LEAVE or (key is Key.END and self._view is not None):
             self._unwatch()
             self._prompt()
-        elif key is Key.END:
+            return
+        if key is Key.END:
             self._say([""])
-            self.close()
         elif key is Key.TOO_LONG:
             self._say([Alarm(f"error: a line has at most {MAX_LINE} bytes; closed")])
-            self.close()
         else:
-            self._log.warn("the console of {peer} is closed: it was sent what is no line of text, or is for a web server", peer=self.peer)
-            self.close()
+            self._log.warn(
+                "the console of {peer} is closed: it was sent what is no line of text, or is for a web server",
+                peer=peer_name(self.transport),
+            )
+        self.close()
 
     def _end(self) -> None:
         if self._view is not None:
@@ -229,17 +272,17 @@ class ConsoleProtocol(Protocol):
     def _run(self, line: bytes) -> None:
         self._unwatch()
         self._call = call = Deferred.fromCoroutine(self._answer(line))
-        self._consoles.calls.add(call)
+        self._calls.add(call)
         call.addBoth(self._ran, call)
 
     def _ran(self, _: object, call: Deferred[None]) -> None:
         """A command has come to its end."""
-        self._consoles.calls.discard(call)
+        self._calls.discard(call)
         self._call = None
         self._prompt()
-        self._expect()
-        if not self._closing and (self._keyboard.waiting or self._no_more):
-            self._turn = self._consoles.clock.callLater(0, self._next)
+        self._set_deadline()
+        if self._state is State.ENDING or (self._state is State.OPEN and self._keyboard.waiting):
+            self._turn = self._clock.callLater(0, self._next)
         self._read()
 
     def _next(self) -> None:
@@ -253,7 +296,7 @@ class ConsoleProtocol(Protocol):
             if call is None:
                 return
             if call.command.changes:
-                self._log.info("the console of {peer} says: {line}", peer=self.peer, line=terminal_safe(_decode(line)))
+                self._log.info("the console of {peer} says: {line}", peer=peer_name(self.transport), line=terminal_safe(_decode(line)))
             answer = await call.run(self)
             self._say([await self._json(answer.data)] if call.json else answer.lines)
         except PHPMQError as error:
@@ -276,24 +319,24 @@ class ConsoleProtocol(Protocol):
         """Show a monitor."""
         self._view = view
         self._drawn = False
-        self._consoles.watch(self)
-        await self.draw()
+        self._monitors.add(self._refresh)
+        await self._draw()
 
     def _unwatch(self) -> None:
         if self._view is not None:
             self._view = None
-            self._consoles.unwatch(self)
+            self._monitors.remove(self._refresh)
             self._say([""])
-            self._expect()
+            self._set_deadline()
 
-    async def draw(self) -> None:
+    async def _draw(self) -> None:
         """Show how things are now, unless the client has not read yet how they were."""
         view = self._view
-        if view is None or not self._can_draw:
+        if view is None or not self._is_writable:
             return
-        whole = await self._consoles.screens.draw(self.admin, view)
-        if self._view is not view or not self._can_draw:
-            return  # Somebody left it meanwhile.
+        whole = await self._monitors.screens.draw(self.admin, view)
+        if self._view is not view or not self._is_writable:
+            return  # It was left while it was made.
         lines = [self._styled(line) for line in whole]
         if self.style == "plain":
             self._send("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
@@ -303,13 +346,13 @@ class ConsoleProtocol(Protocol):
         self._send((begin + "\r\n".join(line + _END_OF_LINE for line in lines) + _END_OF_SCREEN).encode())
 
     @property
-    def _can_draw(self) -> bool:
-        return not (self._choked or self._closing)
+    def _is_writable(self) -> bool:
+        return not self._output_paused and self._state is not State.CLOSED
 
-    async def refresh(self) -> None:
-        """Draw again. Catches everything: nobody else's monitor is to suffer from what fails here."""
+    async def _refresh(self) -> None:
+        """Draw the monitor again. Catches everything: what fails here must not stop the monitors of others."""
         try:
-            await self.draw()
+            await self._draw()
         except Draining:
             pass  # The console is about to be closed.
         except Exception:
@@ -321,10 +364,6 @@ class ConsoleProtocol(Protocol):
     def clear(self) -> None:
         """Clear the screen."""
         self._send(_CLEAR.encode())
-
-    def leave(self) -> None:
-        """Close the connection."""
-        self.close()
 
     def _styled(self, line: str) -> str:
         """The line as it leaves: whatever is in it, the only control characters are those of colours."""
@@ -339,9 +378,8 @@ class ConsoleProtocol(Protocol):
             self._send(_PROMPT.encode())
 
     def _send(self, data: bytes) -> None:
-        if not self._closing:
-            transport: Any = self.transport
-            transport.write(data)
+        if self._state is not State.CLOSED:
+            self.transport.write(data)
 
 
 def _decode(line: bytes) -> str:
@@ -349,3 +387,43 @@ def _decode(line: bytes) -> str:
         return line.decode("utf-8")
     except UnicodeDecodeError:
         raise BadCommand("the line is not UTF-8") from None
+
+
+class Server(Structure):
+    """Whose console it is: a L{phpmq.service.QueueService}, which has an C{admin} once it was started."""
+
+    admin: Admin
+
+
+class ConsoleFactory(Factory):
+    """
+    The factory of consoles.
+
+    @ivar connections: the consoles that are connected
+    @ivar monitors: what they watch
+    @ivar calls: commands that are under way
+    """
+
+    noisy = False
+
+    def __init__(self, server: Server, clock: Any, max_consoles: int = 16, max_per_address: int = NO_LIMIT) -> None:
+        self.connections: Connections[ConsoleProtocol] = Connections(clock, DEADLINES, max_consoles, max_per_address, noun="console")
+        self.monitors = Monitors(clock)
+        self.calls: set[Deferred[None]] = set()
+        self._server = server
+        self._clock = clock
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        """Return a console; one that says why and closes if there are too many."""
+        connections = self.connections
+        if connections.admit(addr):
+            return ConsoleProtocol(self._server.admin, connections, self.monitors, self.calls, self._clock)
+        most = min(connections.max_connections, connections.max_per_address)
+        return Rejected(f"error: there are {most} consoles already; close one of them\r\n".encode())
+
+    def stop(self) -> None:
+        """End what is under way, and close all consoles."""
+        for call in list(self.calls):
+            call.cancel()
+        for console in list(self.connections.open):
+            console.stop()

@@ -48,7 +48,6 @@ def read(admin: Admin, started: float) -> SimpleNamespace:
         file=admin.mirror(),
         mirrored=server.mirror is not None,
         deadlines=server.connections.count_deadlines(),
-        console_deadlines=CONSOLE_DEADLINES,
         http_deadlines=None
         if site is None
         else {"idle": IDLE_TIMEOUT, "request": site.request_timeout, "write": site.write_timeout, "close": LINGER_TIMEOUT},
@@ -170,11 +169,11 @@ FAMILIES = (
     Family(_G, "mirror_interval_seconds", "server.mirror.interval", "Time between two writes of the file."),
     Family(_H, "mirror_write_seconds", "server.mirror.durations", "Time that a write of the file took."),
     # The console
-    Family(_G, "consoles", "server.consoles.open.#", "Consoles that are connected."),
-    Family(_G, "consoles_limit", "server.consoles.most", "Consoles that there may be."),
-    Family(_C, "consoles_rejected", "server.consoles.rejected", "Consoles turned away, as there were too many."),
-    Family(_C, "console_timeouts", "server.consoles.timeouts", "Consoles closed, as they missed a deadline.", "kind", CONSOLE_DEADLINES),
-    Family(_G, "console_deadline_seconds", "console_deadlines", "Time that such a deadline gives.", "kind"),
+    Family(_G, "consoles", "server.consoles.connections.open.#", "Consoles that are connected."),
+    Family(_G, "consoles_limit", "server.consoles.connections.max_connections", "Consoles that there may be."),
+    Family(_C, "consoles_rejected", "server.consoles.connections.rejected", "Consoles turned away, as there were too many."),
+    Family(_C, "console_timeouts", "server.consoles.connections.timeouts", "Consoles that missed a deadline.", "kind", CONSOLE_DEADLINES),
+    Family(_G, "console_deadline_seconds", "server.consoles.connections.deadlines", "Time that such a deadline gives.", "kind"),
     # The HTTP API
     Family(_G, "http_connections", "server.site.channels.#", "Connections of HTTP."),
     Family(_G, "http_connections_limit", "server.site.max_connections", "Connections of HTTP that there may be."),

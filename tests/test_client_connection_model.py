@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.broker import SENDS
-from phpmq.conversation import Conversation
+from phpmq.client_connection import ClientConnection
 from phpmq.errors import ClientFull, CommandRefused, MemoryFull, QueueFull, TimedOut
 from tests.lines import FileServer, Line, Outcome
 
@@ -67,7 +67,7 @@ class SendingMachine(RuleBasedStateMachine):
         self.folder = TemporaryDirectory()
         self.server = FileServer(Path(self.folder.name) / "phpmq.db")
         self.now = 0.0
-        self.client = Conversation(lambda: self.now, timeout=60, max_unconfirmed=12)
+        self.client = ClientConnection(lambda: self.now, timeout=60, max_unconfirmed=12)
         self.sent: list[Sent] = []
         self.lives = 0
         self.line: Line | None = None
@@ -295,7 +295,7 @@ def walk(seed: int, steps: int) -> None:
 
 
 class ModelTests(SynchronousTestCase):
-    """L{Conversation}, session, broker, store and file together."""
+    """L{ClientConnection}, session, broker, store and file together."""
 
     def test_short_histories(self) -> None:
         """Whatever happens in whatever order: nothing receipted is lost, nothing is stored twice, refused or out of order."""

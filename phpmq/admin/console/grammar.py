@@ -1,16 +1,16 @@
-"""What a line says to the console: a command and what it is given."""
+"""The grammar of a command line of the console: a command, its arguments and its options."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Protocol
 
 from phpmq.admin.admin import Admin
-from phpmq.admin.console.monitor import LARGEST, SMALLEST, View
+from phpmq.admin.console.display import LARGEST, SMALLEST, View
 from phpmq.admin.pieces import pieces_of
 from phpmq.errors import AdminError, BadName, NoSuchClient, NoSuchMessage, NoSuchQueue, PHPMQError
 
@@ -37,7 +37,7 @@ class Terminal(Protocol):
     def clear(self) -> None:
         """Clear the screen."""
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Close the connection."""
 
 
@@ -146,30 +146,24 @@ def find(name: str, commands: Mapping[str, Command]) -> Command:
     return command
 
 
-@dataclass
-class _Given:
-    words: list[str] = field(default_factory=list)
-    json: bool = False
-    size: tuple[int, int] | None = None
-
-
 def _options(command: Command, rest: list[str]) -> Call:
-    given = _Given()
+    words: list[str] = []
+    json, size = False, None
     left = iter(rest)
     for word in left:
         if word == "--":
-            given.words += left
+            words += left
         elif word == "--json" and word in command.options:
-            given.json = True
+            json = True
         elif word == "--size" and word in command.options:
-            given.size = _size(next(left, ""))
+            size = _size(next(left, ""))
         elif word.startswith("--"):
             raise BadCommand(f"{command.name} has no option {word}; a name that begins with two dashes goes after a --")
         else:
-            given.words.append(word)
-    if not command.takes(len(given.words)):
+            words.append(word)
+    if not command.takes(len(words)):
         raise BadCommand(f"usage: {command.usage}; a name with spaces goes into quotes")
-    return Call(command, given.words, given.json, given.size)
+    return Call(command, words, json, size)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Sends on their way: numbered, and kept until the server has receipted them."""
+"""Sends: numbered, and kept until the server has receipted them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from binascii import hexlify
 from collections.abc import Callable, Iterable
 from enum import Enum
 
+from phpmq.client_connection.requests import Request, Send
 from phpmq.client_frames import encode_hello
-from phpmq.conversation.pending import Request, Send
 from phpmq.errors import ClientFull, Draining, MemoryFull, PHPMQError
 
 #: Most sends that may wait for their receipts, and the most bytes of their frames.
@@ -19,11 +19,11 @@ HELLO = b"hello"
 
 
 class State(Enum):
-    """What an outbox may write."""
+    """The states of an outbox: what it may write."""
 
     #: Nothing: there is no connection.
     OFFLINE = "offline"
-    #: A hello: it is no producer yet, as nothing was to be sent, or the server had no room for one.
+    #: A hello: it is no producer yet, as nothing was to be sent, or the server could not have one more.
     SILENT = "silent"
     #: Nothing: a hello is under way, and sends wait for its answer so that their numbers arrive in order.
     GREETING = "greeting"
@@ -37,14 +37,14 @@ class Outbox:
     """
     Sends, from the call until the receipt, over one connection after the other.
 
-    They are numbered under a producer's name that is made up here (protocol, "Producers"). What is not receipted when a connection is
-    lost is written again to the next one, under the same number, and so stored once.
+    They are numbered under a producer's name of 128 random bits, which nobody can guess (protocol, "Producers"). What has no receipt when a
+    connection is lost is written again to the next one, under the same number, and so stored once.
 
     @ivar state: what may be written
     @ivar sends: those without a receipt, by tag, in order of their numbers
     @ivar size: bytes of their frames
     @ivar resent: how many were written again after a connection was lost
-    @ivar on_answered: called when sends were answered or taken back: there may be room for others
+    @ivar on_answered: called when sends were answered or cancelled: there may be capacity for others
     """
 
     def __init__(self, max_unconfirmed: int = MAX_UNCONFIRMED, max_unconfirmed_size: int = MAX_UNCONFIRMED_SIZE) -> None:
@@ -62,7 +62,7 @@ class Outbox:
         self._producer = hexlify(os.urandom(16))
         self._number = 0
         self._write: Callable[[bytes], object] = lambda data: None
-        # Queue and level of the send that was refused before the hello that is under way; None if nobody waits for it any more.
+        # Queue and level of the send that was refused before the hello that is under way; None if that send was cancelled.
         self._refused: tuple[str, str] | None = None
 
     @property
@@ -92,7 +92,7 @@ class Outbox:
             self._greet()
 
     def forget(self, request: Request) -> None:
-        """Nobody waits for this send any more; if it is not written yet it never will be."""
+        """Expect no receipt of a send any more; one that is not written yet is never written."""
         if self._remove(request.tag) is not None:
             self.on_answered()
 
@@ -103,26 +103,26 @@ class Outbox:
         return send
 
     def fail(self, sends: Iterable[Send], error: Exception) -> None:
-        """These are over."""
+        """Fail these sends."""
         for send in list(sends):
-            # Whoever hears of one failure may take back others.
+            # A callback of one failure may cancel other sends.
             if self._remove(send.tag) is not None:
                 send.failed(error)
         self.on_answered()
 
     def fail_all(self, error: Exception) -> None:
-        """All are over."""
+        """Fail all sends."""
         self.fail(self.sends.values(), error)
 
     def fail_largest(self, error: Exception) -> None:
-        """A message was too large: whichever it was, the largest ones are too."""
+        """Fail the largest sends: a message was too large, and the server does not say which."""
         largest = max((send.body_size for send in self.sends.values()), default=0)
         self.fail([send for send in self.sends.values() if send.body_size == largest], error)
 
     # The connection
 
     def connected(self, write: Callable[[bytes], object]) -> None:
-        """There is a connection, to be written to: all that has no receipt goes there."""
+        """Write all that has no receipt to a new connection."""
         self._write = write
         self.state = State.SILENT
         for send in self.sends.values():
@@ -132,11 +132,11 @@ class Outbox:
             self._greet()
 
     def lost(self) -> None:
-        """The connection is gone: wait for the next one."""
+        """Wait for the next connection."""
         self.state = State.OFFLINE
 
     def drain(self) -> None:
-        """The server takes no more: wait for the next connection."""
+        """Wait for the next connection: the server takes no more sends."""
         if self.state is not State.OFFLINE:
             self.state = State.DRAINING
 
@@ -145,7 +145,7 @@ class Outbox:
         self._write(encode_hello(HELLO, self._producer))
 
     def greeted(self) -> None:
-        """Write what waits, in order of the numbers: those that were refused are lower than those that were never written."""
+        """Write the sends that are not written, in order of their numbers: refused ones are lower than those that were never written."""
         if self.state is State.GREETING:
             self.state = State.SENDING
             for send in list(self.sends.values()):
@@ -154,7 +154,7 @@ class Outbox:
                     self._write(send.frame)
 
     def not_greeted(self, error: PHPMQError) -> None:
-        """The server cannot have one more producer, so nothing can be sent; the next send tries again."""
+        """Fail all sends, as the server cannot have one more producer; the next send tries again."""
         if isinstance(error, Draining):
             self.drain()
         elif self.state is State.GREETING:
@@ -162,7 +162,7 @@ class Outbox:
             self.fail_all(error)
 
     def receipted(self, tag: bytes, message_id: bytes | None, duplicate: bytes | None) -> bool:
-        """The server has a send; whether that is the tag of one."""
+        """Tell a send that it has its receipt; returns whether the tag is that of a send."""
         send = self._remove(tag)
         if send is None:
             return False
@@ -174,8 +174,8 @@ class Outbox:
         """
         The server refuses a send, and with it all later ones until a hello.
 
-        Those that it would refuse by themselves are over as well. The others are written again once the hello is answered. Meanwhile
-        none may overtake them: a number below one that was accepted would be taken for a repetition, and lost.
+        Those that it would refuse for the same reason fail as well. The others are written again once the hello is answered. Until then
+        none may overtake them: the server would take a number below one that it accepted for a repetition, and drop the message.
         """
         send = self.sends.get(tag)
         if self.state is State.SENDING:

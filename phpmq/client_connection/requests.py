@@ -1,4 +1,4 @@
-"""What waits for an answer of the server."""
+"""Requests, until the server has answered them."""
 
 from __future__ import annotations
 
@@ -29,41 +29,37 @@ class DuplicateId(MessageId):
 
 
 class Answer(Protocol):
-    """What waits for the outcome of a request; a C{Deferred} is one."""
+    """Takes the outcome of a request; a C{Deferred} is one."""
 
     def callback(self, result: Any) -> object:
-        """It was carried out."""
+        """Take the result: the server carried the request out."""
 
     def errback(self, fail: Any) -> object:
-        """It was not."""
+        """Take the failure: the server did not carry the request out."""
 
 
-class Nobody:
-    """Nobody waits for the answer."""
+class _Ignored:
+    def callback(self, result: object) -> None: ...
 
-    def callback(self, result: object) -> None:
-        """Ignore it."""
-
-    def errback(self, fail: object) -> None:
-        """Ignore it."""
+    def errback(self, fail: object) -> None: ...
 
 
-NOBODY = Nobody()
+_IGNORED = _Ignored()
 
 
 class Owner(Protocol):
-    """Who keeps requests until they are answered."""
+    """Keeps requests until they are answered."""
 
     def forget(self, request: Request) -> None:
-        """Wait for no answer any more."""
+        """Expect no answer to a request any more."""
 
 
 class Request:
     """
-    Something that the server answers.
+    A request that the server answers.
 
-    @ivar answer: who waits for that
-    @ivar deadline: when it fails if there is no answer
+    @ivar answer: takes the outcome
+    @ivar deadline: when the request fails if there is no answer
     """
 
     __slots__ = ("answer", "deadline", "owner", "tag")
@@ -74,44 +70,44 @@ class Request:
         self.owner = owner
         self.tag = tag
         self.deadline = deadline
-        self.answer = NOBODY
+        self.answer = _IGNORED
 
     def cancel(self, _: object = None) -> None:
-        """Nobody waits any more."""
+        """Expect no answer any more."""
         self.owner.forget(self)
 
     def confirmed(self, message_id: bytes | None, duplicate: bytes | None) -> None:
-        """The server carried it out."""
+        """Tell that the server carried it out."""
         self.answer.callback(None)
 
     def refused(self, error: Exception) -> None:
-        """The server did not carry it out."""
+        """Tell that the server did not carry it out."""
         self.failed(error)
 
     def failed(self, error: Exception) -> None:
-        """It was not carried out, or nobody knows."""
+        """Tell that it was not carried out, or that this is not known."""
         self.answer.errback(error)
 
 
 class Settlement(Request):
     """
-    The end of a delivery. It never fails, it is just not known to be settled: the message may be delivered again.
+    The settlement of a delivery. It never fails: where the answer is False, the message may be delivered again.
     """
 
     __slots__ = ()
 
     def confirmed(self, message_id: bytes | None, duplicate: bytes | None) -> None:
-        """It is settled."""
+        """Tell that the delivery is settled."""
         self.answer.callback(True)
 
     def failed(self, error: Exception) -> None:
-        """The message was no longer this client's."""
+        """Tell that the client did not hold the message any more, or that this is not known."""
         self.answer.callback(False)
 
 
 class Start(Request):
     """
-    The beginning of consuming a queue. If it gets no answer, the next connection has it again.
+    The start of consuming a queue. If it gets no answer, the next connection repeats it.
 
     @ivar over: called if the server refuses
     """
@@ -121,7 +117,7 @@ class Start(Request):
     over: Callable[[Exception], object]
 
     def refused(self, error: Exception) -> None:
-        """The queue cannot be consumed."""
+        """Tell that the queue cannot be consumed."""
         self.over(error)
         super().refused(error)
 
@@ -130,7 +126,7 @@ class Stop(Request):
     """
     The end of consuming a queue. It never fails: a connection that is lost ends it as well.
 
-    @ivar over: called then
+    @ivar over: called once nothing more is delivered
     """
 
     __slots__ = ("over",)
@@ -138,17 +134,17 @@ class Stop(Request):
     over: Callable[[], object]
 
     def confirmed(self, message_id: bytes | None, duplicate: bytes | None) -> None:
-        """Nothing more is delivered."""
+        """Tell that nothing more is delivered."""
         self.over()
         super().confirmed(message_id, duplicate)
 
     def failed(self, error: Exception) -> None:
-        """Nothing more is waited for."""
+        """Take a lost connection for the answer."""
         self.confirmed(None, None)
 
     def cancel(self, _: object = None) -> None:
-        """Nobody waits any more, but it goes on."""
-        self.answer = NOBODY
+        """Ignore the answer; the queue is consumed no more in any case."""
+        self.answer = _IGNORED
 
 
 class Send(Request):
@@ -169,5 +165,5 @@ class Send(Request):
         self.written = False
 
     def confirmed(self, message_id: bytes | None, duplicate: bytes | None) -> None:
-        """The server has it."""
+        """Tell that the server has the message, or had it before."""
         self.answer.callback((DuplicateId if duplicate else MessageId)(message_id or b"", "ascii", "replace"))

@@ -1,7 +1,8 @@
-"""A client's conversation with a real session, broker and store, in memory."""
+"""A client's connection to a real session, broker and store, in memory."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,8 +11,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.broker import SENDS
+from phpmq.client_connection import ClientConnection, DuplicateId, MessageId, State
 from phpmq.client_frames import encode_ack, encode_dead_letter, encode_requeue, encode_touch
-from phpmq.conversation import Conversation, DuplicateId, MessageId, State
 from phpmq.errors import (
     BadFrame,
     BadName,
@@ -44,13 +45,13 @@ class Case(SynchronousTestCase):
         self.server = FileServer(Path(folder.name) / "phpmq.db", self.max_message_size)
         self.addCleanup(lambda: self.server.close())
         self.now = 1000.0
-        self.client = self.conversation()
+        self.client = self.new_client()
 
-    def conversation(self, **settings: Any) -> Conversation:
+    def new_client(self, **settings: Any) -> ClientConnection:
         """A client."""
-        return Conversation(lambda: self.now, **settings)
+        return ClientConnection(lambda: self.now, **settings)
 
-    def connect(self, client: Conversation | None = None) -> Line:
+    def connect(self, client: ClientConnection | None = None) -> Line:
         """Connect, without anything having arrived yet."""
         self.line = Line(client or self.client, self.server)
         return self.line
@@ -105,6 +106,24 @@ class SendTests(Case):
         self.line.settle()
         self.assertEqual(self.server.broker.lifecycle.received, 1)
 
+    def test_secret_name(self) -> None:
+        """A client's name as a producer has 128 random bits, and is the same for all its connections: who knows it can spoil its sends."""
+        bits: list[int] = []
+
+        def urandom(size: int) -> bytes:
+            bits.append(8 * size)
+            return bytes([len(bits)]) * size
+
+        self.patch(os, "urandom", urandom)
+        for client in self.new_client(), self.new_client():
+            for body in b"x", b"y":
+                self.connect(client)
+                client.send("q", body)
+                self.line.settle()
+                self.line.cut()
+        self.assertEqual(bits, [128, 128])
+        self.assertEqual([name for _, name in self.server.broker.producers.by_name], [b"01" * 16, b"02" * 16])
+
     def test_byte_by_byte(self) -> None:
         """Bytes may arrive one at a time."""
         self.connect()
@@ -151,7 +170,7 @@ class SendTests(Case):
 
     def test_full(self) -> None:
         """Only so many sends, and so many bytes, may wait for their receipts; those who wait for room hear of it."""
-        self.client = self.conversation(max_unconfirmed=2)
+        self.client = self.new_client(max_unconfirmed=2)
         heard: list[bool] = []
         self.client.outbox.on_answered = lambda: heard.append(self.client.outbox.has_room)
         first, _ = self.send(b"1"), self.send(b"2")
@@ -165,14 +184,14 @@ class SendTests(Case):
         self.line.settle()
         self.assertEqual(self.stored(), [b"2", b"3"])
         self.send(b"4")
-        self.client = self.conversation(max_unconfirmed_size=1000)
+        self.client = self.new_client(max_unconfirmed_size=1000)
         self.send(b"x" * 2000)
         self.assertRaises(ClientFull, self.send, b"")
 
     def test_bad_settings(self) -> None:
         """A client that could never send, or never wait, is an error at once."""
         for settings in {"timeout": 0}, {"timeout": -1}, {"timeout": float("nan")}, {"max_unconfirmed": 0}, {"max_unconfirmed_size": 0}:
-            self.assertRaises(ValueError, self.conversation, **settings)
+            self.assertRaises(ValueError, self.new_client, **settings)
 
 
 class LossTests(Case):
@@ -185,7 +204,7 @@ class LossTests(Case):
             # Requests of 400 bytes or so, their answers of 300.
             for number, (said, heard) in enumerate((said, heard) for said in range(0, 450, 5) for heard in (0, 1, 50, 1000)):
                 queue = f"{level} {number}"
-                self.client = self.conversation()
+                self.client = self.new_client()
                 self.connect()
                 sent = [self.send(body, queue, level=level) for body in bodies]
                 self.line.up()
@@ -436,7 +455,7 @@ class RefusalTests(Case):
     def test_hello_refused(self) -> None:
         """A server without memory for one more producer refuses the hello, and with it all that waits; the next send tries again."""
         self.server.broker.memory.limit = 0
-        self.client = self.conversation()
+        self.client = self.new_client()
         sent = [self.send(b"1"), self.send(b"2")]
         self.connect()
         again: list[Outcome] = []
@@ -450,7 +469,7 @@ class RefusalTests(Case):
         self.assertEqual((again[0].done, self.stored()), (1, [b"0", b"3"]))
 
     def test_fatal(self) -> None:
-        """When the server ends the conversation, all that waits fails with its reason, and the next connection begins anew."""
+        """When the server ends the connection, all that waits fails with its reason, and the next connection begins anew."""
         sent = self.send(b"1")
         ping = Outcome(self.client.ping())
         self.line.to_server[:] = b"H0200101"
@@ -478,7 +497,7 @@ class TooLargeTests(Case):
         raise AssertionError("no end")
 
     def test_others_get_through(self) -> None:
-        """What is too large fails, though it ends the conversation; all else is stored, in order, once."""
+        """What is too large fails, though it ends the connection; all else is stored, in order, once."""
         sizes = [1, 200, 2, 150, 100, 101, 0]
         sent = [self.send(b"x" * size) for size in sizes]
         self.assertLess(self.settle(), 6)
@@ -497,7 +516,7 @@ class TooLargeTests(Case):
         self.assertEqual((sent.done, sent.error), (1, None))
 
     def test_consumer(self) -> None:
-        """A consumer whose request is under way when the conversation ends has it again."""
+        """A consumer whose request is under way when the connection ends has it again."""
         inbox = Inbox()
         self.connect()
         self.send(b"x" * 101)
@@ -591,7 +610,7 @@ class EndTests(Case):
         self.connect()
         self.client.consume("q", inbox, 5, 0)
         self.client.consume("p", stopping, 5, 0)
-        stop = self.client.stop_consuming("p")
+        stop = self.client.stop_consuming("p", stopping)
         outcomes = [self.send(b"x"), Outcome(self.client.ping()), Outcome(stop)]
         self.client.close()
         self.assertEqual([type(one.error) for one in outcomes], [Closed, Closed, type(None)])
@@ -600,7 +619,7 @@ class EndTests(Case):
         self.assertRaises(Closed, self.send, b"y")
         self.assertRaises(Closed, self.client.consume, "q", Inbox(), 1, 0)
         self.assertRaises(NotConnected, self.client.ping)
-        self.assertIs(self.client.stop_consuming("q"), None)
+        self.assertIs(self.client.stop_consuming("q", inbox), None)
         self.client.close()
         self.line.cut()
         self.client.open()
@@ -782,7 +801,7 @@ class ConsumeTests(Case):
         """After its lease a delivery is somebody else's: to settle it tells so."""
         self.client.consume("q", self.inbox, 6, 1)
         self.line.settle()
-        other, inbox = self.conversation(), Inbox()
+        other, inbox = self.new_client(), Inbox()
         line = Line(other, self.server)
         other.consume("q", inbox, 6, 0)
         line.settle()
@@ -815,7 +834,7 @@ class ConsumeTests(Case):
         """After a stop nothing is delivered; what was on its way arrives before that is confirmed."""
         self.client.consume("q", self.inbox, 2, 0)
         self.line.up()
-        stop = Outcome(self.client.stop_consuming("q"))
+        stop = Outcome(self.client.stop_consuming("q", self.inbox))
         self.line.up()
         self.assertEqual(self.inbox.ends, [])
         self.line.settle()
@@ -834,7 +853,7 @@ class ConsumeTests(Case):
         for cancel in False, True:
             self.setUp()
             self.client.consume("q", self.inbox, 2, 0)
-            stop = Outcome(self.client.stop_consuming("q"))
+            stop = Outcome(self.client.stop_consuming("q", self.inbox))
             assert stop.request is not None
             if cancel:
                 stop.request.cancel()
@@ -848,16 +867,16 @@ class ConsumeTests(Case):
         """Without a connection there is nothing to wait for."""
         self.line.cut()
         self.client.consume("q", self.inbox, 2, 0)
-        self.assertIs(self.client.stop_consuming("q"), None)
+        self.assertIs(self.client.stop_consuming("q", self.inbox), None)
         self.assertEqual(self.inbox.ends, [None])
-        self.assertIs(self.client.stop_consuming("q"), None)
+        self.assertIs(self.client.stop_consuming("q", self.inbox), None)
 
     def test_another_one(self) -> None:
         """Somebody who consumes a queue just after another one stopped gets what comes from then on."""
         other = Inbox()
         self.client.consume("q", self.inbox, 2, 0)
         self.line.settle()
-        self.client.stop_consuming("q")
+        self.client.stop_consuming("q", self.inbox)
         self.client.consume("q", other, 4, 0)
         self.line.settle()
         self.assertEqual((self.inbox.bodies, self.inbox.ends), ([b"0", b"1"], [None]))

@@ -1,11 +1,11 @@
-"""Tests of L{phpmq.admin.access}: who can reach an operator's door."""
+"""Tests of L{phpmq.listeners}: who can reach a listener."""
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.admin.access import is_local, require_local
 from phpmq.errors import StartError
+from phpmq.listeners import is_local, require_local
 
 LOCAL = (
     "tcp:9101:interface=127.0.0.1",

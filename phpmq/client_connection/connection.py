@@ -1,6 +1,5 @@
 """
-A client's side of a conversation in version 02, without I/O: what was sent and is not answered yet, and what has to be said again
-on the next connection.
+The state of a client's connection, without I/O: the requests that have no answer yet, and what the next connection has to repeat.
 
 L{phpmq.client} and L{phpmq.blocking} put a transport around it.
 """
@@ -9,12 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import takewhile
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from phpmq.client_frames import encode_ack, encode_consume, encode_hello, encode_send, server_shapes
-from phpmq.conversation.delivery import Delivery, Receiver
-from phpmq.conversation.outbox import HELLO, MAX_UNCONFIRMED, MAX_UNCONFIRMED_SIZE, Outbox
-from phpmq.conversation.pending import Request, Send, Settlement, Start, Stop
+from phpmq.client_connection.outbox import HELLO, MAX_UNCONFIRMED, MAX_UNCONFIRMED_SIZE, Outbox
+from phpmq.client_connection.requests import Request, Send, Settlement, Start, Stop
+from phpmq.client_frames import (
+    encode_ack,
+    encode_consume,
+    encode_dead_letter,
+    encode_hello,
+    encode_requeue,
+    encode_send,
+    encode_touch,
+    headers_of,
+    server_shapes,
+)
 from phpmq.errors import BadFrame, Closed, NotConnected, PHPMQError, TimedOut, TooLarge, from_code
 from phpmq.frames import FrameDecoder
 
@@ -22,33 +30,152 @@ from phpmq.frames import FrameDecoder
 TIMEOUT = 60.0
 
 _R = TypeVar("_R", bound=Request)
+_Outcome = TypeVar("_Outcome", covariant=True)
 
 
-class Conversation:
+class Receiver(Protocol):
+    """
+    The consumer of a queue.
+
+    @ivar window: the most deliveries that it holds unsettled; 0 once it takes no more
+    @ivar lease: the seconds that it may hold each; 0 for no limit
+    """
+
+    window: int
+    lease: float
+
+    def deliver(self, delivery: Any) -> None:
+        """Take a delivery."""
+
+    def lost(self) -> None:
+        """Drop what was delivered and is not settled: the server has taken it back."""
+
+    def end(self, error: Exception | None) -> None:
+        """Expect no more deliveries; with an error, the server refused to make them."""
+
+
+class Delivery(Generic[_Outcome]):
+    """
+    A message that this client holds until it is settled.
+
+    A client's own class of deliveries says what becomes of a request, and so what the methods that settle return.
+
+    @ivar queue: the queue that it came from
+    @ivar body: the content of the message
+    @ivar attempts: the number of this delivery, from 1
+    @ivar message_id: the id of the message as the protocol has it
+    @ivar settled: whether this client settled it
+    """
+
+    __slots__ = ("_connection", "_headers", "_number", "_ttl", "attempts", "body", "message_id", "queue", "settled")
+
+    def __init__(
+        self,
+        connection: ClientConnection,
+        queue: str,
+        body: bytes,
+        message_id: bytes,
+        attempts: int,
+        ttl: bytes | None,
+        headers: bytes | None,
+    ) -> None:
+        self._connection = connection
+        self._number = connection.number
+        self.queue = queue
+        self.body = body
+        self.message_id = message_id
+        self.attempts = attempts
+        self._ttl = ttl
+        self._headers = headers
+        self.settled = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} from {self.queue!r}, {len(self.body)} bytes, attempt {self.attempts}>"
+
+    @property
+    def id(self) -> str:
+        """The message's id: 32 characters C{[0-9a-f]}, the same each time it is delivered."""
+        return self.message_id.decode("ascii", "replace")
+
+    @property
+    def ttl(self) -> float:
+        """The seconds that it had left when the server sent it; 0 for one that does not expire."""
+        return float(self._ttl or 0)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that its sender put beside the body."""
+        return headers_of(self._headers)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the connection that it came over is lost: the server has taken it back."""
+        return self._number != self._connection.number
+
+    def ack(self) -> _Outcome:
+        """Acknowledge it: the work is done, and the server forgets the message."""
+        return self._settle(encode_ack)
+
+    def requeue(self, ttl: float = 0, delay: float = 0) -> _Outcome:
+        """
+        Send it to the tail of its queue.
+
+        @param ttl: seconds from now until it expires; 0 for never, whatever it had before
+        @param delay: seconds until it is ready again
+        @raise ValueError: one of them is negative
+        """
+        return self._settle(encode_requeue, ttl, delay)
+
+    def dead_letter(self, reason: str = "") -> _Outcome:
+        """
+        Set it aside for the operator, who reads the reason (the first 1024 bytes of it).
+
+        @raise TypeError: the reason is no string
+        """
+        return self._settle(encode_dead_letter, reason)
+
+    def touch(self) -> _Outcome:
+        """Start its lease again."""
+        return self._settle(encode_touch, final=False)
+
+    def _settle(self, encode: Callable[..., bytes], *arguments: object, final: bool = True) -> _Outcome:
+        return self._outcome(self._connection.settle(self, encode, *arguments, final=final))
+
+    def _outcome(self, request: Settlement | None) -> _Outcome:
+        """What the caller gets of a request; without one this client could not settle it any more."""
+        raise NotImplementedError
+
+
+def backoff(attempts: int) -> float:
+    """Seconds that a message should wait after a failed attempt: one after the first, then twice as long each time, up to 5 minutes."""
+    return float(min(2 ** min(attempts - 1, 9), 300))
+
+
+class ClientConnection:
     """
     Requests and their answers over one connection after the other.
 
     Sends outlive their connection, and so do consumers; everything else ends with it.
 
     @ivar outbox: the sends
-    @ivar receivers: those who consume, by queue
-    @ivar connection: changes with each connection, and when it is lost; deliveries of another one cannot be settled
+    @ivar receivers: the consumers by queue
+    @ivar number: changes with each connection, and when it is lost; deliveries of another one cannot be settled
     @ivar online: whether there is a connection
-    @ivar closed: whether it is over
+    @ivar closed: whether the client was closed
     @ivar trouble: why there is no connection, if that is known
     """
 
     def __init__(
         self,
         now: Callable[[], float],
-        delivery: type[Delivery] = Delivery,
+        delivery: type[Delivery[Any]] = Delivery,
         timeout: float = TIMEOUT,
         max_unconfirmed: int = MAX_UNCONFIRMED,
         max_unconfirmed_size: int = MAX_UNCONFIRMED_SIZE,
     ) -> None:
         """
         @param now: seconds of a clock that is never set back
-        @param delivery: what deliveries are made of
+        @param delivery: the class of deliveries
         @param timeout: seconds after which a request that is not answered fails
         @raise ValueError: the timeout or a limit is not positive
         """
@@ -59,7 +186,7 @@ class Conversation:
         self._timeout = timeout
         self.outbox = Outbox(max_unconfirmed, max_unconfirmed_size)
         self.receivers: dict[str, Receiver] = {}
-        self.connection = 0
+        self.number = 0
         self.online = self.closed = False
         self.trouble: Exception | None = None
         self._tags = 0
@@ -67,15 +194,15 @@ class Conversation:
         self._decoder = FrameDecoder(server_shapes())
         self._write: Callable[[bytes], object] = lambda data: None
 
-    # Connections
+    # The connection
 
     def open(self) -> None:
         """Undo L{close}."""
         self.closed = False
 
     def connected(self, write: Callable[[bytes], object]) -> None:
-        """There is a connection, to be written to: say again what it has to know."""
-        self.connection += 1
+        """Go on over a new connection, and repeat what it has to know."""
+        self.number += 1
         self.online = True
         self.trouble = None
         self._decoder = FrameDecoder(server_shapes())
@@ -85,11 +212,11 @@ class Conversation:
         self.outbox.connected(write)
 
     def lost(self, error: Exception | None = None) -> None:
-        """The connection is gone, perhaps for a reason."""
+        """Fail what ends with the connection, which is lost, perhaps for a reason."""
         if not self.online:
             return
         self.online = False
-        self.connection += 1
+        self.number += 1
         self.trouble = error
         self.outbox.lost()
         for receiver in list(self.receivers.values()):
@@ -97,7 +224,7 @@ class Conversation:
         self._fail(self._requests.values(), error or NotConnected("the connection was lost before the server answered"))
 
     def close(self) -> None:
-        """It is over: what is consumed ends, and everything that waits fails with L{Closed}."""
+        """End what is consumed, and fail every request with L{Closed}."""
         self.closed = True
         error = Closed("the client was closed before the server answered")
         self.lost(error)
@@ -107,7 +234,7 @@ class Conversation:
         self.outbox.fail_all(error)
 
     def expire(self) -> None:
-        """Fail what is not answered in time; to be called about once a second."""
+        """Fail the requests that are not answered in time; to be called about once a second."""
         now = self._now()
         reason = "" if self.trouble is None else f" ({self.trouble})"
         error = TimedOut(f"no answer within {self._timeout:g} s{reason}")
@@ -121,12 +248,12 @@ class Conversation:
         self._fail(takewhile(late, self._requests.values()), error)
 
     def forget(self, request: Request) -> None:
-        """Wait for no answer any more."""
+        """Expect no answer to a request any more."""
         self._requests.pop(request.tag, None)
 
     def _fail(self, requests: Iterable[Request], error: Exception) -> None:
         for request in list(requests):
-            # Whoever hears of one failure may take back others.
+            # A callback of one failure may cancel other requests.
             if self._requests.pop(request.tag, None) is not None:
                 request.failed(error)
 
@@ -145,8 +272,8 @@ class Conversation:
         """
         Send a message, now or as soon as there is a connection; parameters and errors are those of L{encode_send}.
 
-        @raise ClientFull: too many wait already
-        @raise Closed: it is over
+        @raise ClientFull: too many sends have no receipt
+        @raise Closed: the client was closed
         """
         self._check_open()
         tag = self.outbox.next_tag()
@@ -161,17 +288,17 @@ class Conversation:
 
     def consume(self, queue: str, receiver: Receiver, window: int, lease: float) -> Start | None:
         """
-        Have a queue's messages delivered, on this connection and the next ones; the request for the one that there is.
+        Consume a queue over this connection and the next ones; returns the request that is made now.
 
-        @param window: the most of them at a time
+        @param window: the most deliveries to hold unsettled
         @param lease: seconds that each may be held; 0 for no limit
         @raise BadName: no queue can have that name
         @raise TypeError: the name is no string, the window no integer or the lease no number
         @raise ValueError: the window is not positive, or the lease negative
-        @raise Closed: it is over
+        @raise Closed: the client was closed
         """
         self._check_open()
-        encode_consume(b"", queue, window, lease)  # Better here than with the next connection.
+        encode_consume(b"", queue, window, lease)  # An error is better here than with the next connection.
         if window < 1:
             raise ValueError(f"a window is at least 1, not {window!r}")
         receiver.window, receiver.lease = window, lease
@@ -184,12 +311,11 @@ class Conversation:
         self._write(encode_consume(request.tag, queue, receiver.window, receiver.lease))
         return request
 
-    def stop_consuming(self, queue: str) -> Stop | None:
+    def stop_consuming(self, queue: str, receiver: Receiver) -> Stop | None:
         """
-        Have no more delivered; the request, if it has to be made. What is on its way still arrives before that is answered.
+        Consume a queue no more, if this receiver does; returns the request, if one is needed. Deliveries go on until it is answered.
         """
-        receiver = self.receivers.get(queue)
-        if receiver is None:
+        if self.receivers.get(queue) is not receiver:
             return None
         receiver.window = 0
         if not self.online:
@@ -201,14 +327,14 @@ class Conversation:
         return request
 
     def _over(self, queue: str, receiver: Receiver, error: Exception | None) -> None:
-        # Somebody else may consume it by now.
+        # Another receiver may have the queue by now.
         if self.receivers.get(queue) is receiver:
             del self.receivers[queue]
         receiver.end(error)
 
     def ping(self) -> Request:
         """
-        Have the server answer, after all that was written before; sends may still wait to be.
+        Ask the server for an answer after all that was written before; sends may still wait to be written.
 
         @raise NotConnected: there is no connection
         """
@@ -218,12 +344,12 @@ class Conversation:
         self._write(encode_hello(request.tag))
         return request
 
-    def settle(self, delivery: Delivery, encode: Callable[..., bytes], *arguments: object, final: bool = True) -> Settlement | None:
+    def settle(self, delivery: Delivery[Any], encode: Callable[..., bytes], *arguments: object, final: bool = True) -> Settlement | None:
         """
-        Tell the server what becomes of a delivery; None if that is out of this client's hands.
+        Settle a delivery, or touch it; None if this client does not hold it any more.
 
         @param encode: one of the encoders of L{phpmq.client_frames}
-        @param final: whether the client holds it no longer
+        @param final: whether the client holds the message no longer
         """
         if delivery.settled or delivery.lost:
             return None
@@ -237,8 +363,8 @@ class Conversation:
         self._write(frame)
         return request
 
-    def ack_unanswered(self, delivery: Delivery) -> bool:
-        """Acknowledge a delivery without asking for an answer; whether it was this client's to acknowledge."""
+    def ack_unanswered(self, delivery: Delivery[Any]) -> bool:
+        """Acknowledge a delivery without asking for an answer; returns whether this client held it."""
         if delivery.settled or delivery.lost:
             return False
         delivery.settled = True
@@ -258,14 +384,14 @@ class Conversation:
         """
         Take bytes from the server.
 
-        @raise PHPMQError: it broke the protocol, or ended the conversation: close the connection
+        @raise PHPMQError: it broke the protocol, or ended the connection: close it
         """
         self._decoder.receive(data)
-        handlers, connection = self._handlers, self.connection
+        handlers, number = self._handlers, self.number
         for shape, _, contents in self._decoder.frames():
             handlers[shape.name](self, *contents)
-            if self.connection != connection:
-                # Whoever heard of this frame closed the conversation: it is too late for the next one.
+            if self.number != number:
+                # A callback of this frame closed the connection: the next frame comes too late.
                 return
 
     def _deliver(self, queue: bytes, body: bytes, message_id: bytes, attempts: bytes, ttl: bytes | None, headers: bytes | None) -> None:
@@ -294,7 +420,7 @@ class Conversation:
             request.refused(error)
 
     def _end(self, error: PHPMQError) -> None:
-        """The server ends the conversation. Unless a message was too large, it would do so again, whatever it is that waits."""
+        """Fail what the server would refuse again: the largest sends if a message was too large, otherwise all of them."""
         if isinstance(error, TooLarge):
             self.outbox.fail_largest(error)
         else:
