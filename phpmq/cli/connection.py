@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import click
 from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import clientFromString
-from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
 
-from phpmq.cli.exits import Exit, Failed, not_reached
-from phpmq.cli.running import sleep, within
+from phpmq.addresses import Address
+from phpmq.cli.exit_codes import Exit, Failed, not_reached
+from phpmq.cli.reactor_main import sleep, within
 from phpmq.client import QueueClient
 from phpmq.client_connection import MAX_UNCONFIRMED, TIMEOUT
 from phpmq.errors import ClientError, Closed, PHPMQError
@@ -28,29 +26,9 @@ _CLOSE_TIMEOUT = 1.0
 # Seconds between two looks whether a lost connection is back.
 _LOST_PAUSE = 0.1
 
-_HOST_AND_PORT = re.compile(r"([\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", re.ASCII)
-
-
-def endpoint(reactor: Any, server: str) -> IStreamClientEndpoint:
-    """
-    Where a server listens.
-
-    @param server: a client description of Twisted's, or C{host:port} where that is none
-    @raise click.BadParameter: it is neither
-    """
-    try:
-        return clientFromString(reactor, server)  # type: ignore[no-any-return]
-    except (ValueError, TypeError, LookupError) as error:
-        match = _HOST_AND_PORT.fullmatch(server)
-        if match is None or not str(error).startswith("Unknown endpoint type"):
-            where = "tcp:HOST:PORT, HOST:PORT, unix:PATH or tls:HOST:PORT"
-            raise click.BadParameter(f"{server!r} is none of {where}", param_hint="'--server'") from error
-        host = match[1].strip("[]").replace(":", "\\:")
-        return clientFromString(reactor, f"tcp:{host}:{match[2]}")  # type: ignore[no-any-return]
-
 
 async def connect(
-    reactor: Any, server: str, timeout: float | None, answer: float = TIMEOUT, max_unconfirmed: int = MAX_UNCONFIRMED
+    reactor: Any, server: Address, timeout: float | None, answer: float = TIMEOUT, max_unconfirmed: int = MAX_UNCONFIRMED
 ) -> QueueClient:
     """
     A client that is connected.
@@ -59,7 +37,7 @@ async def connect(
     @param answer: seconds after which a request that is not answered fails
     @raise Failed: it cannot be
     """
-    client = QueueClient(endpoint(reactor, server), reactor, answer, max_unconfirmed=max_unconfirmed, retry=_pause)
+    client = QueueClient(clientFromString(reactor, server.description), reactor, answer, max_unconfirmed=max_unconfirmed, retry=_pause)
     client.startService()
     limit = min(timeout or CONNECT_TIMEOUT, CONNECT_TIMEOUT)
     try:
@@ -70,9 +48,9 @@ async def connect(
         if isinstance(error, Closed):
             raise CancelledError from error
         if online and isinstance(error, TimeoutError):
-            sentence = f"{server} does not answer within {limit:g} s: it may not be a phpmq server that speaks protocol 2"
+            sentence = f"{server.text} does not answer within {limit:g} s: it may not be a phpmq server that speaks protocol 2"
             raise Failed(sentence, Exit.UNREACHABLE) from error
-        raise not_reached(error, server) from error
+        raise not_reached(error, server.text) from error
     return client
 
 
@@ -122,7 +100,7 @@ class Watch:
         self,
         reactor: Any,
         client: QueueClient,
-        server: str,
+        server: Address,
         timeout: float | None,
         waiting: Callable[[], object],
         give_up: Callable[[], object],
@@ -158,7 +136,7 @@ class Watch:
         online = self._client.connection.online
         if online != self._online:
             self._online = online
-            self._tell(f"connected to {self._server} again" if online else f"lost the connection to {self._server}, trying again")
+            self._tell(f"connected to {self._server.text} again" if online else f"lost the connection to {self._server.text}, trying again")
 
     def close(self) -> None:
         """Look a last time."""

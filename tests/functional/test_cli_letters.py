@@ -6,7 +6,7 @@ import json
 from io import BytesIO
 from typing import Any
 
-from phpmq.cli.lines import content, message_of
+from phpmq.cli.ndjson import content, message_of
 from phpmq.cli.output import json_line
 from tests.functional.client import bodies, take_all
 from tests.functional.server import PATIENCE, directory

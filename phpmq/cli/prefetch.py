@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList
 
 from phpmq.cli.connection import settled_down
-from phpmq.cli.running import sleep
+from phpmq.cli.reactor_main import sleep
 from phpmq.client import Consumer, Delivery, QueueClient
 
 # The server's own limit, unless it is told another.
@@ -35,7 +35,7 @@ class _Share:
         self.allowed: int | None = None
 
 
-class Intake:
+class Prefetch:
     """
     What comes from the queues.
 

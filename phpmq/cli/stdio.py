@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from phpmq.cli.exits import Failed
+from phpmq.cli.exit_codes import Failed
 from phpmq.client_frames import MAX_BODY
 
 _BLOCK = 1 << 16
