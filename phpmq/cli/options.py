@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from phpmq.addresses import parse_address, parse_api_address
+from phpmq.addresses import parse_api_address
 from phpmq.cli.exit_codes import Exit
 from phpmq.errors import BadName
 from phpmq.message import check_name
@@ -130,7 +130,6 @@ def want_verb(context: click.Context) -> None:
 
 server_option: _Option[Any] = click.option(
     "--server",
-    type=Value("address", parse_address),
     envvar="PHPMQ_SERVER",
     default="tcp:127.0.0.1:9100",
     show_default=True,
