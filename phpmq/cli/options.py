@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from phpmq.addresses import parse_api_address
 from phpmq.cli.exit_codes import Exit
 from phpmq.errors import BadName
 from phpmq.message import check_name
@@ -95,6 +94,12 @@ def _parse_pattern(text: str) -> str:
     if len(text) > 255:
         raise ValueError("a pattern has at most 255 characters")
     return text
+
+
+def _parse_api(text: str) -> Any:
+    from phpmq.addresses import parse_api_address
+
+    return parse_api_address(text)
 
 
 QUEUE = _QueueName("queue", check_name)
@@ -207,7 +212,7 @@ def api_options(json_help: str = "", seconds: float = TIMEOUT) -> _Option[Any]:
 
 _api_option: _Option[Any] = click.option(
     "--api",
-    type=Value("address", parse_api_address),
+    type=Value("address", _parse_api),
     envvar="PHPMQ_API",
     default="http://127.0.0.1:9180",
     show_default=True,
