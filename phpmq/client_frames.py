@@ -37,7 +37,7 @@ from phpmq.frames import (
 )
 from phpmq.message import check_name
 
-#: The largest body that a server can be told to take, in bytes; what is delivered is no larger.
+#: The largest body that a server can be set to accept, in bytes; what is delivered is no larger.
 MAX_BODY = 512 * 1024 * 1024
 
 # More seconds than anybody means; a number of the protocol has 20 digits at most.

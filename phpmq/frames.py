@@ -20,7 +20,7 @@ PACKET_HEADER_SIZE = 32
 QUEUE, CONTENT, ID, COUNT, TTL = 1, 2, 3, 4, 5
 TAG, DELAY, LEVEL, HEADERS, KEY, ATTEMPTS, REASON, CODE, LEASE, USER, SECRET, DUPLICATE, PRODUCER = range(6, 19)
 
-#: The longest content of each packet type, in bytes, unless a server is told otherwise.
+#: The longest content of each packet type, in bytes, unless a server is set otherwise.
 DEFAULT_LIMITS: Mapping[int, int] = {
     QUEUE: MAX_NAME,
     CONTENT: 16 * 1024 * 1024,
@@ -309,5 +309,5 @@ def packet_header(packet_type: int, length: int) -> bytes:
 
 
 def packet(packet_type: int, content: bytes) -> bytes:
-    """A whole packet."""
+    """Encode a packet: its header and its content."""
     return packet_header(packet_type, len(content)) + content

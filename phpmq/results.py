@@ -7,7 +7,8 @@ has JSON objects, so the columns of tables are made of those.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache, reduce
@@ -546,6 +547,33 @@ def as_json(value: Any) -> Any:
 
 
 _LEAVES = frozenset({int, float, str, bool, dict, NoneType})
+
+
+def has_lists(value: Any) -> bool:
+    """Whether a result or a mapping has lists, which may be long."""
+    found = value if isinstance(value, Mapping) else members(value)
+    return any(isinstance(member, list | tuple) for member in found.values())
+
+
+def json_bytes(value: Any) -> bytes:
+    """Write JSON, in ASCII: of a result, or of what JSON can have anyway."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=members).encode("ascii")
+
+
+def json_parts(value: Any) -> Iterator[bytes]:
+    """Write the JSON of a result or a mapping in parts, each of which is quickly made however long the lists are."""
+    before = b"{"
+    for name, member in (value if isinstance(value, Mapping) else members(value)).items():
+        yield before + json_bytes(name) + b":"
+        before = b","
+        if isinstance(member, list | tuple) and member:
+            for place, item in enumerate(member):
+                yield (b"," if place else b"[") + json_bytes(item)
+            yield b"]"
+        else:
+            yield json_bytes(member)
+    yield b"{}" if before == b"{" else b"}"
+
 
 _PLAIN: Mapping[Any, Schema] = {
     str: {"type": "string"},

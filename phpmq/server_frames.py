@@ -217,7 +217,7 @@ def encode_delivery_original(queue: str, body: bytes, message_id: bytes, attempt
 
 
 def encode_delivery_documented(queue: str, body: bytes, message_id: bytes, attempts: int, ttl: int, headers: bytes) -> tuple[bytes, ...]:
-    """The parts of a delivery in the documented revision of version 01, the time that is left in seconds, rounded up; likewise."""
+    """The parts of a delivery in the documented revision of version 01, the time that is left in seconds, rounded up."""
     end = packet(TTL, b"%d" % max(1, -(-ttl // 1000))) if ttl else _NO_TTL
     return _DELIVERY_DOCUMENTED, _queue_packet(queue), _content_header(len(body)), body, _ID_HEADER, message_id, end
 

@@ -150,6 +150,7 @@ class QueueService(MultiService):
             settings.write_timeout,
             settings.max_http_connections,
             settings.max_http_bodies,
+            settings.per_address,
         )
         for description in settings.http:
             self._listen_for_operators("--http", description, self.site)
@@ -220,6 +221,8 @@ class QueueService(MultiService):
         try:
             self.connections.check()
             self.consoles.connections.check()
+            if self.site is not None:
+                self.site.connections.check()
             self.admin.sample()
         except Exception:
             self._log.failure("a periodic check failed")

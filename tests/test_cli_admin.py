@@ -125,7 +125,7 @@ class ApiTests(VerbTestCase):
         """A connection that is lost before the answer is exit code 69; what would change something may have."""
         for work, doubt in ((self.api().get("look", "status"), False), (self.api().post("flush all", "flush"), True)):
             result = Deferred.fromCoroutine(work)
-            for channel in list(self.site.channels):
+            for channel in list(self.site.connections.open):
                 channel.abort()
             self.endpoint.pumps[-1].client.connectionLost(Failure(ConnectionAborted()))
             error = self.failureResultOf(result, Failed).value

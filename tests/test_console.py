@@ -21,6 +21,7 @@ from phpmq.admin.console.commands import TABLE
 from phpmq.admin.console.display import LARGEST, SMALLEST, Screens
 from phpmq.admin.console.input import MAX_LINE
 from phpmq.admin.console.protocol import CLOSE_TIMEOUT, IDLE_TIMEOUT, REFRESH, WRITE_TIMEOUT, ConsoleProtocol
+from phpmq.ports import Connections
 from phpmq.results import as_json
 from phpmq.text import width
 from tests.doubles import FarEnd
@@ -88,7 +89,8 @@ class ConsoleTestCase(AdminTestCase):
         """Connect."""
         super().setUp()
         self.events: list[LogEvent] = []
-        self.patch(ConsoleProtocol, "_log", Logger(observer=self.events.append))  # type: ignore[arg-type]  # a plain function
+        for subject in Connections, ConsoleProtocol:
+            self.patch(subject, "_log", Logger(observer=self.events.append))  # type: ignore[arg-type]  # a plain function
         self.consoles = self.server.service.consoles
         self.operators: list[Operator] = []
         self.operator = self.connect()
@@ -519,6 +521,7 @@ class ConnectionTests(ConsoleTestCase):
         self.assertFalse(self.operator.closed)
         self.server.advance(4)
         self.assertIn("nothing was typed for 15 minutes", self.operator.reads())
+        self.assertEqual(self.log(), [])
         self.assertEqual((self.operator.closed, self.operator.aborted), (True, False))
         self.server.advance(CLOSE_TIMEOUT + 2)
         self.assertTrue(self.operator.aborted)
@@ -541,6 +544,7 @@ class ConnectionTests(ConsoleTestCase):
         self.server.advance(4)
         self.assertTrue(self.operator.aborted)
         self.assertEqual(self.consoles.connections.timeouts["write"], 1)
+        self.assertEqual(self.log(), ["127.0.0.1: console closed, write took too long (0 more since the last line)"])
 
     def test_limit(self) -> None:
         """There are only so many consoles; one more is told so, and there is room again when one goes."""

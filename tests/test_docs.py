@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import tempfile
+from configparser import ConfigParser
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +22,8 @@ from phpmq.admin.console.input import MAX_LINE
 from phpmq.admin.console.protocol import CLOSE_TIMEOUT as CONSOLE_CLOSE_TIMEOUT
 from phpmq.admin.console.protocol import IDLE_TIMEOUT, WRITE_TIMEOUT
 from phpmq.admin.http import Site
+from phpmq.admin.http.operations import METRICS, OPERATIONS
 from phpmq.admin.http.problems import CODES
-from phpmq.admin.http.routes import METRICS, OPERATIONS
 from phpmq.admin.metrics import Metrics
 from phpmq.broker import SENDS
 from phpmq.errors import ClientError, CommandRefused, PHPMQError, ProtocolError
@@ -374,6 +375,27 @@ class CodesTests(SynchronousTestCase):
 def kinds(base: type[PHPMQError]) -> set[type[PHPMQError]]:
     """An error and all that are special cases of it."""
     return {base}.union(*map(kinds, base.__subclasses__()))
+
+
+class ArchitectureTests(SynchronousTestCase):
+    """docs/explanation/architecture.md."""
+
+    def test_layers(self) -> None:
+        """Its lists of layers are those that import-linter checks."""
+        parser = ConfigParser()
+        parser.read(ROOT / "setup.cfg")
+        contracts = {
+            name: [set(re.split(r" [|:] ", layer)) for layer in parser[name]["layers"].split("\n") if layer]
+            for name in parser.sections()
+            if name.startswith("importlinter:contract:") and "layers" in parser[name]
+        }
+        drawn = {
+            name: [{line.split()[0] for line in block.splitlines()} for block in blocks.split("     |\n")]
+            for name, blocks in re.findall(
+                r"^<!-- (importlinter:\S+) -->\n\n((?: {4}.*\n)+)", text("docs/explanation/architecture.md"), re.MULTILINE
+            )
+        }
+        self.assertEqual(drawn, contracts)
 
 
 class OptionsTests(SynchronousTestCase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -10,8 +11,7 @@ from openapi_spec_validator import validate
 from twisted.python.failure import Failure
 
 from phpmq.admin import reactor
-from phpmq.admin.http.openapi import codes
-from phpmq.admin.http.operations import Operation
+from phpmq.admin.http.operations import Operation, codes_of
 from phpmq.admin.http.problems import CODES
 from phpmq.errors import PHPMQError
 from tests.web import ODD, Response, WebTestCase
@@ -41,7 +41,7 @@ class DocumentTests(WebTestCase):
     def test_paths(self) -> None:
         """It has the operations that are dispatched, each once; its path parameters are those of the path."""
         described = {(method.upper(), path) for path, methods in self.document["paths"].items() for method in methods}
-        self.assertEqual(described, {(operation.method, operation.path) for operation in self.site.routes.operations})
+        self.assertEqual(described, {(operation.method, operation.path) for operation in self.site.api.operations})
         names = [operation["operationId"] for methods in self.document["paths"].values() for operation in methods.values()]
         self.assertEqual(len(names), len(set(names)))
         for path, methods in self.document["paths"].items():
@@ -56,7 +56,7 @@ class DocumentTests(WebTestCase):
             return {kind.code}.union(*(kinds(each) for each in kind.__subclasses__())) if isinstance(kind.code, str) else set()
 
         self.assertEqual(kinds(PHPMQError) - _NOT_HERE - set(CODES), set())
-        possible = {code for operation in self.site.routes.operations for code in codes(operation)}
+        possible = {code for operation in self.site.api.operations for code in codes_of(operation)}
         # This server's engine can do everything.
         self.assertEqual(set(CODES) - possible, {"not-found", "method-not-allowed", "not-supported"})
 
@@ -96,6 +96,7 @@ class DocumentTests(WebTestCase):
         self.call(200, "GET", queue, ODD)
         self.call(200, "GET", "/api/v1/queues", query="?limit=1&filter=*&sort=-ready&after=")
         self.assertEqual(self.call(200, "GET", one, ODD, id)["body"], "x" * 300)
+        self.check_raw(messages, id)
         held = self.hold(ODD, 2)
         for state, count in ("ready", 0), ("delayed", 1), ("in_flight", 2):
             self.assertEqual(len(self.call(200, "GET", messages, ODD, query=f"?state={state}&preview=5")["items"]), count)
@@ -132,6 +133,21 @@ class DocumentTests(WebTestCase):
         missing = {(method, path, status) for method, path, status in described - self.seen if status not in general}
         self.assertEqual(missing, set())
 
+    def check_raw(self, messages: str, id: str) -> None:
+        """A body is sent and read raw as the document says; its properties are those of the schemas."""
+        sending, reading = self.document["paths"][messages]["post"], self.document["paths"][f"{messages}/{{id}}/body"]["get"]
+        self.assertEqual(list(sending["requestBody"]["content"]), ["application/json", "application/octet-stream"])
+        (sent,) = [one for one in sending["parameters"] if one["in"] == "header"]
+        properties = {"ttl": 60, "key": "raw"}
+        Draft202012Validator(sent["content"]["application/json"]["schema"]).validate(properties)
+        headers = {"Content-Type": "application/octet-stream", sent["name"]: json.dumps(properties)}
+        self.call(201, "POST", messages, "raw", value=b"\x00\xff", **headers)
+        response = self.ask("GET", self.queue(ODD, f"/messages/{id}/body"))
+        self.check("GET", f"{messages}/{{id}}/body", response)
+        ((name, header),) = reading["responses"]["200"]["headers"].items()
+        schema = {**header["content"]["application/json"]["schema"], "components": self.document["components"]}
+        Draft202012Validator(schema).validate(json.loads(response.headers[name.lower()]))
+
     def send_letter(self) -> None:
         """Have a dead letter."""
         self.client.connection.receivers.clear()
@@ -155,7 +171,7 @@ class DocumentTests(WebTestCase):
         queue = "/api/v1/queues/{name}"
         templates = [
             (operation, [ODD if part == "{name}" else "7" for part in operation.parts if "{" in part])
-            for operation in self.site.routes.operations
+            for operation in self.site.api.operations
         ]
         for operation, parts in templates:
             if "404" in self.document["paths"][operation.path][operation.method.lower()]["responses"]:
@@ -164,11 +180,11 @@ class DocumentTests(WebTestCase):
             self.call(400, operation.method, operation.path, *parts, query="?nonsense=1")
         self.call(503, "POST", f"{queue}/messages", "q", value={"body": ""}) if self.fill() else None
         self.server.broker.memory.limit = 2**30
-        id = self.server.send("there", b"x")
+        self.server.send("there", b"x")
         self.patch(reactor, "SLICE", 0.0)
         self.server.service.running = 0
-        for path in "/api/v1/queues", "/api/v1/clients", queue, f"{queue}/messages", f"{queue}/messages/{{id}}":
-            self.call(503, "GET", path, "there", id)
+        for path in "/api/v1/queues", "/api/v1/clients", queue, f"{queue}/messages":
+            self.call(503, "GET", path, "there")
         for operation, parts in templates:
             if operation.writes:
                 self.call(503, operation.method, operation.path, *parts, query=_state(operation))
@@ -200,7 +216,7 @@ class DocumentTests(WebTestCase):
             self.check("GET", "/readyz", response)
         logged: list[Failure] = self.flushLoggedErrors(RuntimeError)
         self.assertEqual(len(logged), 1)
-        self.patch(self.site.access, "check", lambda *_: fail(None))
+        self.patch(self.site.api.access, "check", lambda *_: fail(None))
         for _ in range(3):
             self.check_problem(self.ask("GET", "/readyz"), 500, "internal")
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)

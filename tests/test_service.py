@@ -425,7 +425,9 @@ class LimitsTests(SynchronousTestCase):
         settings = Settings(listen=(), store="memory", http=["unix:http"], max_http_connections=7, max_http_bodies=8, max_consoles=9)
         server = QueueService(settings, MemoryReactorClock())
         assert server.site is not None
-        self.assertEqual((server.site.max_connections, server.site.max_held, server.consoles.connections.max_connections), (7, 8, 9))
+        connections = server.site.connections
+        self.assertEqual((connections.max_connections, connections.max_held, server.consoles.connections.max_connections), (7, 8, 9))
+        self.assertEqual(connections.max_per_address, settings.per_address)
 
     def test_memory(self) -> None:
         """The default memory limit is a part of what this process may have."""

@@ -9,7 +9,7 @@ from twisted.internet.base import DelayedCall
 from twisted.internet.defer import CancelledError, Deferred
 
 from phpmq import operators
-from phpmq.admin import messages, queues, reactor
+from phpmq.admin import queues, reactor
 from phpmq.admin.console.protocol import ConsoleProtocol
 from phpmq.errors import Draining
 from phpmq.interfaces import Steps
@@ -108,16 +108,6 @@ class TurnTests(AdminTestCase):
         self.assertEqual(len(second.unacked), 8)
         ids = [item["id"] for item in self.result(self.admin.work.run(listing)).items]
         self.assertEqual(ids, sorted(id.decode() for id in second.unacked))
-
-    def test_whole_body(self) -> None:
-        """A long body is told as it is, however it falls into parts."""
-        self.patch(messages, "_PART", 3)
-        for body in "naïve 日本語 \U0001f600".encode(), b"\xff\x00" * 5, b"ends within \xf0\x9f\x98", b"", b"abc":
-            (id,) = self.send("q", body)
-            once = {**operators.content_of(body, False), "size": len(body), "truncated": False}
-            found = self.end(Deferred.fromCoroutine(self.admin.messages.get("q", id)))
-            self.assertEqual({name: found[name] for name in once}, once)
-            self.assertEqual(found.keys() & {"body", "body_base64"}, once.keys() & {"body", "body_base64"})
 
     def test_clients(self) -> None:
         """A client that goes meanwhile is told as it is then."""
@@ -269,7 +259,7 @@ class WebTurnTests(WebTestCase):
         looked: list[object] = []
         self.patch(self.server.service.admin.queues, "_status", looked.append)
         self.clock.advance(0)
-        self.assertEqual((self.site.channels, self.flushLoggedErrors(), looked), (set(), [], []))
+        self.assertEqual((self.site.connections.open, self.flushLoggedErrors(), looked), ({}, [], []))
 
 
 class MonitorTurnTests(ConsoleTestCase):

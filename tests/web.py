@@ -204,15 +204,15 @@ class WebTestCase(SynchronousTestCase):
         self.admin = self.server.service.admin
         # Metrics are a part that need not be there.
         self.patch(site_module, "_metrics", lambda admin: None)
-        self.site = Site(self.clock, Access(["mq.example"]), 30.0, 60.0)
+        self.server.service.site = self.site = Site(self.clock, Access(["mq.example"]), 30.0, 60.0)
         self.site.open(self.admin)
         self.addCleanup(self.hang_up)
         self.client = self.server.client()
 
     def hang_up(self) -> None:
         """Leave no connection behind."""
-        for channel in list(self.site.channels):
-            channel.abort()
+        for connection in list(self.site.connections.open):
+            connection.abort()
         self.clock.advance(0)
 
     def connect(self, host: str = "127.0.0.1") -> Connection:
@@ -220,13 +220,20 @@ class WebTestCase(SynchronousTestCase):
         return Connection(self.site, self.clock, host)
 
     def request(self, method: str, path: str, value: Any = None, headers: Mapping[str, str] | None = None) -> bytes:
-        """The bytes of a request; what is no bytes is sent as JSON."""
+        """The bytes of a request; what is no bytes is sent as JSON, and bytes as what the headers say or else as JSON."""
         body = b"" if value is None else value if isinstance(value, bytes) else json.dumps(value).encode()
         fields = {"Host": "localhost:9180", **({"Content-Type": "application/json"} if body else {}), **(headers or {})}
         if body and "Transfer-Encoding" not in fields:
             fields.setdefault("Content-Length", str(len(body)))
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body
+
+    def turn(self) -> None:
+        """Let one turn of the reactor pass: what is due now is done, and not yet what comes of it."""
+        for call in [call for call in self.clock.calls if call.getTime() <= self.clock.seconds()]:
+            self.clock.calls.remove(call)
+            call.called = 1
+            call.func(*call.args, **call.kw)
 
     def ask(self, method: str, path: str, value: Any = None, headers: Mapping[str, str] | None = None) -> Response:
         """What a request of its own connection is answered."""

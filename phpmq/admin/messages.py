@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
 import heapq
 import json
-from base64 import b64encode
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from twisted.internet.defer import Deferred, fail
 from zope.interface import implementer
@@ -30,9 +27,6 @@ from phpmq.results import (
     Receipt,
     ReplayResult,
 )
-
-# How many bytes of a long body are made text in one step: a whole number of base64's groups.
-_PART = 3 * 2**18
 
 _LEVELS = {"stored": False, "synced": True}
 
@@ -74,20 +68,13 @@ class Messages:
         """
         return self._operators.message(name, id, preview)
 
-    @cooperative
-    def get(self, name: str, id: str, preview: int | None = None) -> Steps[MessageStatus | DeadLetterStatus]:
+    def get(self, name: str, id: str, preview: int) -> MessageStatus | DeadLetterStatus:
         """
-        One message.
+        One message with the first C{preview} bytes of its body.
 
-        @param preview: how many bytes of its body; None for all
         @raise NoSuchMessage: there is none of that id in the queue
         """
-        message, body = self.read(name, id, preview or 0)
-        if preview is not None:
-            return message
-        yield
-        content = yield from whole_content(body)
-        return replace(message, truncated=False, body=content.get("body"), body_base64=content.get("body_base64"))
+        return self.read(name, id, preview)[0]
 
     def send(
         self,
@@ -172,24 +159,6 @@ class DeadLetters:
         """Delete a queue's dead letters; parameters and errors are those of L{replay}."""
         deleted = yield from self._operators.delete_dead(name, ids, reason, count)
         return DeadDeleteResult(name, deleted)
-
-
-def whole_content(body: bytes) -> Steps[dict[str, str]]:
-    """The fields of a whole body, however long it is, as L{phpmq.operators.content_of} makes them."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    starts = range(0, len(body), _PART)
-    texts: list[str] = []
-    try:
-        for start in starts:
-            texts.append(decoder.decode(body[start : start + _PART], False))
-            yield
-        return {"body": "".join([*texts, decoder.decode(b"", True)])}
-    except UnicodeDecodeError:
-        texts = []
-        for start in starts:
-            texts.append(b64encode(body[start : start + _PART]).decode("ascii"))
-            yield
-        return {"body_base64": "".join(texts)}
 
 
 @implementer(IPeer)

@@ -11,7 +11,7 @@ A client for scripts without a reactor.
             delivery.ack()
 
 A client belongs to one thread; several threads use one each. It works while one of its methods runs: nothing is read or
-written in between, and nobody answers for it.
+written in between.
 """
 
 from phpmq.blocking.client import QueueClient

@@ -51,7 +51,7 @@ class QueueClient:
         where = parse_address(address)
         self._reconnector = Reconnector(where, tls, Delivery, timeout, heartbeat, max_unconfirmed, max_unconfirmed_size)
         self._connection = self._reconnector.connection
-        # Sends that failed and whose results nobody asked for yet.
+        # The errors of sends that failed, until their results are asked for.
         self._failed: dict[Submission[MessageId], Exception] = {}
         self._reconnector.connect()
         try:
@@ -92,8 +92,7 @@ class QueueClient:
         level: str = "stored",
     ) -> MessageId:
         """
-        Send a message and wait for its receipt. A connection that is lost meanwhile does not matter: what has no receipt is sent again,
-        and stored once.
+        Send a message and wait for its receipt. A message that has no receipt when the connection is lost is sent again, and stored once.
 
         @param queue: 1-255 bytes of UTF-8 without control characters
         @param ttl: seconds until it expires; 0 for never
@@ -104,7 +103,7 @@ class QueueClient:
         @return: the message's id, a L{DuplicateId} if nothing was stored
         @raise CommandRefused: the server refuses: C{QueueFull}, C{MemoryFull}, C{DiskFailing} or C{NotAllowed}
         @raise TimedOut: there is no receipt in time; whether the message was stored is not known
-        @raise NotConnected: the server could not be reached for as long as the client's timeout; likewise
+        @raise NotConnected: the server could not be reached for as long as the client's timeout; the same
         @raise Closed: the client is closed
         @raise BadName: no queue can have that name
         @raise TooLarge: body, key or headers are too long, for any server or for this one
@@ -146,7 +145,7 @@ class QueueClient:
         """
         Wait until no send waits for its receipt.
 
-        @raise PHPMQError: as L{send} does, for the first send that failed and whose result nobody asked for
+        @raise PHPMQError: as L{send} does, for the first send that failed and whose result was not asked for
         """
         self._reconnector.wait(lambda: not self._connection.outbox.sends)
         failed, self._failed = self._failed, {}
@@ -155,7 +154,7 @@ class QueueClient:
 
     def ping(self) -> None:
         """
-        Wait for an answer of the server: it is there, and has carried out what it was told before. Of sends only their receipts tell that.
+        Wait for an answer of the server: it has carried out all that was written to it before. A send may still wait in this client.
 
         @raise NotConnected: there is no connection any more
         @raise TimedOut: the server does not answer
@@ -166,10 +165,10 @@ class QueueClient:
 
     def consume(self, queue: str, window: int = 100, lease: float = 0, timeout: float | None = None) -> Consumer:
         """
-        Have a queue's messages delivered, in order; for a queue that is being consumed already, its consumer with another window.
+        Consume a queue, in order; returns the consumer that a queue has already, with another window.
 
         @param window: the most messages to hold unsettled; the server may have a lower limit
-        @param lease: seconds that each may be held before the server gives it to somebody else; 0 for as long as the connection lasts
+        @param lease: seconds that each may be held before the server gives it to another consumer; 0 for as long as the connection lasts
         @param timeout: seconds without a message after which the iteration ends; None for never
         @raise CommandRefused: the server refuses
         @raise BadName: no queue can have that name

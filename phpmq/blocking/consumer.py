@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Self
 
 from phpmq import client_connection
 from phpmq.blocking.reconnector import Reconnector
-from phpmq.client_connection import Settlement
 
 
 class Delivery(client_connection.Delivery[bool]):
@@ -36,7 +36,8 @@ class Delivery(client_connection.Delivery[bool]):
             self._reconnector.flush()
         return sent
 
-    def _outcome(self, request: Settlement | None) -> bool:
+    def _settle(self, encode: Callable[..., bytes], *arguments: object, final: bool = True) -> bool:
+        request = self._connection.settle(self, encode, *arguments, final=final)
         return request is not None and bool(self._reconnector.answer(request))
 
 
@@ -80,7 +81,7 @@ class Consumer:
 
     def get(self, timeout: float | None = None) -> Delivery | None:
         """
-        The next message; None if there is none in time, or once the consumer was stopped and has no more.
+        Return the next message; None if none comes in time, or once the consumer was stopped and has no more.
 
         @param timeout: seconds; None to wait as long as it takes
         @raise NotConnected: the server could not be reached for as long as the client's timeout

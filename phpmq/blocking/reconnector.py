@@ -33,7 +33,7 @@ _PAUSES = 0.05, 2.0
 # Longest time to wait for the socket at once, and shortest that a connection gets.
 _LOOK_UP = 1.0
 
-# The most failed sends to remember whose results nobody asked for.
+# The most failed sends to remember until their results are asked for.
 _REMEMBERED = 100
 
 
@@ -88,7 +88,7 @@ def tls_context(address: Address) -> ssl.SSLContext:
     if roots is None:
         context = ssl.create_default_context()
     else:
-        # This one trusts nobody yet.
+        # This context trusts no authority yet.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         for file in sorted(Path(roots).glob("*.[pP][eE][mM]")) if Path(roots).is_dir() else [Path(roots)]:
             context.load_verify_locations(file)
@@ -185,8 +185,8 @@ class Submission(Generic[_T]):
 
     def __init__(self, wait: Callable[[Callable[[], object]], None], failed: dict[Any, Exception]) -> None:
         """
-        @param wait: works until what it is given is true
-        @param failed: the errors of those that failed and whose results nobody asked for
+        @param wait: works until a function returns true
+        @param failed: the errors of submissions that failed, until their results are asked for
         """
         self._wait = wait
         self._failed = failed
@@ -226,7 +226,7 @@ class Reconnector:
     """
     Keeps a client connected as long as a call waits.
 
-    Its time is the seconds that calls waited: what nobody waited for cannot have been late.
+    Its time is the seconds that calls waited: a request that no call waited for cannot be late.
 
     @ivar connection: what is sent and consumed
     """

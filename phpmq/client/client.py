@@ -1,4 +1,4 @@
-"""The client as a service."""
+"""The client for Twisted programs, which is a service."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class QueueClient(Service):
         if reactor is None:
             from twisted.internet import reactor
         where = client_endpoint(reactor, endpoint) if isinstance(endpoint, str) else endpoint
-        # A reactor follows the system's time unless it was told otherwise; a step of that must not look like a silent server.
+        # A reactor follows the system's time unless it has another clock; a step of that time must not look like a silent server.
         seconds = time.monotonic if reactor.seconds is system_seconds else reactor.seconds
         self.connection = ClientConnection(seconds, Delivery, timeout, max_unconfirmed, max_unconfirmed_size)
         self.connection.outbox.on_answered = self._answered
@@ -145,7 +145,7 @@ class QueueClient(Service):
         """
         Fires when the server has answered over the connection that there is.
 
-        @param attempts: give up after so many failed attempts in a row; None for never
+        @param attempts: give up after that many failed attempts in a row; None for never
         @return: fails with C{NotConnected} if the server could not be reached, with a C{ProtocolError} if what answers does not speak
             version 02 of the protocol, with C{TimedOut} if it does not answer, and with C{Closed} if the client is closed
         """
@@ -175,8 +175,8 @@ class QueueClient(Service):
         level: str = "stored",
     ) -> Deferred[MessageId]:
         """
-        Send a message: now, or as soon as the server can be reached. A connection that is lost meanwhile does not matter: what has no
-        receipt is sent again, and stored once.
+        Send a message: now, or as soon as the server can be reached. A message that has no receipt when the connection is lost is sent
+        again, and stored once.
 
         @param queue: 1-255 bytes of UTF-8 without control characters
         @param ttl: seconds until it expires; 0 for never
@@ -186,7 +186,7 @@ class QueueClient(Service):
         @param level: C{stored}: the receipt says that the server has it in memory. C{synced}: that it is on the disk
         @return: fires with the message's id, a L{DuplicateId} if nothing was stored. It fails with L{phpmq.errors.QueueFull},
             C{MemoryFull}, C{DiskFailing}, C{NotAllowed} or C{TooLarge} when the server refuses; with C{TimedOut} or C{Closed} when it is
-            not known whether it was stored; with C{ClientFull} when too many wait (see L{room}). Cancelling it takes back what was not
+            not known whether it was stored; with C{ClientFull} when too many wait (see L{room}). Cancelling it cancels a send that was not
             written yet.
         @raise BadName: no queue can have that name
         @raise TooLarge: body, key or headers are too long for any server
@@ -228,8 +228,7 @@ class QueueClient(Service):
 
     def ping(self) -> Deferred[None]:
         """
-        Fires when the server has answered: it is there, and has carried out what it was told before. Of sends only their receipts tell
-        that.
+        Fires when the server has answered: it has carried out all that was written to it before. A send may still wait in this client.
 
         @return: fails with C{NotConnected} if there is no connection or it is lost, and with C{TimedOut}
         """
@@ -242,10 +241,10 @@ class QueueClient(Service):
 
     def consume(self, queue: str, window: int = 100, lease: float = 0) -> Consumer:
         """
-        Have a queue's messages delivered, in order; for a queue that is being consumed already, its consumer with another window.
+        Consume a queue, in order; returns the consumer that a queue has already, with another window.
 
         @param window: the most messages to hold unsettled; the server may have a lower limit
-        @param lease: seconds that each may be held before the server gives it to somebody else; 0 for as long as the connection lasts
+        @param lease: seconds that each may be held before the server gives it to another consumer; 0 for as long as the connection lasts
         @raise BadName: no queue can have that name
         @raise TypeError: the name is no string, the window no integer or the lease no number
         @raise ValueError: the window is not positive, the lease negative, or the queue is subscribed to
@@ -255,7 +254,7 @@ class QueueClient(Service):
 
     def subscribe(self, queue: str, worker: Worker, window: int = 100, lease: float = 0) -> Consumer:
         """
-        Have a function called with each message of a queue, for up to C{window} at a time. It settles the delivery; if it raises an
+        Call a function with each message of a queue, for up to C{window} at a time. It settles the delivery; if it raises an
         exception, or the coroutine or Deferred that it returned fails, that is logged, and a delivery that is not settled is re-queued
         with its time to live, and with a longer delay each time (L{backoff}).
 

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from phpmq import client_connection
 from phpmq.client.reconnector import answer
-from phpmq.client_connection import Settlement, backoff
+from phpmq.client_connection import backoff
 
 
 class Delivery(client_connection.Delivery[Deferred[bool]]):
@@ -26,7 +26,8 @@ class Delivery(client_connection.Delivery[Deferred[bool]]):
 
     __slots__ = ()
 
-    def _outcome(self, request: Settlement | None) -> Deferred[bool]:
+    def _settle(self, encode: Callable[..., bytes], *arguments: object, final: bool = True) -> Deferred[bool]:
+        request = self._connection.settle(self, encode, *arguments, final=final)
         return succeed(False) if request is None else answer(request)
 
 

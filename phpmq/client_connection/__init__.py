@@ -4,7 +4,7 @@ A client's connection in version 02, without I/O: L{phpmq.client} and L{phpmq.bl
 
 from phpmq.client_connection.connection import TIMEOUT, ClientConnection, Delivery, Receiver, backoff
 from phpmq.client_connection.outbox import MAX_UNCONFIRMED, MAX_UNCONFIRMED_SIZE, Outbox, State
-from phpmq.client_connection.requests import DuplicateId, MessageId, Request, Settlement
+from phpmq.client_connection.requests import DuplicateId, MessageId, Request
 
 __all__ = [
     "MAX_UNCONFIRMED",
@@ -17,7 +17,6 @@ __all__ = [
     "Outbox",
     "Receiver",
     "Request",
-    "Settlement",
     "State",
     "backoff",
 ]

@@ -45,7 +45,7 @@ class Receiver(Protocol):
     lease: float
 
     def deliver(self, delivery: Any) -> None:
-        """Take a delivery."""
+        """Take a delivery, to settle it later."""
 
     def lost(self) -> None:
         """Drop what was delivered and is not settled: the server has taken it back."""
@@ -58,7 +58,7 @@ class Delivery(Generic[_Outcome]):
     """
     A message that this client holds until it is settled.
 
-    A client's own class of deliveries says what becomes of a request, and so what the methods that settle return.
+    A client's own class of deliveries says what the methods that settle return.
 
     @ivar queue: the queue that it came from
     @ivar body: the content of the message
@@ -135,14 +135,11 @@ class Delivery(Generic[_Outcome]):
         return self._settle(encode_dead_letter, reason)
 
     def touch(self) -> _Outcome:
-        """Start its lease again."""
+        """Touch it: its lease starts again."""
         return self._settle(encode_touch, final=False)
 
     def _settle(self, encode: Callable[..., bytes], *arguments: object, final: bool = True) -> _Outcome:
-        return self._outcome(self._connection.settle(self, encode, *arguments, final=final))
-
-    def _outcome(self, request: Settlement | None) -> _Outcome:
-        """What the caller gets of a request; without one this client could not settle it any more."""
+        """Settle it by L{ClientConnection.settle}, and return what the caller gets of the request."""
         raise NotImplementedError
 
 
@@ -197,7 +194,7 @@ class ClientConnection:
     # The connection
 
     def open(self) -> None:
-        """Undo L{close}."""
+        """Allow requests again after L{close}."""
         self.closed = False
 
     def connected(self, write: Callable[[bytes], object]) -> None:

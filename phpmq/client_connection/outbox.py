@@ -52,7 +52,7 @@ class Outbox:
         @raise ValueError: a limit is not positive
         """
         if not (max_unconfirmed > 0 and max_unconfirmed_size > 0):
-            raise ValueError(f"there must be room for a send, not for {max_unconfirmed!r} with {max_unconfirmed_size!r} bytes")
+            raise ValueError(f"a client must be able to hold a send, not {max_unconfirmed!r} with {max_unconfirmed_size!r} bytes")
         self.max_unconfirmed = max_unconfirmed
         self.max_unconfirmed_size = max_unconfirmed_size
         self.on_answered: Callable[[], object] = lambda: None
@@ -103,7 +103,7 @@ class Outbox:
         return send
 
     def fail(self, sends: Iterable[Send], error: Exception) -> None:
-        """Fail these sends."""
+        """Fail some sends, and forget them."""
         for send in list(sends):
             # A callback of one failure may cancel other sends.
             if self._remove(send.tag) is not None:
@@ -111,7 +111,7 @@ class Outbox:
         self.on_answered()
 
     def fail_all(self, error: Exception) -> None:
-        """Fail all sends."""
+        """Fail all sends, and forget them."""
         self.fail(self.sends.values(), error)
 
     def fail_largest(self, error: Exception) -> None:

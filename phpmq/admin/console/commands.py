@@ -12,14 +12,15 @@ from dataclasses import replace
 from textwrap import wrap
 from typing import Any
 
+from phpmq.admin.admin import Admin
 from phpmq.admin.console import display
 from phpmq.admin.console.display import Heading, View, format_name, table
-from phpmq.admin.console.grammar import Answer, BadCommand, Call, Command, Terminal, find
+from phpmq.admin.console.grammar import Answer, BadCommand, Call, Command, find
 from phpmq.errors import NoSuchClient
 from phpmq.results import as_json, members, paused
 from phpmq.text import parse_duration, parse_size, plural
 
-_Function = Callable[[Terminal, Call], Answer | Awaitable[Answer]]
+_Function = Callable[[Admin, Call], Answer | Awaitable[Answer]]
 
 #: How many messages, dead letters, queues, clients and consumers are listed at most, and KiB of a body that is shown alone.
 LIMITS = {"messages": 10, "dead": 50, "queues": 200, "clients": 200, "consumers": 200, "body": 64}
@@ -51,7 +52,7 @@ def _command(arguments: str, summary: str, options: Sequence[str] = ("--json",),
 
 
 @_command("[COMMAND]", "the commands, or more about one", ())
-def _help(terminal: Terminal, call: Call) -> Answer:
+def _help(admin: Admin, call: Call) -> Answer:
     """Commands and options are written out, there are no abbreviations. A name that begins with two dashes goes after a --."""
     if call.words:
         command = find(call.words[0], TABLE)
@@ -63,33 +64,32 @@ def _help(terminal: Terminal, call: Call) -> Answer:
 
 
 @_command("[QUEUE]", "watch the server or a queue; q leaves", ("--size",))
-async def _monitor(terminal: Terminal, call: Call) -> Answer:
+def _monitor(admin: Admin, call: Call) -> Answer:
     """
     It is refreshed twice a second. That of the server has the queues with the most messages, sorted by name, and a bar for each: # is what
     waits, + is what is in flight. That of a queue has its messages, those in flight first. The screen has 80 columns and 24 rows, unless
     --size says otherwise. A command that is typed meanwhile leaves the monitor and is run.
     """
     queue = call.words[0] if call.words else None
-    await terminal.watch(View(queue, *call.size) if call.size else View(queue))
-    return Answer()
+    return Answer(view=View(queue, *call.size) if call.size else View(queue))
 
 
 @_command("", "the server in numbers")
-def _status(terminal: Terminal, call: Call) -> Answer:
+def _status(admin: Admin, call: Call) -> Answer:
     """Memory, file, messages, rates, clients and alarms, and what was counted since the start."""
-    status = as_json(terminal.admin.status())
+    status = as_json(admin.status())
     return Answer([*display.format_status(status), "", *display.format_totals(status)], status)
 
 
 @_command("QUEUE [ID]", "a queue and its messages, or one of them")
-async def _show(terminal: Terminal, call: Call) -> Answer:
+async def _show(admin: Admin, call: Call) -> Answer:
     """
     Up to {messages} messages of each state are listed with the beginnings of their bodies. With an ID it is that message, also a dead one,
     with up to {body} KiB of its body. Nothing changes by looking.
     """
-    admin, (name, *id) = terminal.admin, call.words
+    name, *id = call.words
     if id:
-        message = as_json(await admin.messages.get(name, id[0], LIMITS["body"] * 1024))
+        message = as_json(admin.messages.get(name, id[0], LIMITS["body"] * 1024))
         return Answer(display.format_message(message), message)
     detail = await admin.queues.get(name)
     queue = as_json(replace(detail, consuming=detail.consuming[: LIMITS["consumers"]]))
@@ -117,20 +117,20 @@ def _listed(page: dict[str, Any], lines: Callable[[list[dict[str, Any]]], list[s
 
 
 @_command("PATTERN", "queues with PATTERN in their names")
-async def _search(terminal: Terminal, call: Call) -> Answer:
+async def _search(admin: Admin, call: Call) -> Answer:
     """An asterisk stands for any characters; upper and lower case are the same. search * lists all, but never more than {queues}."""
     most = LIMITS["queues"]
     # Only the asterisk means something.
     pattern = call.words[0].replace("[", "[[]").replace("?", "[?]")
-    page = as_json(await terminal.admin.queues.list(f"*{pattern}*", limit=most))
+    page = as_json(await admin.queues.list(f"*{pattern}*", limit=most))
     more = f"and more: these are the first {most} by name, a longer pattern finds fewer"
     return _listed(page, display.format_queues, f"no queue matches {format_name(call.words[0])}", more)
 
 
 @_command("QUEUE", "remove what waits in a queue", changes=True)
-def _flush(terminal: Terminal, call: Call) -> Answer:
+def _flush(admin: Admin, call: Call) -> Answer:
     """Delayed ones too. Those in flight are left to their consumers, and are gone if they come back. Dead letters stay."""
-    done = terminal.admin.queues.flush(call.words[0])
+    done = admin.queues.flush(call.words[0])
     return Answer([f"{plural(done.removed)} removed from {format_name(done.queue)}{_left(done.in_flight)}"], as_json(done))
 
 
@@ -139,29 +139,29 @@ def _left(in_flight: int) -> str:
 
 
 @_command("[yes]", "remove what waits in all queues", changes=True)
-async def _flushall(terminal: Terminal, call: Call) -> Answer:
+async def _flushall(admin: Admin, call: Call) -> Answer:
     """Without the yes it only tells how many those are."""
     if call.words != ["yes"]:
-        messages = terminal.admin.status().messages
+        messages = admin.status().messages
         waiting = plural(messages.ready + messages.delayed)
         raise BadCommand(f"this removes all that waits, {waiting} now; if that is what you want, type: flushall yes")
-    done = await terminal.admin.queues.flush_all()
+    done = await admin.queues.flush_all()
     return Answer([f"{plural(done.removed)} removed from {plural(done.queues, 'queue')}{_left(done.in_flight)}"], as_json(done))
 
 
 @_command("QUEUE [deliveries|sends|all]", "stop deliveries, sends or both", changes=True)
-def _pause(terminal: Terminal, call: Call) -> Answer:
+def _pause(admin: Admin, call: Call) -> Answer:
     """
     Deliveries, unless told otherwise. It holds over a restart, until resume. A queue that is not there is made. What is in flight is left
     alone; while sends are paused, senders wait or are refused.
     """
-    return _how_paused(as_json(terminal.admin.queues.pause(*call.words)))
+    return _how_paused(as_json(admin.queues.pause(*call.words)))
 
 
 @_command("QUEUE [deliveries|sends|all]", "undo pause", changes=True)
-def _resume(terminal: Terminal, call: Call) -> Answer:
+def _resume(admin: Admin, call: Call) -> Answer:
     """Of all that is paused, unless told otherwise. Deliveries and senders that wait go on at once."""
-    return _how_paused(as_json(terminal.admin.queues.resume(*call.words)))
+    return _how_paused(as_json(admin.queues.resume(*call.words)))
 
 
 def _how_paused(queue: dict[str, Any]) -> Answer:
@@ -170,9 +170,8 @@ def _how_paused(queue: dict[str, Any]) -> Answer:
 
 
 @_command("[QUEUE]", "dead letters, or which queues have them")
-async def _dead(terminal: Terminal, call: Call) -> Answer:
+async def _dead(admin: Admin, call: Call) -> Answer:
     """The oldest {dead}, with reason, what the client said, and the beginnings of their bodies. show QUEUE ID has the whole one."""
-    admin = terminal.admin
     if not call.words:
         return _listed(as_json(admin.dead_letters.totals(limit=LIMITS["queues"])), display.format_dead_totals, "there are no dead letters")
     page = as_json(await admin.messages.list(call.words[0], "dead", limit=LIMITS["dead"], preview=_PREVIEW))
@@ -180,40 +179,40 @@ async def _dead(terminal: Terminal, call: Call) -> Answer:
     return _listed(page, lambda found: display.format_dead_letters(found, admin.now / 1000), none)
 
 
-@_command("QUEUE [TARGET]", "have dead letters delivered again", changes=True)
-async def _replay(terminal: Terminal, call: Call) -> Answer:
+@_command("QUEUE [TARGET]", "requeue dead letters", changes=True)
+async def _replay(admin: Admin, call: Call) -> Answer:
     """All of them go to the tail of the queue, or to that of another one, with their attempts forgotten."""
     name, *target = call.words
-    done = await terminal.admin.dead_letters.replay(name, target[0] if target else None)
+    done = await admin.dead_letters.replay(name, target[0] if target else None)
     replayed = plural(done.replayed, "dead letter")
     return Answer([f"{replayed} of {format_name(name)} replayed to {format_name(done.target)}"], as_json(done))
 
 
 @_command("", "who is connected, with what they consume")
-async def _clients(terminal: Terminal, call: Call) -> Answer:
+async def _clients(admin: Admin, call: Call) -> Answer:
     """The longest connected come first, {clients} at most. Bytes are those received from and sent to the client."""
-    return _listed(as_json(await terminal.admin.clients.list(limit=LIMITS["clients"])), display.format_clients, "nobody is connected")
+    return _listed(as_json(await admin.clients.list(limit=LIMITS["clients"])), display.format_clients, "nobody is connected")
 
 
 @_command("ID", "close a client's connection", changes=True)
-def _disconnect(terminal: Terminal, call: Call) -> Answer:
+def _disconnect(admin: Admin, call: Call) -> Answer:
     """The id is that of clients. What the client holds is ready again; most clients connect again."""
     if not re.fullmatch(r"\d{1,18}", call.words[0], re.ASCII):
         raise NoSuchClient(f"a client has a number, not {call.words[0]!r}")
-    client = terminal.admin.clients.disconnect(int(call.words[0]))
+    client = admin.clients.disconnect(int(call.words[0]))
     return Answer([f"client {client.id} ({client.address}) disconnected; {plural(client.in_flight)} in flight given back"], as_json(client))
 
 
 @_command("FROM TO", "move what is ready to another queue", changes=True)
-async def _move(terminal: Terminal, call: Call) -> Answer:
+async def _move(admin: Admin, call: Call) -> Answer:
     """They keep their order, ids and attempts. Delayed ones and those in flight stay."""
     source, target = call.words
-    done = await terminal.admin.messages.move(source, target)
+    done = await admin.messages.move(source, target)
     return Answer([f"{plural(done.moved)} moved from {format_name(source)} to {format_name(target)}"], as_json(done))
 
 
 @_command("QUEUE [NAME VALUE]...", "what is set for a queue, or set it", changes=True)
-def _settings(terminal: Terminal, call: Call) -> Answer:
+def _settings(admin: Admin, call: Call) -> Answer:
     """
     The value default gives a setting its default back. A queue that is not there is made.
 
@@ -231,7 +230,7 @@ def _settings(terminal: Terminal, call: Call) -> Answer:
     """
     name, *pairs = call.words
     values = {setting: _value(setting, text) for setting, text in zip(pairs[::2], pairs[1::2], strict=True)}
-    queues = terminal.admin.queues
+    queues = admin.queues
     settings = as_json(queues.configure(name, values) if values else queues.status(name))["settings"]
     return Answer(display.format_settings(settings), {"queue": name, "settings": settings})
 
@@ -249,41 +248,30 @@ def _value(setting: str, text: str) -> Any:
 
 
 @_command("", "clear the screen", ())
-def _clear(terminal: Terminal, call: Call) -> Answer:
+def _clear(admin: Admin, call: Call) -> Answer:
     """The one command that always sends an escape sequence."""
-    terminal.clear()
-    return Answer()
+    return Answer(clear=True)
 
 
 @_command("", "headings and alarms in colours", ())
-def _colour(terminal: Terminal, call: Call) -> Answer:
+def _colour(admin: Admin, call: Call) -> Answer:
     """plain ends that."""
-    return _style(terminal, call)
+    return Answer([""], style="colour")
 
 
 @_command("", "no prompt and no colours: for programs", ())
-def _plain(terminal: Terminal, call: Call) -> Answer:
+def _plain(admin: Admin, call: Call) -> Answer:
     """Monitors go on below each other, with an empty line between. colour ends that."""
-    return _style(terminal, call)
-
-
-def _style(terminal: Terminal, call: Call) -> Answer:
-    terminal.style = call.command.name
-    return Answer([""])
+    return Answer([""], style="plain")
 
 
 @_command("", "close the connection", ())
-def _quit(terminal: Terminal, call: Call) -> Answer:
+def _quit(admin: Admin, call: Call) -> Answer:
     """Ctrl-C and Ctrl-D do so too, but while a monitor is shown they leave it."""
-    return _close(terminal)
+    return Answer(close=True)
 
 
 @_command("", "close the connection", ())
-def _exit(terminal: Terminal, call: Call) -> Answer:
+def _exit(admin: Admin, call: Call) -> Answer:
     """Another name of quit."""
-    return _close(terminal)
-
-
-def _close(terminal: Terminal) -> Answer:
-    terminal.close()
-    return Answer()
+    return Answer(close=True)

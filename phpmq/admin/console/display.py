@@ -22,6 +22,7 @@ _BARE = "-_./:@%+=,~"
 _STATES = {"ready": "waiting", "in_flight": "delivered"}
 
 _QUEUES = Table(results.QueueStatus, *STATES, "bytes", "oldest_message_age_seconds", "consumers", "name")
+_LARGEST = Table(results.QueueStatus, "in_flight", "dead", "bytes", "consumers")
 _CONSUMERS = Table(results.QueueConsumer, "client", "in_flight", "window", "lease_seconds")
 _MESSAGES = Table(results.MessageStatus, "id", "size", "accepted_at", "attempts")
 _DEAD_LETTERS = Table(results.DeadLetterStatus, "id", "size", "attempts", "died_at")
@@ -99,7 +100,7 @@ def format_status(status: Mapping[str, Any]) -> list[str]:
         f"memory    {process}{counted}",
         f"file      {_mirror(status['mirror'])}",
         f"messages  {_messages(messages)}; {format_size(messages['bytes'])} wait",
-        "rates     " + ", ".join(f"{counter} {format_rate(rates[counter]['1s'])}" for counter in rates),
+        _rates(rates),
         f"clients   {connections['open']:,} of {connections['limit']:,}, with {plural(status['consumers'], 'consumer')}"
         f" of {plural(status['queues'], 'queue')}",
         *(Alarm(f"ALARM     {alarm['text']}") for alarm in status["alarms"]),
@@ -131,6 +132,10 @@ def _mirror(mirror: Mapping[str, Any]) -> str:
     return f"{file}, {pending} not in it yet, the oldest for {lag:.1f} s" if mirror["pending_changes"] else f"{file}, up to date"
 
 
+def _rates(rates: Mapping[str, Any]) -> str:
+    return "rates     " + ", ".join(f"{counter} {format_rate(rate['1s'])}" for counter, rate in rates.items())
+
+
 def _messages(numbers: Mapping[str, Any]) -> str:
     return ", ".join(f"{format_count(numbers[state])} {state.replace('_', ' ')}" for state in STATES)
 
@@ -143,7 +148,7 @@ def format_queue(queue: Mapping[str, Any]) -> list[str]:
         Heading(f"queue {format_name(queue['name'])}"),
         f"messages  {_messages(queue)}",
         f"waiting   {format_size(queue['bytes'])}" + ("" if age is None else f", the next message for {format_duration(age)}"),
-        "rates     " + ", ".join(f"{counter} {format_rate(rates[counter]['1s'])}" for counter in rates),
+        _rates(rates),
         "totals    " + ", ".join(f"{counter} {number:,}" for counter, number in queue["totals"].items()),
         f"clients   {plural(queue['consumers'], 'consumer')}",
         *([f"keys      {format_count(queue['keys'])} remembered"] if queue["keys"] else []),
@@ -161,7 +166,7 @@ _FORMATS: Formats = {
 
 def format_consumers(consuming: Sequence[Mapping[str, Any]]) -> list[str]:
     """Who consumes a queue; no lines for nobody."""
-    return table(_CONSUMERS.headings, [_CONSUMERS.row(one, _FORMATS) for one in consuming]) if consuming else []
+    return _list(_CONSUMERS, consuming) if consuming else []
 
 
 def format_settings(settings: Mapping[str, Any]) -> list[str]:
@@ -173,11 +178,11 @@ def format_settings(settings: Mapping[str, Any]) -> list[str]:
 
 def format_queues(found: Iterable[Mapping[str, Any]]) -> list[str]:
     """Queues, a line each. Their names come last, as they are: they can be of any length."""
-    return _marked(_QUEUES, found, lambda one: f"  (paused: {stopped})" if (stopped := paused(one)) else "")
+    return _list(_QUEUES, found, lambda one: f"  (paused: {stopped})" if (stopped := paused(one)) else "")
 
 
-def _marked(columns: Table, found: Iterable[Mapping[str, Any]], mark: Callable[[Mapping[str, Any]], str]) -> list[str]:
-    """A table in which some rows have something after their last cell."""
+def _list(columns: Table, found: Iterable[Mapping[str, Any]], mark: Callable[[Mapping[str, Any]], str] = lambda one: "") -> list[str]:
+    """A table of results, in which some rows have a mark after their last cell."""
     rows = [columns.row(one, _FORMATS) for one in found]
     for row, one in zip(rows, found, strict=True):
         row[-1] += mark(one)
@@ -228,8 +233,11 @@ def _with_bodies(lines: list[str], found: Iterable[Mapping[str, Any]]) -> list[s
 
 
 def _body(one: Mapping[str, Any]) -> str:
-    text = one["body"] if "body" in one else f"base64 {one['body_base64']}"
-    return cut(terminal_safe(text) + ("..." if one["truncated"] else ""), BODY)
+    return cut(terminal_safe(_text(one)) + ("..." if one["truncated"] else ""), BODY)
+
+
+def _text(one: Mapping[str, Any]) -> str:
+    return str(one["body"]) if "body" in one else f"base64 {one['body_base64']}"
 
 
 def _since(moment: str, now: float) -> float:
@@ -245,18 +253,17 @@ def format_message(one: Mapping[str, Any]) -> list[str]:
     }
     lines = [f"{key + ':':12} {terminal_safe(value)}" for key, value in facts.items()]
     lines += [f"header:      {terminal_safe(header)}: {terminal_safe(value)}" for header, value in one["headers"].items()]
-    text = one["body"] if "body" in one else f"base64 {one['body_base64']}"
-    return [*lines, "", *map(terminal_safe, text.split("\n")), *(["..."] if one["truncated"] else [])]
+    return [*lines, "", *map(terminal_safe, _text(one).split("\n")), *(["..."] if one["truncated"] else [])]
 
 
 def format_dead_totals(found: Iterable[Mapping[str, Any]]) -> list[str]:
     """Queues that have dead letters."""
-    return table(_DEAD_TOTALS.headings, [_DEAD_TOTALS.row(one, _FORMATS) for one in found])
+    return _list(_DEAD_TOTALS, found)
 
 
 def format_clients(found: Iterable[Mapping[str, Any]]) -> list[str]:
     """Connections, a line each."""
-    return _marked(_CLIENTS, found, lambda one: " (waits for room)" if one["waiting_for_room"] else "")
+    return _list(_CLIENTS, found, lambda one: " (waits for room)" if one["waiting_for_room"] else "")
 
 
 # Monitors
@@ -307,7 +314,7 @@ class Screens:
         # In an order that does not change while somebody reads.
         shown = sorted(largest, key=lambda queue: str(queue["name"]))
         most = max((_waiting(queue) + queue["in_flight"] for queue in shown), default=0)
-        headings = ">WAITING", ">IN FLIGHT", ">DEAD", ">SIZE", ">CLIENTS", "", "QUEUE"
+        headings = ">WAITING", *_LARGEST.headings, "", "QUEUE"
         lines += table(headings, [_row(queue, most) for queue in shown], _OVERVIEW) if shown else ["no queues"]
         hidden = status["queues"] - len(shown)
         return [*lines, f"{plural(hidden, 'smaller queue')}. {_HINT}" if hidden > 0 else _HINT]
@@ -325,16 +332,10 @@ def _waiting(queue: Mapping[str, Any]) -> int:
     return int(queue["ready"] + queue["delayed"])
 
 
-def _row(queue: Mapping[str, Any], most: int) -> tuple[str, ...]:
-    return (
-        format_count(_waiting(queue)),
-        format_count(queue["in_flight"]),
-        format_count(queue["dead"]),
-        format_size(queue["bytes"]),
-        format_count(queue["consumers"]),
-        _bar(_waiting(queue), queue["in_flight"], most),
-        ("(paused) " if paused(queue) else "") + terminal_safe(queue["name"]),
-    )
+def _row(queue: Mapping[str, Any], most: int) -> list[str]:
+    mark = "(paused) " if paused(queue) else ""
+    bar = _bar(_waiting(queue), queue["in_flight"], most)
+    return [format_count(_waiting(queue)), *_LARGEST.row(queue, _FORMATS), bar, mark + terminal_safe(queue["name"])]
 
 
 def _bar(waiting: int, in_flight: int, most: int) -> str:

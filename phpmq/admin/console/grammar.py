@@ -7,12 +7,12 @@ import shlex
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any
 
 from phpmq.admin.admin import Admin
 from phpmq.admin.console.display import LARGEST, SMALLEST, View
-from phpmq.admin.pieces import pieces_of
 from phpmq.errors import AdminError, BadName, NoSuchClient, NoSuchMessage, NoSuchQueue, PHPMQError
+from phpmq.results import json_parts
 
 
 class BadCommand(AdminError):
@@ -21,36 +21,24 @@ class BadCommand(AdminError):
     code = "bad-command"
 
 
-class Terminal(Protocol):
-    """What commands see of the console that they were typed on."""
-
-    #: C{plain}, C{colour}, or empty for the usual way of showing things.
-    style: str
-
-    @property
-    def admin(self) -> Admin:
-        """The server."""
-
-    async def watch(self, view: View) -> None:
-        """Show a monitor."""
-
-    def clear(self) -> None:
-        """Clear the screen."""
-
-    def close(self) -> None:
-        """Close the connection."""
-
-
 @dataclass(frozen=True)
 class Answer:
     """
-    What comes of a command.
+    What comes of a command, and what the console is to do then.
 
     @ivar data: the same for programs; None if they have no use for it
+    @ivar view: the monitor to show
+    @ivar style: how to show things from here on: C{plain} or C{colour}
+    @ivar clear: whether to clear the screen
+    @ivar close: whether to close the connection
     """
 
     lines: Sequence[str] = ()
     data: Any = None
+    view: View | None = None
+    style: str = ""
+    clear: bool = False
+    close: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,13 +56,13 @@ class Call:
     json: bool = False
     size: tuple[int, int] | None = None
 
-    async def run(self, terminal: Terminal) -> Answer:
+    async def run(self, admin: Admin) -> Answer:
         """
         Do it.
 
         @raise PHPMQError: it could not be done
         """
-        answer = self.command.run(terminal, self)
+        answer = self.command.run(admin, self)
         return answer if isinstance(answer, Answer) else await answer
 
 
@@ -95,7 +83,7 @@ class Command:
     arguments: str
     summary: str
     text: str
-    run: Callable[[Terminal, Call], Answer | Awaitable[Answer]]
+    run: Callable[[Admin, Call], Answer | Awaitable[Answer]]
     options: Sequence[str] = ("--json",)
     changes: bool = False
 
@@ -191,4 +179,4 @@ def complaint(error: PHPMQError) -> str:
 
 def json_pieces(data: Mapping[str, Any]) -> Iterator[str]:
     """Data as JSON in a line of printable ASCII, in pieces."""
-    return (piece.decode("ascii").replace("\x7f", "\\u007f") for piece in pieces_of(data))
+    return (piece.decode("ascii").replace("\x7f", "\\u007f") for piece in json_parts(data))

@@ -19,7 +19,7 @@ from phpmq import __version__
 from phpmq.admin.admin import Admin
 from phpmq.admin.console.commands import TABLE
 from phpmq.admin.console.display import Alarm, Heading, Screens, View
-from phpmq.admin.console.grammar import BadCommand, Call, complaint, json_pieces, parse
+from phpmq.admin.console.grammar import Answer, BadCommand, Call, complaint, json_pieces, parse
 from phpmq.admin.console.input import MAX_LINE, Key, Keyboard, Telnet
 from phpmq.errors import Draining, PHPMQError
 from phpmq.operators import steps_of
@@ -100,7 +100,7 @@ class ConsoleProtocol(Protocol):
     One operator's console.
 
     @ivar admin: the server
-    @ivar style: see L{phpmq.admin.console.grammar.Terminal}
+    @ivar style: C{plain}, C{colour}, or empty for the usual way of showing things
     @ivar held: bytes that are kept for the client; a console counts none
     """
 
@@ -297,8 +297,7 @@ class ConsoleProtocol(Protocol):
                 return
             if call.command.changes:
                 self._log.info("the console of {peer} says: {line}", peer=peer_name(self.transport), line=terminal_safe(_decode(line)))
-            answer = await call.run(self)
-            self._say([await self._json(answer.data)] if call.json else answer.lines)
+            await self._show(await call.run(self.admin), call.json)
         except PHPMQError as error:
             as_json = call is not None and call.json
             told = {"error": error.code, "text": str(error)}
@@ -310,17 +309,22 @@ class ConsoleProtocol(Protocol):
             self._unwatch()
             self._say([Alarm(_FAILED)])
 
+    async def _show(self, answer: Answer, json: bool) -> None:
+        self.style = answer.style or self.style
+        self._say([await self._json(answer.data)] if json else answer.lines)
+        if answer.clear:
+            self._send(_CLEAR.encode())
+        if answer.close:
+            self.close()
+        if answer.view is not None:
+            self._view, self._drawn = answer.view, False
+            self._monitors.add(self._refresh)
+            await self._draw()
+
     async def _json(self, data: Any) -> str:
         return "".join(await self.admin.work.run(steps_of(str, json_pieces(data))))
 
-    # What is shown; see Terminal
-
-    async def watch(self, view: View) -> None:
-        """Show a monitor."""
-        self._view = view
-        self._drawn = False
-        self._monitors.add(self._refresh)
-        await self._draw()
+    # What is shown
 
     def _unwatch(self) -> None:
         if self._view is not None:
@@ -360,10 +364,6 @@ class ConsoleProtocol(Protocol):
             self._unwatch()
             self._say([Alarm(_FAILED)])
             self._prompt()
-
-    def clear(self) -> None:
-        """Clear the screen."""
-        self._send(_CLEAR.encode())
 
     def _styled(self, line: str) -> str:
         """The line as it leaves: whatever is in it, the only control characters are those of colours."""

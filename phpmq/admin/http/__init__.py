@@ -1,11 +1,11 @@
 """
-The API over HTTP: JSON, problem documents, server-sent events and an OpenAPI document.
+The API over HTTP: JSON, raw message bodies, problem documents, server-sent events and an OpenAPI document.
 
-A connection is a L{phpmq.admin.http.channel.Channel}, what it asks for a L{phpmq.admin.http.request.Request}; what there is to ask for
-is the table in L{phpmq.admin.http.routes}, and each entry calls L{phpmq.admin.Admin}.
+A connection is a L{phpmq.admin.http.connection.HTTPConnection}, what it asks for a L{phpmq.admin.http.connection.Request}; what there is to
+ask for is the table in L{phpmq.admin.http.operations}, and each entry calls L{phpmq.admin.admin.Admin}.
 """
 
-from phpmq.admin.http.access import Access
+from phpmq.admin.http.headers import Access
 from phpmq.admin.http.site import Site
 
 __all__ = ["Access", "Site"]

@@ -1,35 +1,42 @@
-"""What the API does, one function each; most are the admin's own methods."""
+"""
+Every operation of the API in one table: the dispatcher and the OpenAPI document are made of it, so that they cannot differ.
+
+Most operations are the admin's own methods; the functions here do what only HTTP needs.
+"""
 
 from __future__ import annotations
 
-from base64 import b64decode
-from binascii import Error
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from binascii import a2b_base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any
 from urllib.parse import quote
 
-from phpmq.admin import Admin
-from phpmq.admin.http.problems import Problem
-from phpmq.admin.http.schemas import MESSAGE
+from phpmq import __version__
+from phpmq.admin.admin import Admin
+from phpmq.admin.http import schemas
+from phpmq.admin.http.problems import CODES, Problem
+from phpmq.admin.http.schemas import LIMIT, MESSAGE, NAME, PATTERN, PLACE, PROPERTIES, SOME, TEXT, record
 from phpmq.errors import BadSetting
-from phpmq.interfaces import Steps
-from phpmq.results import ClientStatus, DeadDeleteResult, MoveResult, Schema
+from phpmq.results import KINDS, ClientStatus, Schema, json_bytes, schema_of
 
-#: The largest body of a request, but for a message's.
-BODY_LIMIT = 1024 * 1024
+#: The most bytes of a request's JSON, and of a message's body in an answer's: more takes long to parse or make, so it is sent and read raw.
+JSON_LIMIT = 256 * 1024
 
-#: The largest body of a message that HTTP takes: parsing a larger one would stop everybody for too long.
-MESSAGE_LIMIT = 16 * 1024 * 1024
+JSON, RAW = "application/json", "application/octet-stream"
 
-# So much base64 is decoded before others get their turn.
-_STEP = 4 * 1024 * 1024
+#: The header that has, as JSON, all about a message whose body is sent or read raw.
+PROPERTIES_HEADER = "Phpmq-Message"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What an operation answers where it is not simply 200."""
+    """
+    An answer that is not simply a result with status 200.
+
+    @ivar value: a result, or bytes that are written as they are
+    """
 
     status: int
     value: Any
@@ -45,15 +52,17 @@ class Operation:
     @ivar path: a template; C{{name}} stands for a part
     @ivar summary: one sentence
     @ivar call: does it; takes the admin, and all parameters and fields by name. None for what the site serves itself
-    @ivar answers: status -> what it means, and the name of its schema; None for one that is no JSON
-    @ivar codes: of the errors that are its own
-    @ivar query: parameters
-    @ivar required: names of those, and of fields, that have to be there
-    @ivar body: fields
-    @ivar one_of: fields of which exactly one has to be there
+    @ivar result: name of its answers' schema; None for answers that are not JSON
+    @ivar codes: codes of the errors that only this operation has
+    @ivar query: schemas of its parameters
+    @ivar required: names of the parameters and fields that are required
+    @ivar body: schemas of its fields
+    @ivar also: statuses of its answers beside 200, and what they mean
+    @ivar one_of: fields of which exactly one is required
+    @ivar raw: whether the field C{body} may be sent as it is, with all others in L{PROPERTIES_HEADER}
     @ivar media: the type of its answers
-    @ivar free: whether parameters and types are the business of what the site serves
-    @ivar abandoned: whether it ends when its client goes, as what only looks does; what is begun otherwise is finished
+    @ivar free: whether parameters and types are checked by what the site serves
+    @ivar abandoned: whether it ends when its client closes, as all do that only look; others are finished
     """
 
     id: str
@@ -61,13 +70,15 @@ class Operation:
     path: str
     summary: str
     call: Callable[..., Any] | None
-    answers: Mapping[int, tuple[str, str | None]]
+    result: str | None = None
     codes: tuple[str, ...] = ()
     query: Mapping[str, Schema] = field(default_factory=dict)
     required: tuple[str, ...] = ()
     body: Mapping[str, Schema] | None = None
+    also: Mapping[int, str] = field(default_factory=dict)
     one_of: tuple[str, ...] = ()
-    media: str = "application/json"
+    raw: bool = False
+    media: str = JSON
     free: bool = False
     abandoned: bool = False
 
@@ -81,74 +92,290 @@ class Operation:
         """The path's parts."""
         return self.path.split("/")[1:]
 
-    def body_limit(self, max_message_size: int) -> int:
-        """The largest body of a request, in bytes: base64 makes four of three, and there are other fields."""
-        return BODY_LIMIT + (min(max_message_size, MESSAGE_LIMIT) * 4 // 3 if self.body is MESSAGE else 0)
+    def match(self, parts: list[str]) -> dict[str, str] | None:
+        """Return what the parts of a path are for the template's names; None if the template is that of another path."""
+        names = {wanted[1:-1]: part for wanted, part in zip(self.parts, parts, strict=False) if wanted.startswith("{") and part}
+        return names if [names.get(wanted[1:-1], wanted) for wanted in self.parts] == parts else None
 
 
-def call(method: str) -> Callable[..., Any]:
-    """What calls a method of the admin, such as C{queues.list}."""
+def call(method: str, **renamed: str) -> Callable[..., Any]:
+    """
+    Return what calls a method of the admin, such as C{queues.list}.
+
+    @param renamed: names of its parameters that have another name in the API -> that name
+    """
     find = attrgetter(method)
-    return lambda admin, **arguments: find(admin)(**arguments)
+    return lambda admin, **given: find(admin)(**{name: given.pop(other) for name, other in renamed.items()}, **given)
 
 
-async def send(admin: Admin, name: str, body: str | None = None, body_base64: str | None = None, **more: Any) -> Answer:
-    """Send a message, from text or base64: the receipt."""
-    content = body.encode() if body is not None else await admin.work.run(_decoded(body_base64 or ""))
-    if len(content) > MESSAGE_LIMIT:
-        raise Problem("too-large", f"a body of {len(content)} bytes, over HTTP the limit is {MESSAGE_LIMIT}")
-    receipt = await admin.messages.send(name, content, **more)
-    location = f"/api/v1/queues/{quote(name, safe='')}/messages/{receipt.id}"
-    return Answer(200 if receipt.duplicate else 201, receipt, {"Location": location})
+async def send(admin: Admin, name: str, body: str | bytes | None = None, body_base64: str = "", **properties: Any) -> Answer:
+    """Send a message, from bytes, text or base64; the answer is the receipt."""
+    content = _decode(body_base64) if body is None else body.encode() if isinstance(body, str) else body
+    receipt = await admin.messages.send(name, content, **properties)
+    return Answer(200 if receipt.duplicate else 201, receipt, {"Location": _path(name, receipt.id)})
 
 
-def _decoded(text: str) -> Steps[bytes]:
-    parts: list[bytes] = []
-    for start in range(0, len(text), _STEP):
-        if start:
-            yield
-        try:
-            if parts and len(parts[-1]) % 3:
-                raise ValueError("an end in the middle")
-            parts.append(b64decode(text[start : start + _STEP], validate=True))
-        except (Error, ValueError):
-            raise BadSetting("body_base64 is no base64") from None
-    content = b"".join(parts)
-    if len(content) > _STEP:
-        yield  # To store it takes as long again.
-    return content
+def _decode(text: str) -> bytes:
+    try:
+        if len(text) % 4:
+            raise ValueError("it is not padded")  # strict mode takes an additional = at the end
+        return a2b_base64(text, strict_mode=True)
+    except ValueError:
+        raise BadSetting("body_base64 is no base64") from None
+
+
+def _path(name: str, id: str) -> str:
+    return f"/api/v1/queues/{quote(name, safe='')}/messages/{id}"
+
+
+def get_message(admin: Admin, name: str, id: str) -> Answer:
+    """Return a message with its body, or the beginning of a long one, and where the whole body is."""
+    message, _ = admin.messages.read(name, id, JSON_LIMIT)
+    return Answer(200, message, {"Link": f'<{_path(name, id)}/body>; rel="alternate"; type="{RAW}"'})
+
+
+def get_body(admin: Admin, name: str, id: str) -> Answer:
+    """Return the body of a message as it is."""
+    message, body = admin.messages.read(name, id)
+    properties = json_bytes(replace(message, truncated=False, body=None, body_base64=None)).decode("ascii")
+    return Answer(200, body, {PROPERTIES_HEADER: properties.replace("\x7f", "\\u007f")})
 
 
 def configure(admin: Admin, name: str, **settings: Any) -> Answer:
-    """Change settings, and tell whether the queue is new."""
+    """Change settings of a queue; the answer tells whether the queue is new."""
     there = admin.queues.exists(name)
     changed = admin.queues.configure(name, settings)
     return Answer(201 if not there and admin.queues.exists(name) else 200, changed)
 
 
 def readyz(admin: Admin) -> Answer:
-    """Whether all is well."""
+    """Return whether all is well, as status and as result."""
     health = admin.health()
     return Answer(200 if health.ready else 503, health)
 
 
-async def move(admin: Admin, name: str, target: str, count: int | None = None) -> MoveResult:
-    """Move messages to another queue."""
-    return await admin.messages.move(name, target, count)
-
-
 def disconnect(admin: Admin, id: str) -> ClientStatus:
-    """Close a connection."""
+    """Close a connection of a client."""
     if not (id.isascii() and id.isdigit() and len(id) < 20):
         raise Problem("no-such-client", f"there is no client {id!r}")
     return admin.clients.disconnect(int(id))
 
 
-async def delete_letter(admin: Admin, name: str, id: str) -> DeadDeleteResult:
-    """Delete one dead letter."""
-    return await admin.dead_letters.delete(name, [id])
+_PAGE = {"limit": LIMIT, "after": PLACE}
+_QUEUES, _QUEUE, _MESSAGES, _MESSAGE = (f"/api/v1/queues{path}" for path in ("", "/{name}", "/{name}/messages", "/{name}/messages/{id}"))
+_DEAD = {"state": {"enum": ["dead"]}, "reason": TEXT, "count": SOME}
+
+_NO_QUEUE, _NO_MESSAGE, _BAD_NAME = ("no-such-queue",), ("no-such-message",), ("bad-name",)
+# What takes several turns of a server that has a lot is not finished while it stops, even if it only looks.
+_TURNS = ("draining",)
+_FULL = ("queue-full", "memory-full", "disk-failing", "not-allowed", "too-large", "bad-name")
+
+#: All operations but that of the metrics.
+OPERATIONS = (
+    Operation("overview", "GET", "/", "What can be looked at, for people.", None, media="text/html"),
+    Operation("openapi", "GET", "/openapi.json", "This document.", None),
+    Operation("livez", "GET", "/livez", "Whether the process answers at all.", lambda _: {"status": "ok"}, "Alive"),
+    Operation(
+        "readyz", "GET", "/readyz", "Whether the server does what it is for, check by check.", readyz, "Health", also={503: "Not ready"}
+    ),
+    Operation("status", "GET", "/api/v1/status", "The whole server.", call("status"), "Status"),
+    Operation(
+        *("events", "GET", "/api/v1/events", "The events 'status' (a Status each second) and 'alarm' (an Alarm with 'active')."),
+        *(None, None, ("too-many-readers",)),
+        media="text/event-stream",
+    ),
+    Operation(
+        *("listQueues", "GET", _QUEUES, "Queues, by pages.", call("queues.list"), "Queues", _TURNS),
+        query={"limit": LIMIT, "after": TEXT, "filter": PATTERN, "sort": schemas.SORT},
+    ),
+    Operation("getQueue", "GET", _QUEUE, "One queue, and who consumes it.", call("queues.get"), "QueueDetail", (*_NO_QUEUE, *_TURNS)),
+    Operation(
+        *("putQueue", "PUT", _QUEUE, "Make a queue, or change some of its settings.", configure, "Queue", _BAD_NAME),
+        body=schemas.SETTINGS,
+        also={201: "The queue is new"},
+    ),
+    Operation(
+        *("deleteQueue", "DELETE", _QUEUE, "Remove what a queue holds, its dead letters, settings and pause."),
+        *(call("queues.delete"), "Deleted", _NO_QUEUE),
+    ),
+    Operation(
+        *("listMessages", "GET", _MESSAGES, "A queue's messages of one state, by pages; nothing changes by it."),
+        *(call("messages.list"), "Messages", (*_NO_QUEUE, *_TURNS)),
+        query={**_PAGE, "state": schemas.STATE, "preview": schemas.PREVIEW},
+    ),
+    Operation(
+        *("sendMessage", "POST", _MESSAGES, "Send a message, raw or as JSON; the answer is the receipt.", send, "Receipt", _FULL),
+        body=MESSAGE,
+        one_of=("body", "body_base64"),
+        also={201: "It is stored; with 200 it was there already"},
+        raw=True,
+        abandoned=True,
+    ),
+    Operation(
+        *("deleteMessages", "DELETE", _MESSAGES, "Delete dead letters of a queue: all, or some."),
+        *(lambda admin, state, **which: admin.dead_letters.delete(**which), "DeadDeleted", _NO_QUEUE),
+        query=_DEAD,
+        required=("state",),
+    ),
+    Operation(
+        *("getMessage", "GET", _MESSAGE, f"One message with {JSON_LIMIT // 1024} KiB of its body; the header Link leads to all of it."),
+        *(get_message, "Message", _NO_MESSAGE),
+    ),
+    Operation("getMessageBody", "GET", f"{_MESSAGE}/body", "The body of one message as it is.", get_body, None, _NO_MESSAGE, media=RAW),
+    Operation(
+        *("deleteMessage", "DELETE", _MESSAGE, "Delete one dead letter."),
+        *(lambda admin, name, id: admin.dead_letters.delete(name, [id]), "DeadDeleted", (*_NO_QUEUE, *_NO_MESSAGE)),
+    ),
+    Operation(
+        *("flushQueue", "POST", f"{_QUEUE}/flush", "Remove what is ready or delayed; what is in flight is left to its consumers."),
+        *(call("queues.flush"), "Flushed", _NO_QUEUE),
+        body={},
+    ),
+    Operation(
+        *("pauseQueue", "POST", f"{_QUEUE}/pause", "Stop deliveries, sends or both; the queue is made if it is not there."),
+        *(call("queues.pause"), "Queue", _BAD_NAME),
+        body={"what": schemas.WHAT},
+    ),
+    Operation(
+        *("resumeQueue", "POST", f"{_QUEUE}/resume", "Undo a pause.", call("queues.resume"), "Queue", _NO_QUEUE),
+        body={"what": schemas.WHAT},
+    ),
+    Operation(
+        *("replayMessages", "POST", f"{_QUEUE}/replay", "Requeue dead letters: all, or some."),
+        *(call("dead_letters.replay"), "Replayed", (*_NO_QUEUE, *_NO_MESSAGE, *_BAD_NAME)),
+        body={"target": NAME, "ids": schemas.IDS, "reason": TEXT, "count": SOME},
+    ),
+    Operation(
+        *("moveMessages", "POST", f"{_QUEUE}/move", "Move messages that are ready to the tail of another queue."),
+        *(call("messages.move", source="name"), "Moved", (*_NO_QUEUE, *_BAD_NAME)),
+        body={"target": NAME, "count": SOME},
+        required=("target",),
+    ),
+    Operation("flushAll", "POST", "/api/v1/flush", "Flush all queues.", call("queues.flush_all"), "FlushedAll", body={}),
+    Operation(
+        *("listClients", "GET", "/api/v1/clients", "Connections, by pages.", call("clients.list"), "Clients", _TURNS),
+        query={**_PAGE, "filter": PATTERN},
+    ),
+    Operation(
+        *("disconnectClient", "DELETE", "/api/v1/clients/{id}", "Close a connection; what it holds is ready again."),
+        *(disconnect, "Client", ("no-such-client",)),
+    ),
+)
+
+#: The operation that is there if the metrics are installed.
+METRICS = Operation("metrics", "GET", "/metrics", "Metrics for Prometheus.", None, media="text/plain", free=True)
 
 
-async def delete_letters(admin: Admin, name: str, state: str, **which: Any) -> DeadDeleteResult:
-    """Delete dead letters, which is what C{state} says: there is no other state whose messages can be deleted."""
-    return await admin.dead_letters.delete(name, **which)
+def find(operations: Sequence[Operation], method: str, parts: list[str]) -> tuple[Operation, dict[str, str]]:
+    """
+    Find an operation, and the parts of the path by name; HEAD is as GET.
+
+    @param parts: the path's parts, decoded
+    @raise Problem: there is nothing at that path, or not for that method
+    """
+    found = {one.method: (one, names) for one in operations if (names := one.match(parts)) is not None}
+    if not found:
+        raise Problem("not-found", "there is nothing at this path: /openapi.json names all paths")
+    if "GET" in found:
+        found = {"GET": found["GET"], "HEAD": found["GET"], **found}
+    if method not in found:
+        raise Problem("method-not-allowed", f"the methods of this path are {', '.join(found)}", {"Allow": ", ".join(found)})
+    return found[method]
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _page(name: str) -> Schema:
+    after = {"type": ["string", "null"], "description": "What to give as 'after' for what follows; null at the end."}
+    return record(items={"type": "array", "items": _ref(name)}, next=after)
+
+
+_COMPONENTS: dict[str, Schema] = {
+    "Problem": record(type=TEXT, title=TEXT, status={"type": "integer"}, detail=TEXT, code={"enum": list(CODES)}),
+    "Alive": record(status={"const": "ok"}),
+    **{name: schema_of(kind) for name, kind in KINDS.items()},
+    "Queues": _page("Queue"),
+    "Messages": _page("Message"),
+    "Clients": _page("Client"),
+}
+
+# Codes that any request may be answered with, any that is not free, any with a body, and any that changes something.
+_ALWAYS = "bad-request", "foreign-host", "foreign-origin", "headers-too-large", "internal"
+_CHECKED = "bad-setting", "not-acceptable"
+_BODY = "too-large", "unsupported-media-type", "too-many-bodies"
+_WRITE = ("draining",)
+
+
+def codes_of(operation: Operation) -> tuple[str, ...]:
+    """Return the codes of all errors that an operation can be answered with."""
+    checked = () if operation.free else _CHECKED
+    body = () if operation.body is None else _BODY
+    return (*operation.codes, *_ALWAYS, *checked, *body, *(_WRITE if operation.writes else ()))
+
+
+def document(operations: Sequence[Operation]) -> dict[str, Any]:
+    """Return the OpenAPI document."""
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "phpmq",
+            "version": __version__,
+            "description": "What a queue server does, and what an operator can do. Names in paths are percent-encoded UTF-8; / is %2F.",
+        },
+        "paths": paths,
+        "components": {"schemas": _COMPONENTS},
+    }
+
+
+def _describe(operation: Operation) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": operation.id,
+        "summary": operation.summary,
+        "parameters": _parameters(operation),
+        "responses": _responses(operation),
+    }
+    if operation.body is not None:
+        schema = record(*(name for name in operation.body if name not in operation.required), **operation.body)
+        if operation.one_of:
+            schema["oneOf"] = [{"required": [name]} for name in operation.one_of]
+        content = {JSON: {"schema": schema}, **({RAW: {}} if operation.raw else {})}
+        described["requestBody"] = {"required": bool(schema["required"] or operation.one_of), "content": content}
+    return described
+
+
+def _parameters(operation: Operation) -> list[dict[str, Any]]:
+    names = [part for part in operation.parts if part.startswith("{")]
+    found: list[dict[str, Any]] = [
+        {"name": part[1:-1], "in": "path", "required": True, "schema": NAME if part == "{name}" else TEXT} for part in names
+    ]
+    for name, schema in operation.query.items():
+        found.append({"name": name, "in": "query", "required": name in operation.required, "schema": schema})
+    if operation.raw:
+        text = f"Properties of a message whose body is sent as {RAW}; not for JSON, which has them as fields."
+        content = {JSON: {"schema": record(*PROPERTIES, **PROPERTIES)}}
+        found.append({"name": PROPERTIES_HEADER, "in": "header", "required": False, "description": text, "content": content})
+    return found
+
+
+def _responses(operation: Operation) -> dict[str, Any]:
+    answers: dict[str, Any] = {}
+    for status, description in {200: "OK", **operation.also}.items():
+        schema = {} if operation.result is None else {"schema": _ref(operation.result)}
+        answers[str(status)] = {"description": f"{description}.", "content": {operation.media: schema}}
+        if operation.media == RAW:
+            header = {"description": "The message without its body.", "content": {JSON: {"schema": _ref("Message")}}}
+            answers[str(status)]["headers"] = {PROPERTIES_HEADER: header}
+    by_status: dict[int, list[str]] = {}
+    for code in codes_of(operation):
+        by_status.setdefault(CODES[code][0], []).append(code)
+    for status, names in sorted(by_status.items()):
+        answer = answers.setdefault(str(status), {"description": "", "content": {}})
+        text = "; ".join(f"{name}: {CODES[name][1]}" for name in names)
+        answer["description"] = f"{answer['description']} {text}.".strip()
+        answer["content"]["application/problem+json"] = {"schema": _ref("Problem")}
+    return answers

@@ -5,8 +5,6 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from phpmq.errors import PHPMQError
-
 #: Code -> status and what it means. The list is closed: a client can switch on it.
 CODES: dict[str, tuple[int, str]] = {
     # The server's own codes, the same for every protocol.
@@ -24,13 +22,16 @@ CODES: dict[str, tuple[int, str]] = {
     "internal": (500, "an error of the server; its log has more"),
     "not-supported": (501, "the engine that keeps this server's messages cannot do that"),
     # What only HTTP knows.
-    "bad-request": (400, "no HTTP that the server understands, or a body that is no JSON object"),
+    "bad-request": (400, "no HTTP that the server understands, or JSON that is no object"),
     "foreign-host": (403, "the request's Host is none of the server's names: see --http-host"),
     "foreign-origin": (403, "the request comes from another site's page"),
     "not-found": (404, "there is nothing at that path"),
     "method-not-allowed": (405, "the path has other methods: the header Allow names them"),
     "not-acceptable": (406, "the client accepts no answer of the type that there is"),
-    "unsupported-media-type": (415, "a body is application/json, in UTF-8, not compressed"),
+    "unsupported-media-type": (
+        415,
+        "a body is application/json, in UTF-8, or for a message application/octet-stream; it is not compressed",
+    ),
     "headers-too-large": (431, "the request line and the headers are longer than 16 KiB"),
     "too-many-readers": (503, "as many clients as may be read the events already"),
     "too-many-bodies": (503, "the requests that are not complete yet take too much memory together"),
@@ -65,8 +66,3 @@ class Problem(Exception):
             "detail": str(self),
             "code": self.code,
         }
-
-
-def problem_of(error: PHPMQError) -> Problem:
-    """The answer that an error of the server's is."""
-    return Problem(error.code if error.code in CODES else "internal", str(error))

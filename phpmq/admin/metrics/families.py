@@ -15,7 +15,7 @@ from twisted import __version__ as twisted_version
 from phpmq import __version__
 from phpmq.admin.admin import Admin
 from phpmq.admin.console.protocol import DEADLINES as CONSOLE_DEADLINES
-from phpmq.admin.http.channel import CUTS, IDLE_TIMEOUT, LINGER_TIMEOUT
+from phpmq.admin.http.connection import CUTS
 from phpmq.admin.http.problems import CODES
 from phpmq.errors import ProtocolError
 from phpmq.histogram import Histogram
@@ -35,7 +35,6 @@ def read(admin: Admin, started: float) -> SimpleNamespace:
     @param started: when it was started, Unix time
     """
     server, operators = admin.server, admin.operators
-    site = server.site
     return SimpleNamespace(
         started=started,
         server=server,
@@ -48,9 +47,6 @@ def read(admin: Admin, started: float) -> SimpleNamespace:
         file=admin.mirror(),
         mirrored=server.mirror is not None,
         deadlines=server.connections.count_deadlines(),
-        http_deadlines=None
-        if site is None
-        else {"idle": IDLE_TIMEOUT, "request": site.request_timeout, "write": site.write_timeout, "close": LINGER_TIMEOUT},
     )
 
 
@@ -175,18 +171,23 @@ FAMILIES = (
     Family(_C, "console_timeouts", "server.consoles.connections.timeouts", "Consoles that missed a deadline.", "kind", CONSOLE_DEADLINES),
     Family(_G, "console_deadline_seconds", "server.consoles.connections.deadlines", "Time that such a deadline gives.", "kind"),
     # The HTTP API
-    Family(_G, "http_connections", "server.site.channels.#", "Connections of HTTP."),
-    Family(_G, "http_connections_limit", "server.site.max_connections", "Connections of HTTP that there may be."),
-    Family(_G, "http_body_bytes", "server.site.held", "Bytes of the bodies of requests that are not complete."),
-    Family(_G, "http_body_limit_bytes", "server.site.max_held", "Bytes that they may take."),
+    Family(_G, "http_connections", "server.site.connections.open.#", "Connections of HTTP."),
+    Family(_G, "http_connections_limit", "server.site.connections.max_connections", "Connections of HTTP that there may be."),
+    Family(_G, "http_body_bytes", "server.site.connections.held", "Bytes of the bodies of requests that are not complete."),
+    Family(_G, "http_body_limit_bytes", "server.site.connections.max_held", "Bytes that they may take."),
     Family(_G, "http_event_readers", "server.site.events.readers.#", "Clients that read events."),
     Family(_G, "http_event_readers_limit", "server.site.events.most", "Clients that may."),
-    Family(_C, "http_connections_rejected", "server.site.rejected", "Connections of HTTP turned away, as there were too many."),
-    Family(_C, "http_problems", "server.site.problems", "Requests answered with a problem.", "code", CODES),
+    Family(_C, "http_connections_rejected", "server.site.connections.rejected", "Connections of HTTP turned away, as there were too many."),
+    Family(_C, "http_problems", "server.site.api.problems", "Requests answered with a problem.", "code", CODES),
     Family(
-        _C, "http_cut_off", "server.site.cut_off", "Connections of HTTP cut off, as they missed a deadline or sent too much.", "kind", CUTS
+        _C,
+        "http_cut_off",
+        "server.site.api.cut_off",
+        "Connections of HTTP cut off, as they missed a deadline or sent too much.",
+        "kind",
+        CUTS,
     ),
-    Family(_G, "http_deadline_seconds", "http_deadlines", "Time that a deadline of a connection gives.", "kind"),
+    Family(_G, "http_deadline_seconds", "server.site.connections.deadlines", "Time that a deadline of a connection gives.", "kind"),
 )
 
 

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 
 from phpmq.addresses import ApiAddress
 from phpmq.cli.exit_codes import Exit, Failed
+from phpmq.cli.ndjson import content as body_fields
 
 #: The most bytes of an answer, where nothing else is said. A page of messages with 4 MiB of bodies has up to 24 as JSON.
 LIMIT = 64 * 1024 * 1024
@@ -92,6 +93,23 @@ class Api:
         """Remove something; otherwise like L{get}."""
         return await self._request(what, "DELETE", parts, wants, query)
 
+    async def message(self, what: str, queue: str, id: str, most: int) -> dict[str, Any]:
+        """
+        Read one message with its whole body, which has a field of its own in JSON only up to some size.
+
+        @param most: how many bytes the body may have
+        @raise Failed: there is no such message, or it is not answered
+        """
+        reply = await self._ask(what, "GET", ("queues", queue, "messages", id, "body"), {}, None, most)
+        if reply.media != "application/octet-stream":
+            # It is a problem document.
+            document_of(self.address, what, reply.status, reply.media, reply.body)
+            raise strange(self.address)
+        try:
+            return {**json.loads(reply.properties), **body_fields(reply.body)}
+        except (ValueError, TypeError) as error:
+            raise strange(self.address, error) from error
+
     async def pages(
         self, what: str, /, *parts: str, most: int | None = None, page: int = PAGE, **query: Any
     ) -> AsyncIterator[list[dict[str, Any]]]:
@@ -125,14 +143,20 @@ class Api:
         fields: Mapping[str, object] | None = None,
         most: int = LIMIT,
     ) -> dict[str, Any]:
-        path = "".join(f"/{quote(part, safe='')}" for part in parts)
-        given = {name: value for name, value in (query or {}).items() if value is not None}
-        url = f"{self.address.url}/api/v1{path}" + (f"?{urlencode(given, quote_via=quote)}" if given else "")
-        content = None if fields is None else json.dumps(fields).encode()
-        document = document_of(self.address, what, *await self._transport.request(what, method, url, content, most))
+        reply = await self._ask(what, method, parts, query or {}, fields, most)
+        document = document_of(self.address, what, reply.status, reply.media, reply.body)
         if any(name not in document for name in wants):
             raise strange(self.address)
         return document
+
+    async def _ask(
+        self, what: str, method: str, parts: Sequence[str], query: Mapping[str, object], fields: Mapping[str, object] | None, most: int
+    ) -> Any:
+        path = "".join(f"/{quote(part, safe='')}" for part in parts)
+        given = {name: value for name, value in query.items() if value is not None}
+        url = f"{self.address.url}/api/v1{path}" + (f"?{urlencode(given, quote_via=quote)}" if given else "")
+        content = None if fields is None else json.dumps(fields).encode()
+        return await self._transport.request(what, method, url, content, most)
 
 
 class Refused(Failed):

@@ -16,7 +16,7 @@ import click
 
 from phpmq.cli.admin.api import Api
 from phpmq.cli.admin.format import moment
-from phpmq.cli.admin.messages import STATE_NAMES, whole_message
+from phpmq.cli.admin.messages import STATE_NAMES
 from phpmq.cli.admin.run import Target, if_found
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.options import QUEUE, api_options, progress_option
@@ -214,7 +214,7 @@ class Export:
 
     async def _whole(self, message: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return the message with its whole body; None if it is gone meanwhile."""
-        asking = whole_message(self._api, f"export {self._queue}", self._queue, message["id"], message["size"])
+        asking = self._api.message(f"export {self._queue}", self._queue, message["id"], message["size"])
         if (found := await if_found(asking, "no-such-message")) is None:
             return None
         return found if found["state"] in self._states else None

@@ -25,9 +25,6 @@ STATE_NAMES = tuple(state.replace("_", "-") for state in STATES)
 # The most ids that the API takes at a time.
 _IDS = 1000
 
-# The most characters of JSON for a byte of a body, and for the headers and facts of a message.
-_JSON, _REST = 6, 1024 * 1024
-
 
 limit_option = click.option(
     "--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="Show at most N messages, the first ones."
@@ -80,7 +77,7 @@ async def list_messages(api: Api, report: Report, queue: str, state: str, limit:
 
 async def show_message(api: Api, report: Report, queue: str, id: str) -> int:
     """Show one message: its body as it is in a pipe, and all of it on a terminal, where nothing of it is obeyed."""
-    message = await whole_message(api, f"look at message {id} of {queue}", queue, id)
+    message = await api.message(f"look at message {id} of {queue}", queue, id, MAX_BODY)
     if report.as_json:
         report.put(message)
     elif is_terminal(1):
@@ -96,15 +93,6 @@ async def show_message(api: Api, report: Report, queue: str, id: str) -> int:
 async def server_time(api: Api) -> float:
     """Return the server's time in seconds since the epoch: its messages' times are by that clock."""
     return moment((await api.get("ask for the time", "status", wants=("now",)))["now"])
-
-
-async def whole_message(api: Api, what: str, queue: str, id: str, length: int = MAX_BODY) -> dict[str, Any]:
-    """
-    Return one message with its whole body.
-
-    @param length: the most bytes that the body has
-    """
-    return await api.get(what, "queues", queue, "messages", id, wants=("state", "size", "headers"), most=_REST + _JSON * length)
 
 
 @click.command()

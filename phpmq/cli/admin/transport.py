@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -28,6 +28,20 @@ from phpmq.cli.reactor_main import within
 _CONNECT, _KEEP, _CLOSE = 5.0, 30, 1.0
 
 
+class Reply(NamedTuple):
+    """
+    An answer.
+
+    @ivar media: its media type
+    @ivar properties: those of the message whose body is the answer's, as JSON
+    """
+
+    status: int
+    media: str
+    properties: str
+    body: bytes
+
+
 class Transport:
     """The connections to one API."""
 
@@ -40,7 +54,9 @@ class Transport:
         self._pool = HTTPConnectionPool(reactor)
         self._pool.cachedConnectionTimeout = _KEEP
         self._agent = self._make_agent() if agent is None else agent
-        self._headers = Headers({"Accept": ["application/json, application/problem+json"], "User-Agent": [f"phpmq/{__version__}"]})
+        self._headers = Headers(
+            {"Accept": ["application/json, application/problem+json, application/octet-stream"], "User-Agent": [f"phpmq/{__version__}"]}
+        )
         if address.login is not None:
             self._headers.setRawHeaders("Authorization", ["Basic " + b64encode(":".join(address.login).encode()).decode()])
 
@@ -51,9 +67,9 @@ class Transport:
             return Agent.usingEndpointFactory(self._reactor, OneEndpoint(endpoint), self._pool)  # type: ignore[no-any-return]
         return Agent(self._reactor, connectTimeout=limit, pool=self._pool)
 
-    async def request(self, what: str, method: str, url: str, content: bytes | None, most: int) -> tuple[int, str, bytes]:
+    async def request(self, what: str, method: str, url: str, content: bytes | None, most: int) -> Reply:
         """
-        Send a request, and return the status, the media type and the body of its answer.
+        Send a request, and return its answer.
 
         @param what: what cannot be done if this fails, such as C{list queues}
         @param most: how many bytes the answer may have
@@ -70,7 +86,7 @@ class Transport:
         except Exception as error:
             raise lost(self._address, what, error, changes) from error
 
-    async def _exchange(self, method: str, url: str, content: bytes | None, limit: int) -> tuple[int, str, bytes]:
+    async def _exchange(self, method: str, url: str, content: bytes | None, limit: int) -> Reply:
         headers = self._headers.copy()
         if content is not None:
             headers.setRawHeaders("Content-Type", ["application/json"])
@@ -81,7 +97,8 @@ class Transport:
         response.deliverBody(whole)
         if not await whole.complete:
             raise Failed(f"the answer of {self._address.name} has more than {limit >> 20} MiB, and is not read further")
-        return response.code, media.partition(";")[0].strip().lower(), b"".join(whole.blocks)
+        (properties, *_) = response.headers.getRawHeaders("Phpmq-Message", [""])
+        return Reply(response.code, media.partition(";")[0].strip().lower(), properties, b"".join(whole.blocks))
 
     async def close(self) -> None:
         """Close its connections."""
