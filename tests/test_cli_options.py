@@ -99,7 +99,6 @@ class UsageTests(SynchronousTestCase):
         "directory": ("export jobs --output /", "is a directory"),
         "api": ("status --api ftp://localhost", "expected HOST, HOST:PORT, http://HOST:PORT"),
         "api port": ("status --api localhost:99999", "a port is 1 to 65535"),
-        "server": ("send jobs x --server udp:a:1", "expected HOST, HOST:PORT, tcp:HOST:PORT"),
         "shell": ("completion csh", "'csh' is not one of"),
     }
 

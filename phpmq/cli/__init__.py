@@ -2,8 +2,10 @@
 The C{phpmq} command.
 
 A verb is a click command in a module that L{phpmq.cli.command} names. Such a module has options and texts at its top, and imports what is
-slow to import (Twisted, treq, rich, the definitions of results) inside the functions that need it. What verbs share has one home each:
+slow to import (Twisted, rich) inside the functions that need it. What verbs share has one home each:
 
+    verbs         the verbs that speak the queue protocol; send, consume and bench do their work
+    admin         the verbs that speak to the HTTP API, and what those share
     options       types of values on the command line, and options that several verbs have
     exit_codes    exit codes, and the error that ends a command with one line
     output        tables, JSON, notes on standard error, and a progress line
@@ -12,7 +14,6 @@ slow to import (Twisted, treq, rich, the definitions of results) inside the func
     ndjson        messages as lines of JSON
     connection    the client that sends and consumes
     prefetch      deliveries from several queues within windows
-    admin         the verbs that speak to the HTTP API, and what those share
 """
 
 from phpmq.cli.command import main

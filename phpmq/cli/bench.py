@@ -13,7 +13,6 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 
-from phpmq.addresses import Address
 from phpmq.cli.connection import Watch, connect, disconnect, settled_down
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.output import Progress, json_line, note, table
@@ -99,7 +98,7 @@ class BenchOptions:
     queue: str
     rate: float | None
     as_json: bool
-    server: Address
+    server: str
     timeout: float
 
     def parts(self) -> list[int]:
@@ -290,8 +289,8 @@ async def measure(reactor: Any, options: BenchOptions) -> int:
     if options.what == "consume" and not figures["consume"].latencies:
         raise Failed(f"there is nothing to consume in the queue {options.queue}: phpmq bench send fills it")
     if options.as_json:
-        settings = {name: getattr(options, name) for name in ("queue", "size", "clients", "window", "level")}
-        out.put(json_line({"server": options.server.text, **settings, **{name: one.as_json() for name, one in figures.items()}}))
+        settings = {name: getattr(options, name) for name in ("server", "queue", "size", "clients", "window", "level")}
+        out.put(json_line({**settings, **{name: one.as_json() for name, one in figures.items()}}))
     else:
         clients = plural(options.clients, "client")
         caption = (

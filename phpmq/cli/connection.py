@@ -6,11 +6,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import click
 from twisted.internet.defer import CancelledError
-from twisted.internet.endpoints import clientFromString
 from twisted.internet.task import LoopingCall
 
-from phpmq.addresses import Address
 from phpmq.cli.exit_codes import Exit, Failed, not_reached
 from phpmq.cli.reactor_main import sleep, within
 from phpmq.client import QueueClient
@@ -28,16 +27,21 @@ _LOST_PAUSE = 0.1
 
 
 async def connect(
-    reactor: Any, server: Address, timeout: float | None, answer: float = TIMEOUT, max_unconfirmed: int = MAX_UNCONFIRMED
+    reactor: Any, server: str, timeout: float | None, answer: float = TIMEOUT, max_unconfirmed: int = MAX_UNCONFIRMED
 ) -> QueueClient:
     """
     A client that is connected.
 
     @param timeout: seconds that it may take, if that is less than L{CONNECT_TIMEOUT}
     @param answer: seconds after which a request that is not answered fails
-    @raise Failed: it cannot be
+    @param server: its address; see L{phpmq.addresses}
+    @raise click.BadParameter: the address is none
+    @raise Failed: it cannot be connected
     """
-    client = QueueClient(clientFromString(reactor, server.description), reactor, answer, max_unconfirmed=max_unconfirmed, retry=_pause)
+    try:
+        client = QueueClient(server, reactor, answer, max_unconfirmed=max_unconfirmed, retry=_pause)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="'--server'") from error
     client.startService()
     limit = min(timeout or CONNECT_TIMEOUT, CONNECT_TIMEOUT)
     try:
@@ -48,9 +52,9 @@ async def connect(
         if isinstance(error, Closed):
             raise CancelledError from error
         if online and isinstance(error, TimeoutError):
-            sentence = f"{server.text} does not answer within {limit:g} s: it may not be a phpmq server that speaks protocol 2"
+            sentence = f"{server} does not answer within {limit:g} s: it may not be a phpmq server that speaks protocol 2"
             raise Failed(sentence, Exit.UNREACHABLE) from error
-        raise not_reached(error, server.text) from error
+        raise not_reached(error, server) from error
     return client
 
 
@@ -100,7 +104,7 @@ class Watch:
         self,
         reactor: Any,
         client: QueueClient,
-        server: Address,
+        server: str,
         timeout: float | None,
         waiting: Callable[[], object],
         give_up: Callable[[], object],
@@ -136,7 +140,7 @@ class Watch:
         online = self._client.connection.online
         if online != self._online:
             self._online = online
-            self._tell(f"connected to {self._server.text} again" if online else f"lost the connection to {self._server.text}, trying again")
+            self._tell(f"connected to {self._server} again" if online else f"lost the connection to {self._server}, trying again")
 
     def close(self) -> None:
         """Look a last time."""

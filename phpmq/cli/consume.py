@@ -19,7 +19,6 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
-from phpmq.addresses import Address
 from phpmq.cli.connection import Watch, connect, disconnect
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.ndjson import content
@@ -109,7 +108,7 @@ class ConsumeOptions:
     jobs: int
     lease: float | None
     max_attempts: int | None
-    server: Address
+    server: str
     timeout: float | None
 
     @property
@@ -441,7 +440,7 @@ class Consumption:
             return Failed(f"{plural(prefetch.unconfirmed)} may be delivered again: {lost}", Exit.PARTLY)
         if self._watch.gave_up:
             missing = f", after {prefetch.finished:,} of {options.count:,}" if options.count else ""
-            online = "" if self._client.connection.online else f", as {options.server.text} cannot be reached"
+            online = "" if self._client.connection.online else f", as {options.server} cannot be reached"
             return Failed(f"no message came for {options.timeout:g} s{online}{missing}", Exit.TIMED_OUT)
         return None
 

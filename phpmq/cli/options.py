@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from phpmq.addresses import parse_address, parse_api_address
 from phpmq.cli.exit_codes import Exit
 from phpmq.errors import BadName
 from phpmq.message import check_name
@@ -97,6 +96,12 @@ def _parse_pattern(text: str) -> str:
     return text
 
 
+def _parse_api(text: str) -> Any:
+    from phpmq.addresses import parse_api_address
+
+    return parse_api_address(text)
+
+
 QUEUE = _QueueName("queue", check_name)
 SECONDS = Value("seconds", _parse_seconds)
 INTERVAL = Value("seconds", partial(_parse_seconds, zero=False))
@@ -130,7 +135,6 @@ def want_verb(context: click.Context) -> None:
 
 server_option: _Option[Any] = click.option(
     "--server",
-    type=Value("address", parse_address),
     envvar="PHPMQ_SERVER",
     default="tcp:127.0.0.1:9100",
     show_default=True,
@@ -208,7 +212,7 @@ def api_options(json_help: str = "", seconds: float = TIMEOUT) -> _Option[Any]:
 
 _api_option: _Option[Any] = click.option(
     "--api",
-    type=Value("address", parse_api_address),
+    type=Value("address", _parse_api),
     envvar="PHPMQ_API",
     default="http://127.0.0.1:9180",
     show_default=True,

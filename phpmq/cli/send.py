@@ -11,7 +11,6 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from phpmq.addresses import Address
 from phpmq.cli.connection import Watch, connect, disconnect
 from phpmq.cli.exit_codes import Exit, Failed, code_of
 from phpmq.cli.ndjson import message_of
@@ -53,7 +52,7 @@ class SendOptions:
 
     queue: str
     fields: dict[str, Any]
-    server: Address
+    server: str
     timeout: float
     body: bytes | None = None
     lines: bool = False
@@ -161,7 +160,7 @@ class Sender:
         if interrupted:
             parts.append("interrupted")
         if gave_up:
-            parts.append(f"gave up after {self._options.timeout:g} s without an answer of {self._options.server.text}")
+            parts.append(f"gave up after {self._options.timeout:g} s without an answer of {self._options.server}")
         if self.failed or self.unknown or parts:
             parts.append(self._account())
         parts += self._refusal()

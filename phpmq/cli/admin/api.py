@@ -13,16 +13,13 @@ from urllib.parse import quote, urlencode
 
 from phpmq.addresses import ApiAddress
 from phpmq.cli.exit_codes import Exit, Failed
-from phpmq.cli.ndjson import content
+from phpmq.cli.ndjson import content as body_fields
 
 #: The most bytes of an answer, where nothing else is said. A page of messages with 4 MiB of bodies has up to 24 as JSON.
 LIMIT = 64 * 1024 * 1024
 
 #: Items that are asked for at a time.
 PAGE = 500
-
-#: The type of a message's body as it is.
-RAW = "application/octet-stream"
 
 #: Exit codes of problem documents; the others are L{Exit.FAILED}.
 _EXITS = {"not-allowed": Exit.NOT_ALLOWED, "foreign-host": Exit.NOT_ALLOWED, "foreign-origin": Exit.NOT_ALLOWED}
@@ -98,17 +95,18 @@ class Api:
 
     async def message(self, what: str, queue: str, id: str, most: int) -> dict[str, Any]:
         """
-        Read one message with its whole body, of which JSON has only the beginning if it is long.
+        Read one message with its whole body, which has a field of its own in JSON only up to some size.
 
         @param most: how many bytes the body may have
         @raise Failed: there is no such message, or it is not answered
         """
-        status, media, body, properties = await self._send(what, "GET", ("queues", queue, "messages", id, "body"), most=most)
-        if media != RAW:
-            document_of(self.address, what, status, media, body)
+        reply = await self._ask(what, "GET", ("queues", queue, "messages", id, "body"), {}, None, most)
+        if reply.media != "application/octet-stream":
+            # It is a problem document.
+            document_of(self.address, what, reply.status, reply.media, reply.body)
             raise strange(self.address)
         try:
-            return {**json.loads(properties), **content(body)}
+            return {**json.loads(reply.properties), **body_fields(reply.body)}
         except (ValueError, TypeError) as error:
             raise strange(self.address, error) from error
 
@@ -145,25 +143,20 @@ class Api:
         fields: Mapping[str, object] | None = None,
         most: int = LIMIT,
     ) -> dict[str, Any]:
-        status, media, body, _ = await self._send(what, method, parts, query, fields, most)
-        document = document_of(self.address, what, status, media, body)
+        reply = await self._ask(what, method, parts, query or {}, fields, most)
+        document = document_of(self.address, what, reply.status, reply.media, reply.body)
         if any(name not in document for name in wants):
             raise strange(self.address)
         return document
 
-    async def _send(
-        self,
-        what: str,
-        method: str,
-        parts: Sequence[str],
-        query: Mapping[str, object] | None = None,
-        fields: Mapping[str, object] | None = None,
-        most: int = LIMIT,
-    ) -> tuple[int, str, bytes, str]:
+    async def _ask(
+        self, what: str, method: str, parts: Sequence[str], query: Mapping[str, object], fields: Mapping[str, object] | None, most: int
+    ) -> Any:
         path = "".join(f"/{quote(part, safe='')}" for part in parts)
-        given = {name: value for name, value in (query or {}).items() if value is not None}
+        given = {name: value for name, value in query.items() if value is not None}
         url = f"{self.address.url}/api/v1{path}" + (f"?{urlencode(given, quote_via=quote)}" if given else "")
-        return await self._transport.request(what, method, url, None if fields is None else json.dumps(fields).encode(), most)
+        content = None if fields is None else json.dumps(fields).encode()
+        return await self._transport.request(what, method, url, content, most)
 
 
 class Refused(Failed):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
+import re
 from contextlib import suppress
-from typing import Any
-from urllib.parse import quote, urlsplit
+from typing import Any, NamedTuple
 
+from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError, UserError
@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from phpmq import __version__
@@ -26,6 +26,23 @@ from phpmq.cli.reactor_main import within
 
 # Seconds to make a connection, to keep one that nothing is asked of, and to close all.
 _CONNECT, _KEEP, _CLOSE = 5.0, 30, 1.0
+
+# An IPv6 address in a URL.
+_LITERAL = re.compile(r"\[[^]]*\]")
+
+
+class Reply(NamedTuple):
+    """
+    An answer.
+
+    @ivar media: its media type
+    @ivar properties: those of the message whose body is the answer's, as JSON
+    """
+
+    status: int
+    media: str
+    properties: str
+    body: bytes
 
 
 class Transport:
@@ -39,11 +56,12 @@ class Transport:
         self._reactor, self._address, self._timeout = reactor, address, timeout
         self._pool = HTTPConnectionPool(reactor)
         self._pool.cachedConnectionTimeout = _KEEP
-        self._agent = self._make_agent() if agent is None else agent
-        accepted = "application/json, application/problem+json, application/octet-stream"
-        self._headers = Headers({"Accept": [accepted], "User-Agent": [f"phpmq/{__version__}"]})
-        if address.login is not None:
-            self._headers.setRawHeaders("Authorization", ["Basic " + b64encode(":".join(address.login).encode()).decode()])
+        agent = self._make_agent() if agent is None else agent
+        self._literal = match[0] if (match := _LITERAL.search(address.url)) is not None else ""
+        self._client = HTTPClient(LiteralAgent(agent, self._literal) if self._literal else agent)
+        self._headers = Headers(
+            {"Accept": ["application/json, application/problem+json, application/octet-stream"], "User-Agent": [f"phpmq/{__version__}"]}
+        )
 
     def _make_agent(self) -> IAgent:
         limit = min(_CONNECT, self._timeout)
@@ -52,9 +70,9 @@ class Transport:
             return Agent.usingEndpointFactory(self._reactor, OneEndpoint(endpoint), self._pool)  # type: ignore[no-any-return]
         return Agent(self._reactor, connectTimeout=limit, pool=self._pool)
 
-    async def request(self, what: str, method: str, url: str, content: bytes | None, most: int) -> tuple[int, str, bytes, str]:
+    async def request(self, what: str, method: str, url: str, content: bytes | None, most: int) -> Reply:
         """
-        Send a request, and return the status, the media type and the body of its answer; and what is said of the message whose body it is.
+        Send a request, and return its answer.
 
         @param what: what cannot be done if this fails, such as C{list queues}
         @param most: how many bytes the answer may have
@@ -71,19 +89,27 @@ class Transport:
         except Exception as error:
             raise lost(self._address, what, error, changes) from error
 
-    async def _exchange(self, method: str, url: str, content: bytes | None, limit: int) -> tuple[int, str, bytes, str]:
+    async def _exchange(self, method: str, url: str, content: bytes | None, limit: int) -> Reply:
         headers = self._headers.copy()
         if content is not None:
             headers.setRawHeaders("Content-Type", ["application/json"])
-        body = None if content is None else _Body(content)
-        response = await self._agent.request(method.encode(), _ascii(url), headers, body)
+        response = await self._client.request(
+            method,
+            url.replace(self._literal, "localhost", 1) if self._literal else url,
+            headers=headers,
+            data=None if content is None else _Body(content),
+            auth=self._address.login,
+            allow_redirects=False,
+            unbuffered=True,
+            reactor=self._reactor,
+        )
         (media, *_) = response.headers.getRawHeaders("Content-Type", [""])
         whole = _Whole(limit)
         response.deliverBody(whole)
         if not await whole.complete:
             raise Failed(f"the answer of {self._address.name} has more than {limit >> 20} MiB, and is not read further")
         (properties, *_) = response.headers.getRawHeaders("Phpmq-Message", [""])
-        return response.code, media.partition(";")[0].strip().lower(), b"".join(whole.blocks), properties
+        return Reply(response.code, media.partition(";")[0].strip().lower(), properties, b"".join(whole.blocks))
 
     async def close(self) -> None:
         """Close its connections."""
@@ -104,11 +130,26 @@ class OneEndpoint:
         return self._endpoint
 
 
-def _ascii(url: str) -> bytes:
-    """A URL as a request has it: a host that is not ASCII in IDNA, other characters in percent encoding."""
-    parts = urlsplit(url)
-    authority = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode("ascii")
-    return parts._replace(netloc=authority, path=quote(parts.path, safe="/%:@!$&'()*+,;=~")).geturl().encode("ascii")
+@implementer(IAgent)
+class LiteralAgent:
+    """Asks an IPv6 address: treq takes every host for a name, and that is none."""
+
+    def __init__(self, agent: IAgent, literal: str) -> None:
+        """
+        @param literal: the address in brackets; in URLs C{localhost} stands for it
+        """
+        self._agent = agent
+        self._literal = b"//" + literal.encode("ascii")
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,  # noqa: N803  # the interface's name
+    ) -> Deferred[IResponse]:
+        """Send a request; see L{IAgent}."""
+        return self._agent.request(method, uri.replace(b"//localhost", self._literal, 1), headers, bodyProducer)
 
 
 @implementer(IBodyProducer)
