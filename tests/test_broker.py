@@ -1403,6 +1403,32 @@ class MemoryLimitTests(BrokerTestCase):
         self.settle()
         self.assertEqual({peer.unblocks for peer in peers}, {1})
 
+    def test_blocked_again(self) -> None:
+        """A sender that may try again, and meets the limit before its turn comes, is told once."""
+        used = self.fill()
+        sender = RecordingPeer(self.broker)
+        sender.channel.publish("q", b"x", 0)
+        self.assertEqual((sender.blocks, self.broker.memory.blocked), (1, 1))
+        self.drain()
+        sender.unblocks = 0
+        self.broker.memory.block(sender.channel)
+        self.broker.memory.unblock_all()
+        self.broker.memory.block(sender.channel)
+        self.assertEqual((self.broker.memory.blocked, self.broker.memory.may_unblock), (0, True))
+        self.broker.dispatch()
+        self.assertEqual((sender.unblocks, used > 0), (1, True))
+
+    def test_freed_outside_of_a_turn(self) -> None:
+        """Memory that an operator frees while senders are blocked wakes the broker, so that they go on."""
+        self.send(1)
+        peer = self.consumer(1)
+        self.dead(peer, 1)
+        self.drop(peer)
+        self.fill()
+        self.settle()
+        self.broker.lifecycle.delete(list(self.store.dead()))
+        self.assertTrue(self.woken)
+
     def test_room_by_expiry(self) -> None:
         """So does expiry."""
         self.send(*range(100), ttl=1000)

@@ -376,6 +376,17 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         self.assertEqual(self.bodies(), [b"later"])
         self.assertEqual(self.bodies(other), [b"other"])
 
+    def test_purge_of_delayed(self) -> None:
+        """Purging forgets the delayed messages that were flushed as well, and none that came later."""
+        for body in b"flushed", b"later":
+            if body == b"later":
+                self.queue.flushed_to = self.next - 1
+            message = Message(self.next, self.queue, -self.next, 1000, 0, 0, body, Properties(9000))
+            self.next += 1
+            self.store.add(message)
+        self.assertTrue(self.store.purge(self.queue, 10))
+        self.assertEqual([message.body for message in self.store.peek(self.queue, 0, 10, 10, delayed=True)], [b"later"])
+
     def test_latest(self) -> None:
         """The number that was added last is known, also when its message is gone."""
         self.assertEqual(self.store.latest, self.store.next_number - 1)
@@ -929,6 +940,26 @@ class SQLiteStoreTests(SynchronousTestCase):
         self.assertIn(new.number, self.file.messages)
         for number, (queue, position, accepted, expires, attempts, crc, body) in self.file.messages.items():
             self.assertEqual(crc, checksum(number, queue, position, accepted, expires, attempts, body))
+
+    def test_retried_then_changed(self) -> None:
+        """Attempts that are not written yet are not written to a row that was changed since: its checksum would be wrong."""
+        for change in "put", "dead":
+            old = self.add()
+            self.mirror()
+            old.attempts = 1
+            self.store.retried(old)
+            new = Message(old.number, self.queue, self.next, 1000, 0, 5, b"new")
+            self.next += 1
+            if change == "put":
+                self.store.put(new)
+            else:
+                self.store.dead_letter(new, "rejected", "", 1)
+                [dead] = self.store.dead()
+                new = self.store.replay(dead, self.queue, new.position)
+            self.mirror()
+            queue, position, accepted, expires, attempts, crc, body = self.file.messages[old.number]
+            self.assertEqual((position, attempts, body), (new.position, new.attempts, b"new"))
+            self.assertEqual(crc, checksum(old.number, queue, position, accepted, expires, attempts, body))
 
     def producers(self) -> set[tuple[bytes, int]]:
         """Producers and their numbers in the file, after it was brought up to date."""
