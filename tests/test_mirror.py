@@ -627,6 +627,16 @@ class ApplyTests(FileTestCase):
         now = self.reopened()
         self.assertEqual((self.bodies(now), len(list(now.dead()))), ([], 3))
 
+    def test_dropped_producer(self) -> None:
+        """A producer that was forgotten is not in the file any more; the others are, with their highest numbers."""
+        file, store = self.open()
+        for name, number in (b"gone", 1), (b"kept", 1), (b"kept", 5):
+            store.save_producer(name, number, 1000)
+        self.write(file, store)
+        store.drop_producer(b"gone")
+        self.write(file, store)
+        self.assertEqual(self.reopened().producers(), [(b"kept", 5, 1000)])
+
     def test_gives_space_back(self) -> None:
         """The file follows the live data."""
         file, store = self.open()
