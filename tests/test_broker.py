@@ -445,6 +445,17 @@ class MoveTests(BrokerTestCase):
         self.assertEqual(moved, [2, 2, 1, 1])
         self.assertEqual(self.drain("other"), bodies(10, 20, 30, 40, 12345, 50))
 
+    def test_count(self) -> None:
+        """As many are moved as were asked for, from the head, and none that came after the given position."""
+        self.send(1, 2, 3, 4)
+        source, target = self.broker.queues["q"], self.broker.queues.get_or_create("other")
+        last = self.broker.queues.tail
+        self.send(5)
+        self.assertEqual(self.broker.lifecycle.move(source, target, 2), 2)
+        self.assertEqual((source.ready, target.ready), (3, 2))
+        self.assertEqual(self.broker.lifecycle.move(source, target, 100, last), 2)
+        self.assertEqual((self.drain("other"), self.drain()), (bodies(1, 2, 3, 4), bodies(5)))
+
 
 class FlushTests(BrokerTestCase):
     """Rule 4: flush removes what waits, and what is in flight never comes back."""
@@ -1404,19 +1415,27 @@ class MemoryLimitTests(BrokerTestCase):
         self.assertEqual({peer.unblocks for peer in peers}, {1})
 
     def test_blocked_again(self) -> None:
-        """A sender that may try again, and meets the limit before its turn comes, is told once."""
-        used = self.fill()
-        sender = RecordingPeer(self.broker)
-        sender.channel.publish("q", b"x", 0)
-        self.assertEqual((sender.blocks, self.broker.memory.blocked), (1, 1))
-        self.drain()
-        sender.unblocks = 0
-        self.broker.memory.block(sender.channel)
-        self.broker.memory.unblock_all()
-        self.broker.memory.block(sender.channel)
-        self.assertEqual((self.broker.memory.blocked, self.broker.memory.may_unblock), (0, True))
+        """A sender that may try again, and is blocked before it was told, is told once."""
+        sender, memory = RecordingPeer(self.broker), self.broker.memory
+        memory.block(sender.channel)
+        memory.unblock_all()
+        memory.block(sender.channel)
+        self.assertEqual((memory.blocked, memory.may_unblock), (0, True))
         self.broker.dispatch()
-        self.assertEqual((sender.unblocks, used > 0), (1, True))
+        self.assertEqual(sender.unblocks, 1)
+
+    def test_gone_before_it_is_told(self) -> None:
+        """A sender that is gone is not told that it may try again, whether it already might or not."""
+        memory = self.broker.memory
+        for unblock_first in False, True:
+            sender = RecordingPeer(self.broker)
+            memory.block(sender.channel)
+            if unblock_first:
+                memory.unblock_all()
+            sender.channel.close()
+            memory.unblock_all()
+            self.broker.dispatch()
+            self.assertEqual((sender.unblocks, memory.blocked, memory.may_unblock), (0, 0, False))
 
     def test_freed_outside_of_a_turn(self) -> None:
         """Memory that an operator frees while senders are blocked wakes the broker, so that they go on."""
@@ -1487,6 +1506,21 @@ class QueueLimitTests(BrokerTestCase):
         self.assertEqual([self.accepted(b"x" * size) for size in (11, 9, 2, 1, 1)], [False, True, False, True, False])
         self.consumer(1)
         self.assertEqual([self.accepted(b"x" * size) for size in (10, 9)], [False, True])
+
+    def test_blocked_by_a_full_queue(self) -> None:
+        """A sender that cannot be refused is blocked by a full queue, and may try again when it has capacity, not before."""
+        self.limit(max_messages=2)
+        consumer = self.consumer(1)
+        self.send(1)
+        self.send(2, 3)
+        sender = RecordingPeer(self.broker)
+        for number in 4, 5:
+            sender.channel.publish("q", b"%d" % number, 0)
+            self.settle()
+            self.assertEqual((sender.blocks, sender.unblocks), (number - 3, number - 4))
+            self.ack(consumer)
+            self.assertEqual(sender.unblocks, number - 3)
+            sender.channel.publish("q", b"%d" % number, 0)
 
     def test_drop_oldest(self) -> None:
         """A queue that drops its oldest messages drops as few as make place for the new one, and none for one that never fits."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from phpmq.broker import DELIVERIES, SENDS, Broker
+from phpmq.errors import Unsupported
 from phpmq.frames import (
     CONTENT,
     COUNT,
@@ -131,14 +132,15 @@ class Version02Tests(ConversationTestCase):
         self.peer.session.resume_output()
         self.assertTrue(self.peer.connection.reading)
 
-    def test_consume_without_a_name(self) -> None:
-        """A consume of a queue that cannot be is refused with its tag, and the connection goes on; without one it is the end."""
-        bad = frame(2, (QUEUE, b""), (COUNT, b"1"), (TAG, b"t"))
-        [(name, contents), (after, _)] = self.peer.says(bad, send(b"x", (TAG, b"1")))
-        self.assertEqual((name, contents[0], contents[2], after), ("refused", b"bad-name", b"t", "receipt"))
-        [(name, contents)] = self.peer.says(frame(2, (QUEUE, b""), (COUNT, b"1")), send(b"y", (TAG, b"2")))
-        self.assertEqual((name, contents[0], contents[2]), ("refused", b"bad-name", None))
-        self.assertEqual((len(self.peer.connection.errors), self.broker.lifecycle.received), (1, 1))
+    def test_bad_name(self) -> None:
+        """A queue that cannot be is refused with the request's tag, and the connection goes on; without a tag it is the end."""
+        for bad in ((1, (QUEUE, b""), (CONTENT, b"x")), (2, (QUEUE, b""), (COUNT, b"1"))):
+            self.setUp()
+            [(name, contents), (after, _)] = self.peer.says(frame(*bad, (TAG, b"t")), send(b"x", (TAG, b"1")))
+            self.assertEqual((name, contents[0], contents[2], after), ("refused", b"bad-name", b"t", "receipt"))
+            [(name, contents)] = self.peer.says(frame(*bad), send(b"y", (TAG, b"2")))
+            self.assertEqual((name, contents[0], contents[2]), ("refused", b"bad-name", None))
+            self.assertEqual((len(self.peer.connection.errors), self.broker.lifecycle.received), (1, 1))
 
     def test_output_is_written_in_portions(self) -> None:
         """More than about 128 KiB is written in several portions, headers included; the next once the transport took the one before."""
@@ -262,6 +264,14 @@ class Version02Tests(ConversationTestCase):
         ):
             [(_, contents)] = Peer(self.broker).says(send(b"x", (HEADERS, bad), (TAG, b"1")))
             self.assertEqual((contents[0], contents[2]), (b"bad-frame", None), bad)
+
+    def test_other_version_later(self) -> None:
+        """The first frame decides: a frame of the other version is an error from then on."""
+        for first, other in (send(b"1"), wire.send("q", b"2")), (wire.send("q", b"1"), send(b"2")), (wire.consume("r", 1), send(b"2")):
+            connection = RecordingConnection()
+            Session(self.broker, Versions(), connection).receive(first + other)
+            self.assertEqual([type(error) for error in connection.errors], [Unsupported])
+        self.assertEqual(self.broker.lifecycle.received, 2)
 
     def test_both_versions(self) -> None:
         """Clients of both versions share a queue; what version 01 cannot say, it does not get."""
