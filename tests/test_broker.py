@@ -1448,6 +1448,16 @@ class MemoryLimitTests(BrokerTestCase):
         self.broker.lifecycle.delete(list(self.store.dead()))
         self.assertTrue(self.woken)
 
+    def test_freed_by_a_client_that_is_gone(self) -> None:
+        """Flushed messages that a client gives back free memory, and wake the broker while senders are blocked."""
+        self.send(1)
+        peer = self.consumer(1)
+        self.broker.queues.flush("q")
+        self.fill()
+        self.settle()
+        peer.channel.close()
+        self.assertTrue(self.woken)
+
     def test_room_by_expiry(self) -> None:
         """So does expiry."""
         self.send(*range(100), ttl=1000)
@@ -1651,6 +1661,30 @@ class MemoryAccountingTests(BrokerTestCase):
             self.time += 86_400_000
             self.sweep()
         self.check()
+
+
+class ProducerOfUserTests(BrokerTestCase):
+    """Rule 17b: whose a producer is."""
+
+    def sends(self, user: str, name: bytes, number: int) -> bool:
+        """Send as a user's producer, on a connection of its own; whether the send is a duplicate."""
+        peer = RecordingPeer(self.broker)
+        channel = self.broker.channel(peer, user)
+        channel.hello(b"h", name)
+        channel.send(b"%d" % number, "q", b"x", 0, False, None)
+        channel.close()
+        [_, (_, _, duplicate)] = peer.receipts
+        return duplicate
+
+    def test_users(self) -> None:
+        """Producers of the same name are different ones if their users are, also after a restart; so is one whose name looks like both."""
+        producers = ("", b"me"), ("anna", b"me"), ("b\u00e9n", b"me"), ("", b"anna\0me"), ("anna", b"\0me"), ("anna", b"m\0e")
+        for number, (user, name) in enumerate(producers, 1):
+            self.assertFalse(self.sends(user, name, number))
+        self.restart()
+        for number, (user, name) in enumerate(producers, 1):
+            self.assertTrue(self.sends(user, name, number))
+            self.assertFalse(self.sends(user, name, number + 1))
 
 
 class DeadLetterPageTests(BrokerTestCase):
