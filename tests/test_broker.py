@@ -1701,6 +1701,26 @@ class DeadLetterPageTests(BrokerTestCase):
         self.assertEqual([len(page("q", size=size)) for size in (1, 12, 13, 24, 25, 60, 61)], [1, 1, 2, 2, 3, 5, 5])
         self.assertEqual([len(page("q", size=size, preview=0)) for size in (7, 8)], [1, 2])
 
+    def test_by_reason(self) -> None:
+        """How many messages became dead letters is counted by reason, and does not fall when they are deleted."""
+        self.broker.configure("q", self.broker.queues.get_or_create("q").settings.changed({"max_attempts": 1, "expired": "dead"}))
+        self.send(1, 2)
+        peer = self.consumer(1)
+        self.dead(peer, 1)
+        self.drop(peer)
+        self.send(3, ttl=1)
+        self.time += 1
+        self.sweep()
+        expected = {"rejected": 1, "max-attempts": 1, "expired": 1}
+        self.assertEqual((self.broker.dead_letters.by_reason, self.broker.dead_letters.count_of("q")), (expected, 3))
+        self.broker.lifecycle.delete(list(self.store.dead()))
+        self.assertEqual((self.broker.dead_letters.by_reason, self.broker.dead_letters.count_of("q")), (expected, 0))
+
+    def test_replay_of_none(self) -> None:
+        """A replay of no dead letters makes no queue."""
+        self.broker.lifecycle.replay([], "r")
+        self.assertEqual(self.broker.queues, {})
+
     def test_of_another_queue(self) -> None:
         """A dead letter is found by its number in its queue only."""
         self.send(1)
