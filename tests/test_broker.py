@@ -221,6 +221,21 @@ class SeamTests(BrokerTestCase):
         self.settle()
         self.assertEqual(peer.bodies, [b"2"])
 
+    def test_wake_for_an_answer(self) -> None:
+        """An answer outside of a turn wakes the broker, which has the peer flush it; inside of one it is flushed at the end."""
+        peer = RecordingPeer(self.broker)
+        peer.channel.hello(b"1", None)
+        self.assertTrue(self.woken)
+        self.assertEqual((len(peer.receipts), peer.flushed), (1, []))
+        self.settle()
+        self.assertEqual(peer.flushed, [0])
+        self.broker.begin()
+        peer.channel.hello(b"2", None)
+        peer.channel.hello(b"3", None)
+        self.assertFalse(self.woken)
+        self.broker.end()
+        self.assertEqual((peer.flushed, self.woken), ([0, 0], False))
+
 
 class QueueLifeTests(BrokerTestCase):
     """Rule 1: a queue exists as long as somebody would miss it."""
@@ -1661,6 +1676,55 @@ class MemoryAccountingTests(BrokerTestCase):
             self.time += 86_400_000
             self.sweep()
         self.check()
+
+
+class PrefetchTests(BrokerTestCase):
+    """What a queue keeps ready in Python, and what it counts of it."""
+
+    def check(self) -> None:
+        """Its sizes are those of the messages."""
+        queue = self.broker.queues["q"]
+        self.assertEqual(queue.prefetched_size, sum(message.size for message in queue.prefetched))
+        self.store.write()
+        sizes = {message.position: message.size for message in self.store.read(queue, queue.flushed_to, MANY, MANY)}
+        held = sum(message.size for channel in self.broker.lifecycle.channels for message in channel.unacked.values())
+        self.assertEqual(queue.ready_size, sum(sizes.values()) - held)
+
+    def test_sizes(self) -> None:
+        """Sizes follow every way of a message in and out."""
+        peer = self.consumer(2)
+        self.send(1, 22, 333, 4444, 55555)
+        self.check()
+        self.ack(peer, 1)
+        self.check()
+        self.requeue(peer, 22)
+        self.check()
+        self.dead(peer, 333)
+        self.check()
+        other = self.consumer(1)
+        self.drop(peer)
+        self.check()
+        self.send(666666, ttl=1)
+        self.time += 1
+        self.sweep()
+        self.check()
+        self.broker.lifecycle.move(self.broker.queues["q"], self.broker.queues.get_or_create("r"), 1)
+        self.check()
+        self.drop(other)
+        self.check()
+        self.broker.queues.flush("q")
+        self.assertEqual((self.broker.queues["q"].prefetched_size, self.broker.queues["q"].ready_size), (0, 0))
+
+    def test_waits(self) -> None:
+        """The wait of each message until its first delivery is counted, once."""
+        self.send(1, 2, 3)
+        self.time += 10
+        self.send(4, 5)
+        self.time += 10
+        self.drop(self.consumer(MANY))
+        self.drop(self.consumer(MANY))
+        waits = self.broker.lifecycle.waits
+        self.assertEqual((sum(waits.counts), round(waits.seconds * 1000)), (5, 3 * 20 + 2 * 10))
 
 
 class ProducerOfUserTests(BrokerTestCase):
