@@ -1208,6 +1208,19 @@ class ExpiryTests(BrokerTestCase):
         self.assertEqual(steps, [False, False, True])
         self.assertEqual(self.broker.memory.used, 0)
 
+    def test_only_what_expired(self) -> None:
+        """A sweep ends what has expired, and nothing else of what is prefetched."""
+        peer = self.consumer(1)
+        self.send(0)
+        for number, ttl in (1, 0), (2, 1000), (3, 1001), (4, 1000):
+            self.send(number, ttl=ttl)
+        self.assertEqual(len(self.broker.queues["q"].prefetched), 4)
+        self.time += 1000
+        self.sweep()
+        self.assertEqual((self.broker.lifecycle.expired, self.ready()), (2, 2))
+        self.drop(peer)
+        self.assertEqual(self.drain(), bodies(0, 1, 3))
+
     def test_valid_in_flight(self) -> None:
         """In flight it stays valid."""
         peer = self.consumer(1)
@@ -1768,15 +1781,16 @@ class DeadLetterPageTests(BrokerTestCase):
     def test_by_reason(self) -> None:
         """How many messages became dead letters is counted by reason, and does not fall when they are deleted."""
         self.broker.configure("q", self.broker.queues.get_or_create("q").settings.changed({"max_attempts": 1, "expired": "dead"}))
-        self.send(1, 2)
+        self.send(1, 2, 3)
         peer = self.consumer(1)
         self.dead(peer, 1)
+        self.dead(peer, 2)
         self.drop(peer)
-        self.send(3, ttl=1)
+        self.send(4, ttl=1)
         self.time += 1
         self.sweep()
-        expected = {"rejected": 1, "max-attempts": 1, "expired": 1}
-        self.assertEqual((self.broker.dead_letters.by_reason, self.broker.dead_letters.count_of("q")), (expected, 3))
+        expected = {"rejected": 2, "max-attempts": 1, "expired": 1}
+        self.assertEqual((self.broker.dead_letters.by_reason, self.broker.dead_letters.count_of("q")), (expected, 4))
         self.broker.lifecycle.delete(list(self.store.dead()))
         self.assertEqual((self.broker.dead_letters.by_reason, self.broker.dead_letters.count_of("q")), (expected, 0))
 
@@ -1784,6 +1798,31 @@ class DeadLetterPageTests(BrokerTestCase):
         """A replay of no dead letters makes no queue."""
         self.broker.lifecycle.replay([], "r")
         self.assertEqual(self.broker.queues, {})
+
+    def test_replay_is_delivered(self) -> None:
+        """A consumer that waits gets what is replayed at once, and what is moved as well."""
+        self.send(1, 2)
+        peer = self.consumer(1)
+        self.dead(peer, 1)
+        self.drop(peer)
+        other = self.consumer(2, "r")
+        self.broker.lifecycle.replay(list(self.store.dead()), "r")
+        self.settle()
+        self.assertEqual(other.got, bodies(1))
+        self.broker.lifecycle.move(self.broker.queues["q"], self.broker.queues["r"], 1)
+        self.settle()
+        self.assertEqual(other.got, bodies(1, 2))
+
+    def test_counts_of_a_queue(self) -> None:
+        """A queue counts what was sent to it, delivered and acknowledged."""
+        self.send(1, 2, 3)
+        self.send(4, queue="other")
+        peer = self.consumer(2)
+        self.drop(peer)
+        self.ack(self.consumer(2), 1)
+        queue, lifecycle = self.broker.queues["q"], self.broker.lifecycle
+        self.assertEqual((queue.received, queue.delivered, queue.acknowledged), (3, 5, 1))
+        self.assertEqual((lifecycle.received, lifecycle.delivered, lifecycle.redelivered, lifecycle.acknowledged), (4, 5, 2, 1))
 
     def test_of_another_queue(self) -> None:
         """A dead letter is found by its number in its queue only."""
