@@ -292,18 +292,15 @@ class IOperators(Interface):
     """
 
     waits = Attribute("A histogram of the time from the acceptance of messages until their first delivery.")
+    dead_lettered = Attribute("How many messages became dead letters, by reason.")
+    refused = Attribute("How many sends of clients were refused, by error code.")
+    dead_totals = Attribute("How many dead letters each queue has, and their bytes, also those of queues that are gone, by name.")
 
     def now() -> int:
         """What time it is for the engine."""
 
     def totals() -> ServerTotals:
         """Counters since the start; none of them ever falls."""
-
-    def dead_lettered() -> Mapping[str, int]:
-        """How many messages became dead letters, by reason."""
-
-    def refused() -> Mapping[str, int]:
-        """How many sends of clients were refused, by error code."""
 
     def gauges() -> Mapping[str, int]:
         """Numbers and limits of what there is now, by name; an engine leaves out what it does not have."""
@@ -358,9 +355,6 @@ class IOperators(Interface):
 
     def move(source: str, target: str, count: int | None) -> Steps[int]:
         """Move messages that are ready now to the tail of another queue, up to C{count} of them: how many were moved."""
-
-    def dead_totals() -> Mapping[str, tuple[int, int]]:
-        """How many dead letters each queue has, and their bytes, also those of queues that are gone."""
 
     def replay(name: str, target: str, ids: Iterable[str] | None, reason: str | None, count: int | None) -> Steps[int]:
         """

@@ -20,7 +20,6 @@ from phpmq.broker.broker import Broker
 from phpmq.broker.lifecycle import state_of
 from phpmq.broker.queue import DELIVERIES, SENDS, Consumer, Queue
 from phpmq.errors import BadSetting, NoSuchMessage, NoSuchQueue
-from phpmq.histogram import Histogram
 from phpmq.interfaces import IChannel, IOperators, IStore, Steps
 from phpmq.message import DEFAULT_SETTINGS, DeadMessage, Message, check_name
 from phpmq.results import (
@@ -77,15 +76,15 @@ def content_of(part: bytes, truncated: bool) -> dict[str, str]:
 
 @implementer(IOperators)
 class LocalOperators:
-    """
-    The operators' side of a broker in this process.
-
-    @ivar waits: how long messages waited from their acceptance until they were delivered for the first time
-    """
+    """The operators' side of a broker in this process; see L{IOperators}."""
 
     def __init__(self, broker: Broker, store: IStore) -> None:
         self._broker = broker
         self._store = store
+        self.waits = broker.lifecycle.waits
+        self.dead_lettered: Mapping[str, int] = broker.dead_letters.by_reason
+        self.refused: Mapping[str, int] = broker.outcomes.refused
+        self.dead_totals: Mapping[str, tuple[int, int]] = broker.dead_letters.totals
         self._sorts: Mapping[str, Callable[[Queue], float]] = {
             "ready": lambda queue: queue.ready,
             "in_flight": lambda queue: queue.in_flight,
@@ -96,11 +95,6 @@ class LocalOperators:
         }
 
     # The server
-
-    @property
-    def waits(self) -> Histogram:
-        """How long messages waited; see L{IOperators}."""
-        return self._broker.lifecycle.waits
 
     def now(self) -> int:
         """The time; see L{IOperators}."""
@@ -123,14 +117,6 @@ class LocalOperators:
             duplicates=broker.outcomes.duplicates,
             unknown_ids=broker.outcomes.unknown_ids,
         )
-
-    def dead_lettered(self) -> Mapping[str, int]:
-        """Dead letters by reason; see L{IOperators}."""
-        return dict(self._broker.dead_letters.by_reason)
-
-    def refused(self) -> Mapping[str, int]:
-        """Refused sends by code; see L{IOperators}."""
-        return dict(self._broker.outcomes.refused)
 
     def gauges(self) -> Mapping[str, int]:
         """What is there now; see L{IOperators}."""
@@ -411,10 +397,6 @@ class LocalOperators:
         """Queues that are gone are known by their dead letters."""
         if not self._broker.dead_letters.count_of(name):
             self._queue(name)
-
-    def dead_totals(self) -> Mapping[str, tuple[int, int]]:
-        """Dead letters by queue; see L{IOperators}."""
-        return self._broker.dead_letters.totals
 
     def replay(self, name: str, target: str, ids: Iterable[str] | None, reason: str | None, count: int | None) -> Steps[int]:
         """Requeue dead letters; see L{IOperators}."""

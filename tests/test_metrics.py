@@ -413,7 +413,7 @@ class QueueTests(MetricsTestCase):
         """The time is told by the system's clock, by which Prometheus judges it, also after that was set."""
         wall = [5000.0]
         self.server.service.engine.clock = SteadyClock(lambda: wall[0], self.server.clock.seconds)
-        self.server.broker.turn._clock = self.server.service.clock.now
+        self.server.broker.turn._clock = self.server.service.engine.clock.now
         self.send("q", b"1")
         name = "phpmq_queue_oldest_message_timestamp_seconds"
         self.assertAlmostEqual(self.scrape()(name, queue="q"), 5000, 1)

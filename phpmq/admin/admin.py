@@ -23,14 +23,13 @@ from phpmq.admin.clients import Clients
 from phpmq.admin.messages import DeadLetters, Messages
 from phpmq.admin.queues import Queues, Rates
 from phpmq.admin.reactor import CooperativeWork, ReactorLag
-from phpmq.broker import Broker
-from phpmq.clock import SteadyClock
+from phpmq.engine import LocalEngine
 from phpmq.interfaces import IOperators
-from phpmq.mirror import MirrorService
 from phpmq.operators import moment
 from phpmq.ports import Connections
 from phpmq.protocol import QueueProtocol
 from phpmq.results import Alarm, Health, MemoryStatus, MirrorStatus, ServerStatus
+from phpmq.settings import Settings
 
 #: Seconds without a written mirror file after which it counts as failing.
 MIRROR_PATIENCE = 10.0
@@ -40,38 +39,21 @@ class Server(Protocol):
     """
     What an L{Admin} looks at: a L{phpmq.service.QueueService}.
 
+    @ivar settings: how it is to be
+    @ivar engine: what keeps the messages
+    @ivar connections: the clients
+    @ivar running: false once it is about to stop
+    @ivar lag: how late the reactor is
     @ivar consoles: the console's port, and C{site} that of the HTTP API, for those who know them
     """
 
+    settings: Settings
+    engine: LocalEngine
     connections: Connections[QueueProtocol]
     running: int
     lag: ReactorLag
     consoles: Any
     site: Any
-
-    @property
-    def broker(self) -> Broker:
-        """The broker, for messages that operators send."""
-
-    @property
-    def operators(self) -> IOperators:
-        """The operators' side of the engine."""
-
-    @property
-    def mirror(self) -> MirrorService | None:
-        """What writes the mirror file; None without one."""
-
-    @property
-    def clock(self) -> SteadyClock:
-        """The clock that messages live by."""
-
-    @property
-    def max_message_size(self) -> int:
-        """Bytes of one message's body."""
-
-    @property
-    def metrics_queues(self) -> int:
-        """Queues that the metrics have series of their own for."""
 
 
 class Admin:
@@ -85,10 +67,12 @@ class Admin:
 
     def __init__(self, server: Server, reactor: Any) -> None:
         self.server = server
-        self.operators = operators = server.operators
-        self.work = work = CooperativeWork(reactor, server.clock.seconds, lambda: server.running)
+        engine = server.engine
+        self.operators: IOperators = engine.operators
+        operators = self.operators
+        self.work = work = CooperativeWork(reactor, engine.clock.seconds, lambda: server.running)
         self.queues = Queues(operators, work, self._channels, reactor)
-        self.messages = Messages(operators, work, server.broker, server.max_message_size)
+        self.messages = Messages(operators, work, engine.broker, server.settings.max_message_size)
         self.dead_letters = DeadLetters(operators, work)
         self.clients = Clients(operators, work, server.connections)
         self._reactor = reactor
@@ -129,7 +113,7 @@ class Admin:
             uptime_seconds=round(self.uptime, 3),
             messages=messages,
             totals=operators.totals(),
-            dead_lettered=operators.dead_lettered(),
+            dead_lettered=dict(operators.dead_lettered),
             rates=self._rates.result(),
             queues=gauges["queues"],
             consumers=consumers,
@@ -148,7 +132,7 @@ class Admin:
 
     def mirror(self) -> MirrorStatus:
         """Return whether the mirror file has everything."""
-        mirror = self.server.mirror
+        mirror = self.server.engine.mirror
         if mirror is None:
             return MirrorStatus(None)
         pending = mirror.pending
@@ -166,7 +150,7 @@ class Admin:
 
     def _wrong(self) -> dict[str, str]:
         """The text of each check that failed; empty for those that are passed."""
-        mirror = self.server.mirror
+        mirror = self.server.engine.mirror
         wrong = {
             "running": "" if self.server.running else "the server is about to stop",
             "memory": self.operators.alarms().get("memory", ""),

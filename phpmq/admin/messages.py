@@ -15,7 +15,7 @@ from phpmq.broker import Broker
 from phpmq.errors import BadSetting, PHPMQError, TooLarge
 from phpmq.frames import DEFAULT_LIMITS, HEADERS, KEY
 from phpmq.interfaces import IOperators, IPeer, Steps
-from phpmq.message import Message, Properties, check_name
+from phpmq.message import Properties, check_name
 from phpmq.results import (
     LISTED,
     DeadDeleteResult,
@@ -91,7 +91,19 @@ class Messages:
 
         @raise PHPMQError: what is wrong with it, as the Deferred's failure
         """
-        return OneShotSend(self._broker, self._max_message_size).send(name, body, ttl, delay, headers, key, level)
+        try:
+            check_name(name)
+            if len(body) > self._max_message_size:
+                raise TooLarge(f"a body of {len(body)} bytes, the limit is {self._max_message_size}")
+            if level not in _LEVELS:
+                raise BadSetting(f"a level is {' or '.join(_LEVELS)}, not {level!r}")
+            properties = None
+            if delay or headers or key is not None:
+                properties = Properties(_milliseconds("delay", delay), _key(key), _headers(headers))
+            lifetime = _milliseconds("ttl", ttl)
+        except PHPMQError as error:
+            return fail(error)
+        return OneShotSend(self._broker).send(name, body, lifetime, _LEVELS[level], properties)
 
     @cooperative
     def move(self, source: str, target: str, count: int | None = None) -> Steps[MoveResult]:
@@ -124,7 +136,7 @@ class DeadLetters:
         @param after: the C{next} of the page before
         """
         limit = check_limit(limit)
-        totals, matches = self._operators.dead_totals(), matcher(filter)
+        totals, matches = self._operators.dead_totals, matcher(filter)
         names = heapq.nsmallest(limit + 1, (name for name in totals if name > after and matches(name)))
         items = [DeadLetterTotals(name, *totals[name]) for name in names[:limit]]
         return Page(items, names[limit - 1] if len(names) > limit else None)
@@ -165,39 +177,14 @@ class DeadLetters:
 class OneShotSend:
     """Sends one message, through a channel as everybody does."""
 
-    def __init__(self, broker: Broker, max_message_size: int) -> None:
-        self._max_message_size = max_message_size
+    def __init__(self, broker: Broker) -> None:
         self._channel = broker.channel(self)
         self._answer: Deferred[Receipt] = Deferred(lambda _: self._channel.close())
 
-    def send(
-        self,
-        name: str,
-        body: bytes,
-        ttl: float,
-        delay: float,
-        headers: Mapping[str, str] | None,
-        key: str | None,
-        level: str,
-    ) -> Deferred[Receipt]:
-        """Send it. Fires with the receipt, fails with what is wrong; see L{Messages.send}."""
-        try:
-            check_name(name)
-            if len(body) > self._max_message_size:
-                raise TooLarge(f"a body of {len(body)} bytes, the limit is {self._max_message_size}")
-            if level not in _LEVELS:
-                raise BadSetting(f"a level is {' or '.join(_LEVELS)}, not {level!r}")
-            properties = (
-                Properties(_milliseconds("delay", delay), _key(key), _headers(headers)) if delay or headers or key is not None else None
-            )
-            self._channel.send(b"", name, body, _milliseconds("ttl", ttl), _LEVELS[level], properties)
-        except PHPMQError as error:
-            self._channel.close()
-            return fail(error)
+    def send(self, name: str, body: bytes, ttl: int, synced: bool, properties: Properties | None) -> Deferred[Receipt]:
+        """Send it. Fires with the receipt, fails with the refusal; see L{Messages.send}."""
+        self._channel.send(b"", name, body, ttl, synced, properties)
         return self._answer
-
-    def deliver(self, message: Message, now: int) -> None:
-        """It consumes nothing; see L{IPeer}."""
 
     def receipt(self, tag: bytes, id: bytes = b"", duplicate: bool = False) -> None:
         """It is stored, or synced; see L{IPeer}."""
@@ -209,17 +196,10 @@ class OneShotSend:
         self._channel.close()
         self._answer.errback(error)
 
-    def superseded(self) -> None:
-        """It is no producer; see L{IPeer}."""
+    def _ignore(self, *_: object) -> None:
+        """It consumes nothing, is no producer, and has a tag, so that its send is refused instead of blocked; see L{IPeer}."""
 
-    def blocked(self) -> None:
-        """It has a tag, so that its send is refused instead; see L{IPeer}."""
-
-    def unblocked(self) -> None:
-        """It does not wait; see L{IPeer}."""
-
-    def flush(self) -> None:
-        """It has nothing to write; see L{IPeer}."""
+    deliver = superseded = blocked = unblocked = flush = _ignore
 
 
 def _milliseconds(what: str, seconds: float) -> int:

@@ -41,11 +41,9 @@ def read(admin: Admin, started: float) -> SimpleNamespace:
         operators=operators,
         totals=operators.totals(),
         engine=SimpleNamespace(**operators.gauges()),
-        dead_lettered=operators.dead_lettered(),
-        refused=operators.refused(),
         healthy={name: text == "ok" for name, text in admin.health().checks.items()},
         file=admin.mirror(),
-        mirrored=server.mirror is not None,
+        mirrored=server.engine.mirror is not None,
         deadlines=server.connections.count_deadlines(),
     )
 
@@ -106,7 +104,7 @@ FAMILIES = (
     Family(_G, "start_time_seconds", "started", "When the server was started, Unix time."),
     Family(_G, "healthy", "healthy", "Whether a check of the server's health is passed.", "check"),
     Family(_H, "reactor_delay_seconds", "server.lag.delays", "By how much what is due comes late, ten times a second."),
-    Family(_G, "metrics_queues_limit", "server.metrics_queues", "Queues that may have series of their own."),
+    Family(_G, "metrics_queues_limit", "server.settings.metrics_queues", "Queues that may have series of their own."),
     # Messages
     Family(_C, "messages_received", "totals.received", _DOCS["received"]),
     Family(_C, "messages_delivered", "totals.delivered", _DOCS["delivered"]),
@@ -118,10 +116,10 @@ FAMILIES = (
     Family(_C, "messages_flushed", "totals.flushed", _DOCS["flushed"]),
     Family(_C, "messages_duplicate", "totals.duplicates", _DOCS["duplicates"]),
     Family(_C, "unknown_ids", "totals.unknown_ids", _DOCS["unknown_ids"]),
-    Family(_C, "messages_dead_lettered", "dead_lettered", _DOCS["dead_lettered"], "reason", _REASONS),
-    Family(_C, "sends_refused", "refused", _REFUSED, "code", _REFUSALS),
+    Family(_C, "messages_dead_lettered", "operators.dead_lettered", _DOCS["dead_lettered"], "reason", _REASONS),
+    Family(_C, "sends_refused", "operators.refused", _REFUSED, "code", _REFUSALS),
     Family(_H, "message_wait_seconds", "operators.waits", _WAIT),
-    Family(_G, "message_limit_bytes", "server.max_message_size", "Largest body of a message."),
+    Family(_G, "message_limit_bytes", "server.settings.max_message_size", "Largest body of a message."),
     # The engine
     Family(_G, "queues", "engine.queues", "Queues."),
     Family(_G, "memory_used_bytes", "engine.memory_used", "What messages, dead letters, queues, keys and producers count for."),
@@ -162,8 +160,8 @@ FAMILIES = (
     Family(_G, "mirror_lag_seconds", "file.lag_seconds", "Time since the file had everything."),
     Family(_G, "mirror_pending_changes", "file.pending_changes", "Changes that are not in the file yet."),
     Family(_C, "mirror_errors", "file.errors", "Writes of the file that failed."),
-    Family(_G, "mirror_interval_seconds", "server.mirror.interval", "Time between two writes of the file."),
-    Family(_H, "mirror_write_seconds", "server.mirror.durations", "Time that a write of the file took."),
+    Family(_G, "mirror_interval_seconds", "server.engine.mirror.interval", "Time between two writes of the file."),
+    Family(_H, "mirror_write_seconds", "server.engine.mirror.durations", "Time that a write of the file took."),
     # The console
     Family(_G, "consoles", "server.consoles.connections.open.#", "Consoles that are connected."),
     Family(_G, "consoles_limit", "server.consoles.connections.max_connections", "Consoles that there may be."),

@@ -79,7 +79,7 @@ def choose(operators: IOperators, activity: Callable[[int], float], limit: int, 
     @param limit: how many queues
     @param shown: those that were among them the last time
     """
-    choice, dead = _Choice(limit, shown), operators.dead_totals()
+    choice, dead = _Choice(limit, shown), operators.dead_totals
     names = [*operators.names(), *(name for name in dead if operators.counters(name) is None)]
     for place, name in enumerate(names, 1):
         # Queues come and go between two steps; each name is looked at once.

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from enum import Enum
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
@@ -54,7 +55,7 @@ class Metrics:
 
     def __init__(self, admin: Admin) -> None:
         self._admin = admin
-        self._started = admin.server.clock.reading()["wall"] / 1000 - admin.uptime
+        self._started = admin.server.engine.clock.reading()["wall"] / 1000 - admin.uptime
         self._queues: list[QueueNumbers] = []
         self.registry = CollectorRegistry()
         self.registry.register(self)
@@ -76,14 +77,14 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """What the registry calls: the server now, and the queues as they were looked at last."""
-        clock = self._admin.server.clock.reading()
+        clock = self._admin.server.engine.clock.reading()
         ahead = (clock["wall"] - clock["steady"]) / 1000
         yield from families.server(self._admin, self._started)
         yield from queues.families(self._queues, ahead if abs(ahead) >= _STEP else 0.0)
 
     async def _gather(self) -> None:
         admin, shown = self._admin, {queue.name for queue in self._queues}
-        choice = queues.choose(admin.operators, admin.queues.activity, admin.server.metrics_queues, shown)
+        choice = queues.choose(admin.operators, admin.queues.activity, admin.server.settings.metrics_queues, shown)
         self._queues = await admin.work.run(choice)
 
     async def _write(self, format: Format, compressed: bool) -> bytes:
@@ -112,24 +113,14 @@ _END = b"# EOF\n"
 _ENCODERS: dict[Format, Callable[[Any], bytes]] = {Format.TEXT: generate_latest, Format.OPENMETRICS: generate_openmetrics}
 
 
-class _Only:
-    """A registry of one family."""
-
-    def __init__(self, family: Metric) -> None:
-        self._family = family
-
-    def collect(self) -> list[Metric]:
-        """Return the one family."""
-        return [self._family]
-
-
 def _text(format: Format, family: Metric, continued: bool) -> bytes:
     """
     A family, or a part of one.
 
     @param continued: it goes on with the one before, whose header it has already
     """
-    text = _ENCODERS[format](_Only(family)).removesuffix(_END)
+    registry_of_one = SimpleNamespace(collect=lambda: [family])
+    text = _ENCODERS[format](registry_of_one).removesuffix(_END)
     while continued and text.startswith(b"#"):
         _, _, text = text.partition(b"\n")
     return text
