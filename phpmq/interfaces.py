@@ -350,7 +350,7 @@ class IOperators(Interface):
         ends early once it has much of bodies; C{next} is C{after} of the next one.
         """
 
-    def message(name: str, id: str, preview: int) -> tuple[MessageStatus | DeadLetterStatus, bytes]:
+    def message(name: str, id: str, preview: int = 0) -> tuple[MessageStatus | DeadLetterStatus, bytes]:
         """The message of that id with the beginning of its body, and the whole body; L{phpmq.errors.NoSuchMessage} if there is none."""
 
     def move(source: str, target: str, count: int | None) -> Steps[int]:

@@ -318,7 +318,7 @@ class LocalOperators:
         found = {message.number: message for message in chain(ready, held) if message.position <= last}
         return sorted(found.values(), key=_position)[:count], place
 
-    def message(self, name: str, id: str, preview: int) -> tuple[MessageStatus | DeadLetterStatus, bytes]:
+    def message(self, name: str, id: str, preview: int = 0) -> tuple[MessageStatus | DeadLetterStatus, bytes]:
         """One message; see L{IOperators}."""
         self._broker.turn.enter()
         number = self._number(id)

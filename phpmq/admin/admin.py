@@ -6,7 +6,7 @@ Everything is called on the reactor's thread. Results are those of L{phpmq.resul
     admin.status()  connections()  health()  alarms()  mirror()  sample()  uptime  now
     admin.queues        await list(filter, sort, after, limit)  await get(name)  status(name)  configure(name, settings)
                         pause(name, what)  resume(name, what)  flush(name)  await flush_all()  await delete(name)
-    admin.messages      await list(name, state, after, limit, preview)  get(name, id, preview)  read(name, id)
+    admin.messages      await list(name, state, after, limit, preview)  read(name, id, preview)
                         await send(name, body, ...)  await move(source, target, count)
     admin.dead_letters  totals(filter, after, limit)  await replay(name, target, ids, reason, count)  await delete(name, ids, reason, count)
     admin.clients       await list(filter, after, limit)  disconnect(id)

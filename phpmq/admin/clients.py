@@ -26,14 +26,8 @@ class Clients:
 
     @cooperative
     def list(self, filter: str = "*", after: str = "", limit: int = 100) -> Steps[Page]:
-        """
-        Connections in the order in which they were made, by pages.
-
-        @param filter: a pattern for address, listener or protocol
-        @param after: the C{next} of the page before
-        """
-        limit = check_limit(limit)
-        start = start_of(after)
+        """Connections in the order in which they were made, by pages; C{filter} is a pattern for address, listener or protocol."""
+        limit, start = check_limit(limit), start_of(after)
         found = [client for client in self._connections.open if client.number > start]
         if filter != "*":
             matches = yield from steps_of(_matcher(filter), found, QUICK)
@@ -61,11 +55,7 @@ class Clients:
         )
 
     def disconnect(self, id: int) -> ClientStatus:
-        """
-        Close a connection; what it holds is ready again.
-
-        @raise NoSuchClient: there is none of that number
-        """
+        """Close a connection; what it holds is ready again. L{NoSuchClient} if there is none of that number."""
         for client in self._connections.open:
             if client.number == id:
                 result = self._status(client)

@@ -19,9 +19,7 @@ from phpmq.message import Properties, check_name
 from phpmq.results import (
     LISTED,
     DeadDeleteResult,
-    DeadLetterStatus,
     DeadLetterTotals,
-    MessageStatus,
     MoveResult,
     Page,
     Receipt,
@@ -32,10 +30,15 @@ _LEVELS = {"stored": False, "synced": True}
 
 
 class Messages:
-    """What operators see of messages, and do with them."""
+    """
+    What operators see of messages, and do with them.
+
+    @ivar read: returns one message, and its whole body; see L{IOperators.message}
+    """
 
     def __init__(self, operators: IOperators, work: CooperativeWork, broker: Broker, max_message_size: int) -> None:
         self.work = work
+        self.read = operators.message
         self._operators = operators
         self._broker = broker
         self._max_message_size = max_message_size
@@ -55,26 +58,9 @@ class Messages:
         @raise NoSuchQueue: there is none of that name, and no dead letter of it
         @raise BadSetting: there is no such state
         """
-        limit = check_limit(limit)
         if state not in LISTED:
             raise BadSetting(f"a state is {', '.join(LISTED)}, not {state!r}")
-        return (yield from self._operators.messages(name, state, start_of(after), limit, preview))
-
-    def read(self, name: str, id: str, preview: int = 0) -> tuple[MessageStatus | DeadLetterStatus, bytes]:
-        """
-        One message with the beginning of its body, and the whole body as it is.
-
-        @raise NoSuchMessage: there is none of that id in the queue
-        """
-        return self._operators.message(name, id, preview)
-
-    def get(self, name: str, id: str, preview: int) -> MessageStatus | DeadLetterStatus:
-        """
-        One message with the first C{preview} bytes of its body.
-
-        @raise NoSuchMessage: there is none of that id in the queue
-        """
-        return self.read(name, id, preview)[0]
+        return self._operators.messages(name, state, start_of(after), check_limit(limit), preview)
 
     def send(
         self,
@@ -86,11 +72,7 @@ class Messages:
         key: str | None = None,
         level: str = "stored",
     ) -> Deferred[Receipt]:
-        """
-        Send a message, as a client of protocol 2 does; the answer is the receipt.
-
-        @raise PHPMQError: what is wrong with it, as the Deferred's failure
-        """
+        """Send a message, as a client of protocol 2 does; fires with the receipt, or fails with what is wrong with it."""
         try:
             check_name(name)
             if len(body) > self._max_message_size:
@@ -129,12 +111,7 @@ class DeadLetters:
         self._operators = operators
 
     def totals(self, filter: str = "*", after: str = "", limit: int = 100) -> Page:
-        """
-        Queues that have dead letters, also those that are gone, by name and by pages: how many, and their bytes.
-
-        @param filter: a pattern for their names; see L{phpmq.admin.queues.Queues.list}
-        @param after: the C{next} of the page before
-        """
+        """Queues that have dead letters, also those that are gone: how many, and their bytes. See L{phpmq.admin.queues.Queues.list}."""
         limit = check_limit(limit)
         totals, matches = self._operators.dead_totals, matcher(filter)
         names = heapq.nsmallest(limit + 1, (name for name in totals if name > after and matches(name)))

@@ -24,74 +24,53 @@ _Series = Iterable[tuple[Sequence[str], float]]
 
 # Counters are left out: a sum of some of them falls when another queue gets series of its own.
 _SUMMED = *STATES, "bytes", "consumers"
-_summed = attrgetter(*_SUMMED)
 _states = attrgetter(*STATES)
-
-
-class _Choice:
-    """
-    The queues that are shown, and the sum of the others.
-
-    What a queue holds counts together with what went through it in the last minute; twice if it was shown the last time, so that two
-    queues of about the same size do not take turns.
-    """
-
-    def __init__(self, limit: int, shown: Collection[str]) -> None:
-        self._limit = limit
-        self._shown = shown
-        self._best: list[tuple[float, str, QueueNumbers]] = []
-        self._sums: list[int] = []
-        self._oldest: int | None = None
-
-    def consider(self, queue: QueueNumbers, activity: float) -> None:
-        """
-        One more.
-
-        @param activity: how many messages went through it
-        """
-        if queue.name != OTHER:
-            score = (sum(_states(queue)) + activity) * (2 if queue.name in self._shown else 1)
-            entry = score, queue.name, queue
-            if len(self._best) < self._limit:
-                heapq.heappush(self._best, entry)
-                return
-            if self._best:
-                queue = heapq.heappushpop(self._best, entry)[2]
-        self._sums = [sum(pair) for pair in zip(self._sums or [0] * len(_SUMMED), _summed(queue), strict=True)]
-        if queue.oldest is not None and (self._oldest is None or queue.oldest < self._oldest):
-            self._oldest = queue.oldest
-
-    @property
-    def queues(self) -> list[QueueNumbers]:
-        """By name, the sum last, if there are others."""
-        queues = sorted((queue for _, _, queue in self._best), key=attrgetter("name"))
-        if self._sums:
-            sums: dict[str, Any] = dict(zip(_SUMMED, self._sums, strict=True))
-            queues.append(QueueNumbers(OTHER, oldest=self._oldest, **sums))
-        return queues
 
 
 def choose(operators: IOperators, activity: Callable[[int], float], limit: int, shown: Collection[str]) -> Steps[list[QueueNumbers]]:
     """
-    The queues with the most messages, each for itself, and the sum of the others, if there are any.
+    The C{limit} queues with the most messages, each for itself and by name, then the sum of the others, if there are any.
+
+    What a queue holds counts together with what went through it in the last minute; twice if it was shown the last time, so that two
+    queues of about the same size do not take turns.
 
     @param activity: tells by a queue's number how many messages went through it
-    @param limit: how many queues
     @param shown: those that were among them the last time
     """
-    choice, dead = _Choice(limit, shown), operators.dead_totals
-    names = [*operators.names(), *(name for name in dead if operators.counters(name) is None)]
+    best: list[tuple[float, str, QueueNumbers]] = []
+    others: QueueNumbers | None = None
+    names = [*operators.names(), *(name for name in operators.dead_totals if operators.counters(name) is None)]
     for place, name in enumerate(names, 1):
-        # Queues come and go between two steps; each name is looked at once.
-        try:
-            queue = operators.numbers(name)
-            choice.consider(queue, activity(queue.number))
-        except NoSuchQueue:
-            if name in dead:
-                choice.consider(QueueNumbers(name, dead=dead[name][0]), 0)
+        queue = _numbers(operators, name)
+        if queue is not None and name != OTHER and limit:
+            score = (sum(_states(queue)) + activity(queue.number)) * (2 if name in shown else 1)
+            best_or_less = score, name, queue
+            if len(best) < limit:
+                heapq.heappush(best, best_or_less)
+                queue = None
+            else:
+                queue = heapq.heappushpop(best, best_or_less)[2]
+        if queue is not None:
+            others = _sum(others or QueueNumbers(OTHER), queue)
         if not place % _STEP:
             yield
-    return choice.queues
+    return [*sorted((queue for *_, queue in best), key=attrgetter("name")), *([] if others is None else [others])]
+
+
+def _numbers(operators: IOperators, name: str) -> QueueNumbers | None:
+    """The numbers of a queue; None if it is gone with its dead letters: queues come and go between two steps."""
+    try:
+        return operators.numbers(name)
+    except NoSuchQueue:
+        dead = operators.dead_totals.get(name)
+        return None if dead is None else QueueNumbers(name, dead=dead[0])
+
+
+def _sum(others: QueueNumbers, queue: QueueNumbers) -> QueueNumbers:
+    """The sum of the queues that are not shown, with one more."""
+    sums: dict[str, Any] = {field: getattr(others, field) + getattr(queue, field) for field in _SUMMED}
+    oldest = min((one.oldest for one in (others, queue) if one.oldest is not None), default=None)
+    return QueueNumbers(OTHER, oldest=oldest, **sums)
 
 
 def families(queues: list[QueueNumbers], ahead: float) -> Iterator[Metric]:
