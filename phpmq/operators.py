@@ -63,11 +63,7 @@ def moment(milliseconds: int) -> str:
 
 
 def content_of(part: bytes, truncated: bool) -> dict[str, str]:
-    """
-    The fields of a body, or of its beginning: as text if it is UTF-8, and as base64 if not.
-
-    @param truncated: whether there is more: then a character that is cut in two at the end is left out
-    """
+    """The fields of a body: as text if it is UTF-8, and as base64 if not. If truncated, without a character that is cut in two."""
     try:
         return {"body": getincrementaldecoder("utf-8")().decode(part, not truncated)}
     except UnicodeDecodeError:
@@ -424,11 +420,7 @@ class LocalOperators:
     def _dead_letters(
         self, name: str, preview: int | None, ids: Iterable[str] | None, reason: str | None, count: int | None
     ) -> Iterator[list[DeadMessage]]:
-        """
-        Dead letters of a queue, in parts.
-
-        @param preview: how many bytes of their bodies are needed; None for all
-        """
+        """Dead letters of a queue, in parts, with the first C{preview} bytes of their bodies; None for all."""
         self._check_known(name)
         return self._some_dead(preview, name, reason, count) if ids is None else self._named_dead(preview, name, ids)
 
@@ -455,12 +447,7 @@ class LocalOperators:
 
 
 def steps_of(work: Callable[[_T], _R], things: Iterable[_T], size: int = 1) -> Steps[list[_R]]:
-    """
-    What comes of each thing, done one after the other.
-
-    @param things: what does not change between two steps
-    @param size: how many are done in one step
-    """
+    """What comes of each thing, done one after the other, C{size} of them in a step. They do not change between two steps."""
     results: list[_R] = []
     for number, thing in enumerate(things, 1):
         results.append(work(thing))

@@ -78,12 +78,9 @@ class LogLimiter:
 
 
 class Rejected(protocol.Protocol):
-    """Closes the connection at once. A factory that is wrapped, as for TLS, cannot do so by building no protocol."""
+    """Closes the connection at once, after a farewell. A factory that is wrapped, as for TLS, cannot do so by building no protocol."""
 
     def __init__(self, farewell: bytes = b"") -> None:
-        """
-        @param farewell: what the client is told first
-        """
         self._farewell = farewell
 
     def connectionMade(self) -> None:

@@ -85,19 +85,12 @@ FORMATS: Formats = {
 
 
 class About(NamedTuple):
-    """
-    What is known of a field beside its type.
+    """What is known of a field beside its type."""
 
-    @ivar doc: one sentence, which the OpenAPI document shows
-    @ivar title: its column's heading
-    @ivar unit: how a table shows it
-    @ivar name: its name in JSON where that is not the attribute's
-    """
-
-    doc: str = ""
-    title: str = ""
-    unit: Unit = Unit.COUNT
-    name: str = ""
+    doc: str = ""  # one sentence, which the OpenAPI document shows
+    title: str = ""  # its column's heading
+    unit: Unit = Unit.COUNT  # how a table shows it
+    name: str = ""  # its name in JSON where that is not the attribute's
 
 
 _Count = Annotated[int, About()]
@@ -186,17 +179,10 @@ class QueueStatus:
 
 
 class QueueNumbers(NamedTuple):
-    """
-    What an engine knows of a queue, of which L{QueueStatus} is made; also a series of the metrics.
-
-    @ivar number: tells it from an earlier queue of that name
-    @ivar oldest: when the message was accepted that is delivered next, milliseconds since the epoch; None if none is ready
-    @ivar paused: what is paused of it, C{deliveries} or C{sends}
-    @ivar settings: None for the sum of several queues, and for a queue that is gone but for its dead letters
-    """
+    """What an engine knows of a queue, of which L{QueueStatus} is made; also a series of the metrics."""
 
     name: str
-    number: int = 0
+    number: int = 0  # tells it from an earlier queue of that name
     ready: int = 0
     delayed: int = 0
     in_flight: int = 0
@@ -207,9 +193,9 @@ class QueueNumbers(NamedTuple):
     received: int = 0
     delivered: int = 0
     acknowledged: int = 0
-    oldest: int | None = None
-    paused: tuple[str, ...] = ()
-    settings: QueueSettings | None = None
+    oldest: int | None = None  # when the message was accepted that is delivered next, milliseconds since the epoch; None if none is ready
+    paused: tuple[str, ...] = ()  # what is paused of it, C{deliveries} or C{sends}
+    settings: QueueSettings | None = None  # None for the sum of several queues, and for one that is gone but for its dead letters
 
 
 @dataclass(frozen=True)
@@ -469,15 +455,10 @@ class MoveResult:
 
 @dataclass(frozen=True)
 class Page:
-    """
-    A part of a list.
-
-    @ivar items: results of one kind
-    @ivar next: what to ask for to get the part after it; None for the last one
-    """
+    """A part of a list of results of one kind."""
 
     items: list[Any]
-    next: str | None
+    next: str | None  # what to ask for to get the part after it; None for the last one
 
 
 #: Every result that the API answers with, by the name of its schema.
@@ -517,11 +498,7 @@ def docs(kind: Any) -> dict[str, str]:
 
 
 def members(result: Any) -> dict[str, Any]:
-    """
-    The members of a result's JSON object, those that are results as they are: C{json.dumps(result, default=members)} writes all of it.
-
-    A field whose default is None is left out while it is None.
-    """
+    """The members of a result's JSON object, results in it as they are; a field whose default is None is left out while it is None."""
     found = dict(vars(result))
     for attribute, name, optional in _special(result.__class__):
         member = found.pop(attribute)
@@ -538,15 +515,8 @@ def _special(kind: Any) -> list[tuple[str, str, bool]]:
 
 
 def as_json(value: Any) -> Any:
-    """What JSON can have of a result, as dicts and lists."""
-    if value.__class__ in _LEAVES:
-        return value
-    if isinstance(value, list | tuple):
-        return [as_json(item) for item in value]
-    return {name: as_json(member) for name, member in members(value).items()} if is_dataclass(value) else value
-
-
-_LEAVES = frozenset({int, float, str, bool, dict, NoneType})
+    """What JSON has of a result, as dicts and lists."""
+    return json.loads(json_bytes(value))
 
 
 def has_lists(value: Any) -> bool:
@@ -618,16 +588,12 @@ def _schema(hint: Any, optional: bool = False) -> Schema:
 
 class Table:
     """
-    A table of results.
+    A table of results of one kind, with these fields as columns; C{rates.received} is a field of a field.
 
     @ivar headings: the titles of its columns; those of numbers, which are aligned on the right, begin with C{>}
     """
 
     def __init__(self, kind: Any, *names: str) -> None:
-        """
-        @param kind: what the results are
-        @param names: the fields that are columns; C{rates.received} is a field of a field
-        """
         self._columns: list[tuple[list[str], Unit]] = []
         self.headings: list[str] = []
         for name in names:
@@ -650,10 +616,6 @@ def paused(queue: Mapping[str, Any]) -> str:
 
 
 def consumed(consuming: Sequence[Mapping[str, Any]], shown: Callable[[str], str] = str) -> str:
-    """
-    The queues that a client consumes, the first four by name.
-
-    @param shown: makes text of a name
-    """
+    """The queues that a client consumes, the first four by name, which C{shown} makes text of."""
     names = [shown(consumer["queue"]) for consumer in consuming[:4]]
     return (", ".join(names) or "-") + (f" and {len(consuming) - 4:,} more" if len(consuming) > 4 else "")

@@ -47,11 +47,7 @@ class Options(usage.Options):
                 self[one.name] = []
 
     def postOptions(self) -> None:
-        """
-        Merge the configuration file, check all values.
-
-        @raise StartError: one of them is wrong
-        """
+        """Merge the configuration file, check all values; L{StartError} if one of them is wrong."""
         values = {} if self["config"] is None else _read_config(self["config"])
         # What was not given is None, an empty list or, for a flag, 0; an empty text was given.
         values |= {
@@ -98,11 +94,7 @@ class _Daemon(QueueService):
 
 
 def makeService(options: Options, reactor: Any = None) -> IService:
-    """
-    The server, wired up.
-
-    @raise StartError: a listener's description is wrong
-    """
+    """The server, wired up; L{StartError} if a listener's description is wrong."""
     if reactor is None:
         from twisted.internet import reactor
     settings = options.settings

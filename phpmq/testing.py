@@ -209,9 +209,7 @@ class MemoryServer:
     # Trouble
 
     def disconnect(self) -> None:
-        """
-        Cut all connections, as a network does that fails. Within a second clients connect again, unless the server is not L{reachable}.
-        """
+        """Cut all connections, as a failing network does. Within a second clients connect again, unless the server is not L{reachable}."""
         for protocol in list(self.service.connections.open):
             protocol.abort()
         if self._faked:
@@ -250,14 +248,12 @@ class _End(StringTransport):
     One end of a connection in memory. What is written arrives a moment later, never within the call.
 
     @ivar other: the other end
+    @ivar _ends: all ends, has this one until its protocol knows that the connection is lost
     """
 
     other: _End
 
     def __init__(self, clock: Any, protocol: Protocol, ends: set[_End]) -> None:
-        """
-        @param ends: has this one until its protocol knows that the connection is lost
-        """
         super().__init__(_ADDRESS, _ADDRESS, lenient=True)
         ends.add(self)
         self._ends = ends

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
 from inspect import isawaitable
 from typing import Any
 
@@ -46,7 +47,9 @@ class AdminTestCase(SynchronousTestCase):
             deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)  # type: ignore[arg-type]
             self.server.settle()
             value = self.successResultOf(deferred)
-        return Page(as_json(value.items), value.next) if isinstance(value, Page) else as_json(value)
+        if isinstance(value, Page):
+            return Page(as_json(value.items), value.next)
+        return as_json(value) if is_dataclass(value) else value
 
     def send(self, queue: str, *bodies: bytes, **more: Any) -> list[str]:
         """Send messages: their ids."""
