@@ -101,11 +101,13 @@ def parse_address(text: str, port: int = QUEUE_PORT) -> Address:
     if "timeout" in options:
         _number(text, "timeout", options["timeout"])
     if kind == "unix":
-        return Address(text, kind, path=_path(text, options.pop("path", "")), options=options)
+        path = options.pop("path", "")
+        _check(text, path, "the path of the socket is missing")
+        _check(text, len(path.encode(errors="surrogateescape")) <= _MAX_PATH, f"the path of a socket has at most {_MAX_PATH} bytes")
+        return Address(text, kind, path=path, options=options)
     host = _host(text, options.pop("host", ""))
     number = _number(text, "port", options.pop("port", str(port)))
-    if not 0 < number <= _MAX_PORT:
-        raise _error(text, f"a port is 1 to {_MAX_PORT}")
+    _check(text, 0 < number <= _MAX_PORT, f"a port is 1 to {_MAX_PORT}")
     return Address(text, kind, host, number, options=options)
 
 
@@ -115,13 +117,11 @@ def parse_api_address(text: str) -> ApiAddress:
 
     @raise ValueError: it is no address; says why
     """
-    if any(character.isspace() or not character.isprintable() for character in text):
-        raise _error(text, "it has spaces, or characters that are not printable")
+    _check(text, text.isprintable() and " " not in text, "it has spaces, or characters that are not printable")
     if "://" in text and _PREFIX.match(text) is None:
         return _parse_url(text)
     address = parse_address(text, API_PORT)
-    if address.options:
-        raise _error(text, f"the address of an API takes no {next(iter(address.options))}=")
+    _check(text, not address.options, "the address of an API takes no options")
     if address.kind == "unix":
         return ApiAddress("http://localhost", f"unix:{address.path}", address.path)
     host = f"[{address.host}]" if ":" in address.host else address.host
@@ -139,8 +139,7 @@ def listening_description(text: str, port: int = QUEUE_PORT) -> str:
     if not (_HAS_HOST.match(text) or _is_ipv6(text)):
         return text
     address = parse_address(text, port)
-    if address.kind == "tls":
-        raise _error(text, "to listen with TLS takes a key: write ssl:PORT:privateKey=FILE:certKey=FILE")
+    _check(text, address.kind != "tls", "to listen with TLS takes a key: write ssl:PORT:privateKey=FILE:certKey=FILE")
     if address.kind == "unix":
         return _describe("unix", address.path, options=address.options)
     return _describe("tcp6" if ":" in address.host else "tcp", str(address.port), options={"interface": address.host, **address.options})
@@ -151,13 +150,10 @@ def _parse_url(text: str) -> ApiAddress:
         parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise _error(text, str(error)) from error
-    if parts.scheme not in ("http", "https"):
-        raise _error(text, _EXPECTED_API)
-    if not parts.hostname or port == 0:
-        raise _error(text, "it names no host and port")
-    if parts.query or parts.fragment:
-        raise _error(text, "the address of an API has neither ? nor #")
+        raise ValueError(f"{text!r} is no address: {error}") from error
+    _check(text, parts.scheme in ("http", "https"), _EXPECTED_API)
+    _check(text, parts.hostname and port != 0, "it names no host and port")
+    _check(text, not (parts.query or parts.fragment), "the address of an API has neither ? nor #")
     login, _, authority = parts.netloc.rpartition("@")
     url = f"{parts.scheme}://{authority}{parts.path.rstrip('/').removesuffix('/api/v1')}"
     user, _, password = login.partition(":")
@@ -168,8 +164,7 @@ def _split(text: str) -> tuple[str, str]:
     """The kind of an address, and its arguments."""
     prefix = _PREFIX.match(text)
     if prefix is None:
-        if _PLAIN.fullmatch(text) is None and not _is_ipv6(text):
-            raise _error(text, _EXPECTED)
+        _check(text, _PLAIN.fullmatch(text) or _is_ipv6(text), _EXPECTED)
         kind, rest = "tcp", text
     else:
         kind, rest = (prefix["kind"] or "tcp").lower(), text[prefix.end() :]
@@ -180,16 +175,14 @@ def _split(text: str) -> tuple[str, str]:
 
 def _arguments(text: str, kind: str, rest: str) -> dict[str, str]:
     parts = _ARGUMENT.findall(f":{rest}")
-    if ":".join(parts) != rest:
-        raise _error(text, "it ends with a backslash")
+    _check(text, ":".join(parts) == rest, "it ends with a backslash")
     named = [(match[1], match[2]) for match in map(_NAMED.fullmatch, parts) if match]
     arguments = dict(named)
     unnamed = [part for part in parts if not _NAMED.fullmatch(part)]
     if kind == "unix" and unnamed:
         unnamed = [":".join(unnamed)]
     free = [name for name in _POSITIONAL[kind] if name not in arguments]
-    if len(unnamed) > len(free) or len(arguments) < len(named):
-        raise _error(text, f"{(unnamed or parts)[-1]!r} is too much")
+    _check(text, len(unnamed) <= len(free) and len(arguments) == len(named), f"{(unnamed or parts)[-1]!r} is too much")
     arguments |= zip(free, unnamed, strict=False)
     return {name: re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for name, value in arguments.items()}
 
@@ -202,26 +195,15 @@ def _describe(kind: str, *unnamed: str, options: Mapping[str, str]) -> str:
 
 
 def _host(text: str, host: str) -> str:
-    if not host or host.isdigit() or host in _POSITIONAL:
-        raise _error(text, f"the host is missing; {_EXPECTED}")
+    _check(text, host and not host.isdigit() and host not in KINDS, f"the host is missing; {_EXPECTED}")
     if host.startswith("[") and _is_ipv6(host[1:-1]):
         return host[1:-1]
-    if re.search(r"[][\s/?#@]", host) or not host.isprintable():
-        raise _error(text, f"{host!r} is neither a name nor an IP address")
+    _check(text, host.isprintable() and not re.search(r"[][\s/?#@]", host), f"{host!r} is neither a name nor an IP address")
     return host
 
 
-def _path(text: str, path: str) -> str:
-    if not path:
-        raise _error(text, "the path of the socket is missing")
-    if len(path.encode(errors="surrogateescape")) > _MAX_PATH:
-        raise _error(text, f"the path of a socket has at most {_MAX_PATH} bytes")
-    return path
-
-
 def _number(text: str, name: str, value: str) -> int:
-    if not (value.isascii() and value.isdigit()):
-        raise _error(text, f"the {name} is {'no number' if value else 'missing'}")
+    _check(text, value.isascii() and value.isdigit(), f"the {name} is {'no number' if value else 'missing'}")
     return int(value)
 
 
@@ -233,5 +215,6 @@ def _is_ipv6(host: str) -> bool:
     return True
 
 
-def _error(text: str, why: str) -> ValueError:
-    return ValueError(f"{text!r} is no address: {why}")
+def _check(text: str, right: object, why: str) -> None:
+    if not right:
+        raise ValueError(f"{text!r} is no address: {why}")

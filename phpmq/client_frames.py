@@ -55,11 +55,7 @@ _SERVER = (
 @cache
 def server_shapes() -> Mapping[bytes, FrameShape]:
     """The frames that a server sends, by header; the same for all connections."""
-    limits = {**DEFAULT_LIMITS, CONTENT: MAX_BODY}
-    shapes: dict[bytes, FrameShape] = {}
-    for name, frame_type, required, optional in _SERVER:
-        shapes |= open_shapes(name, frame_type, required, optional, limits)
-    return shapes
+    return open_shapes(_SERVER, {**DEFAULT_LIMITS, CONTENT: MAX_BODY})
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,7 @@ length (29 digits) and as many bytes of content. Source: docs/reference/protocol
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from phpmq.errors import BadFrame, TooLarge, Unsupported
@@ -122,15 +122,20 @@ class FrameShape:
 
 
 def open_shapes(
-    name: str, frame_type: int, required: tuple[int, ...], optional: tuple[int, ...], limits: Mapping[int, int]
-) -> dict[bytes, FrameShape]:
-    """The shapes of one type of version 02, by header: one for each number of packets that such a frame may have."""
-    known: dict[bytes, tuple[int, int]] = {}
+    table: Iterable[tuple[str, int, tuple[int, ...], tuple[int, ...]]], limits: Mapping[int, int]
+) -> Mapping[bytes, FrameShape]:
+    """
+    Return the shapes of version 02, by header: for each type one for each number of packets that such a frame may have.
+
+    @param table: name, type, packets that must be there, packets that may be
+    """
     shapes = {}
-    for count in range(len(required), MAX_PACKETS + 1):
-        header = frame_header(2, frame_type, count)
-        shapes[header] = shape = FrameShape(name, header, required + optional, limits, len(required), count)
-        shape.known = known
+    for name, frame_type, required, optional in table:
+        known: dict[bytes, tuple[int, int]] = {}
+        for count in range(len(required), MAX_PACKETS + 1):
+            header = frame_header(2, frame_type, count)
+            shapes[header] = shape = FrameShape(name, header, required + optional, limits, len(required), count)
+            shape.known = known
     return shapes
 
 

@@ -66,25 +66,13 @@ _VERSION_02 = (
 )
 
 
-class Version02:
+class Versions:
     """
-    The frames of version 02 that a server takes, for its limits; one for all its connections.
+    The frames of all versions that a server takes, for its limits; one for all its connections.
 
-    @ivar shapes: the frames by header
-    """
-
-    def __init__(self, max_message_size: int = DEFAULT_LIMITS[CONTENT]) -> None:
-        limits = {**DEFAULT_LIMITS, CONTENT: max_message_size}
-        self.shapes: dict[bytes, FrameShape] = {}
-        for name, frame_type, required, optional in _VERSION_02:
-            self.shapes |= open_shapes(name, frame_type, required, optional, limits)
-
-
-class Version01:
-    """
-    The frames of version 01 that a server takes, for its limits; one for all its connections.
-
-    @ivar shapes: revision -> the frames it has; 0 -> those of both, for a connection that gave no evidence yet
+    @ivar version01: the frames of version 01 by revision; 0 has those of both, for a connection that gave no evidence yet
+    @ivar version02: the frames of version 02 by header
+    @ivar first: what the first frame of a connection may be, by header
     """
 
     def __init__(self, max_message_size: int = DEFAULT_LIMITS[CONTENT]) -> None:
@@ -98,11 +86,13 @@ class Version01:
                 for header in [frame_header(1, number, len(packets))]
             }
 
-        self.shapes = {
+        self.version01 = {
             0: shapes(_COMMON, _ORIGINAL, _DOCUMENTED),
             ORIGINAL: shapes(_COMMON, _ORIGINAL),
             DOCUMENTED: shapes(_COMMON, _DOCUMENTED),
         }
+        self.version02 = open_shapes(_VERSION_02, limits)
+        self.first: Mapping[bytes, FrameShape] = {**self.version01[0], **self.version02}
 
 
 @lru_cache(maxsize=4096)
@@ -128,19 +118,6 @@ def number(content: bytes) -> int:
     if not content.isdigit():
         raise BadFrame("number expected")
     return int(content)
-
-
-class Versions:
-    """
-    The frames of all versions that a server takes, for its limits; one for all its connections.
-
-    @ivar first: what the first frame of a connection may be, by header
-    """
-
-    def __init__(self, max_message_size: int = DEFAULT_LIMITS[CONTENT]) -> None:
-        self.version01 = Version01(max_message_size)
-        self.version02 = Version02(max_message_size)
-        self.first: Mapping[bytes, FrameShape] = {**self.version01.shapes[0], **self.version02.shapes}
 
 
 _DECIMAL = re.compile(rb"[0-9]+(?:\.[0-9]+)?")

@@ -50,10 +50,9 @@ class Options(usage.Options):
         """Merge the configuration file, check all values; L{StartError} if one of them is wrong."""
         values = {} if self["config"] is None else _read_config(self["config"])
         # What was not given is None, an empty list or, for a flag, 0; an empty text was given.
-        values |= {
-            name: bool(self[name]) if OPTIONS[name].kind is FLAG else self[name] for name in OPTIONS if self[name] not in (None, [], 0)
-        }
-        self.settings = settings_of(values, os.environ.get("STATE_DIRECTORY", "").split(":")[0])
+        given = {name: self[name] for name in OPTIONS if self[name] not in (None, [], 0)}
+        flags = {name: True for name in given if OPTIONS[name].kind is FLAG}
+        self.settings = settings_of(values | given | flags, os.environ.get("STATE_DIRECTORY", "").split(":")[0])
 
 
 def _repeated(option: Option) -> Callable[[Options, str], None]:
@@ -143,7 +142,7 @@ def _handle_signals(reactor: Any) -> None:
     """
 
     def stop(*_: object) -> None:
-        reactor.callFromThread(_stop, reactor)
+        reactor.callFromThread(lambda: reactor.stop() if reactor.running else None)
 
     def ignore(*_: object) -> None:
         reactor.callFromThread(_log.info, "SIGHUP is ignored: restart to change settings")
@@ -151,8 +150,3 @@ def _handle_signals(reactor: Any) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGHUP, ignore)
-
-
-def _stop(reactor: Any) -> None:
-    if reactor.running:
-        reactor.stop()

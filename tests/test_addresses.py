@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +14,10 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.trial.unittest import SynchronousTestCase
 
+from phpmq import blocking
 from phpmq.addresses import API_PORT, ApiAddress, listening_description, parse_address, parse_api_address
+from phpmq.client import client_endpoint
+from phpmq.errors import NotConnected
 
 #: Addresses with a default port: address -> kind, host, port where there is none, or kind and path.
 DEFAULTS: dict[str, tuple[str, str]] = {
@@ -108,7 +112,7 @@ class ParseTests(SynchronousTestCase):
             self.assertIn(why, error)
 
     def test_twisted(self) -> None:
-        """A client description of Twisted's is read as Twisted reads it, and the description of each address says the same to Twisted."""
+        """A client description of Twisted's is read as Twisted reads it."""
         for text in (
             "tcp:host=example:port=9100",
             "tcp:port=9100:host=example",
@@ -123,10 +127,7 @@ class ParseTests(SynchronousTestCase):
             "unix:path=/a=b",
             "tls:host=example:port=9100:timeout=7",
         ):
-            self.assertEqual(seen(parse_address(text).description), seen(text), text)
-        for text in [*DEFAULTS, *ADDRESSES]:
-            address = parse_address(text)
-            self.assertEqual(seen(address.description)[:2], (address.path, None) if address.path else (address.host, address.port), text)
+            self.assertEqual(seen(client_endpoint(reactor, text)), seen(clientFromString(reactor, text)), text)
 
     def test_options(self) -> None:
         """Named arguments are options; one that is given twice, or a timeout that is no number, is an error."""
@@ -137,9 +138,8 @@ class ParseTests(SynchronousTestCase):
             self.assertIn(repr(text), str(self.assertRaises(ValueError, parse_address, text)))
 
 
-def seen(description: str) -> tuple[Any, ...]:
-    """Host and port, or the path, and the time of a description, as Twisted understands it."""
-    endpoint: Any = clientFromString(reactor, description)
+def seen(endpoint: Any) -> tuple[Any, ...]:
+    """Host and port, or the path, and the time of an endpoint of Twisted's."""
     endpoint = getattr(endpoint, "_wrappedEndpoint", endpoint)
     if hasattr(endpoint, "_path"):
         return endpoint._path, None, endpoint._timeout
@@ -179,7 +179,7 @@ class ApiTests(SynchronousTestCase):
             "http://a b": "spaces",
             "a\n:1": "spaces",
             "ftp://a": "http://HOST:PORT",
-            "tcp:a:1:timeout=5": "takes no timeout=",
+            "tcp:a:1:timeout=5": "takes no options",
         }
         for text, why in {**WRONG, **urls}.items():
             error = str(self.assertRaises(ValueError, parse_api_address, text))
@@ -235,6 +235,39 @@ class ListeningTests(SynchronousTestCase):
         """TLS takes a key, which no address has; an error says how to write that."""
         self.assertIn("ssl:PORT:privateKey=", str(self.assertRaises(ValueError, listening_description, "tls://a:1")))
         self.assertRaises(ValueError, listening_description, "127.0.0.1:99999")
+
+
+class ClientTests(SynchronousTestCase):
+    """The clients in Python."""
+
+    def test_wrong(self) -> None:
+        """Both clients refuse the same, with the same sentences."""
+        for text in WRONG:
+            said = [
+                str(self.assertRaises(ValueError, parse_address, text)),
+                str(self.assertRaises(ValueError, client_endpoint, reactor, text)),
+                str(self.assertRaises(ValueError, blocking.QueueClient, text)),
+            ]
+            self.assertEqual(said, said[:1] * 3)
+
+    def test_table(self) -> None:
+        """Both clients connect to where each address says."""
+        places: list[object] = []
+
+        def refuse(place: object) -> None:
+            places.append(place)
+            raise OSError("nobody is there")
+
+        class Socket(socket.socket):
+            def connect(self, path: Any) -> None:
+                refuse(path)
+
+        self.patch(socket, "create_connection", lambda place, timeout: refuse(place))
+        self.patch(socket, "socket", Socket)
+        for text, place in {**{text: (*place, 9100) for text, place in DEFAULTS.items()}, **ADDRESSES}.items():
+            self.assertRaises(NotConnected, blocking.QueueClient, text)
+            self.assertEqual(places.pop(), place[1] if len(place) == 2 else place[1:], text)
+            self.assertEqual(seen(client_endpoint(reactor, text))[:2], (place[1], None) if len(place) == 2 else place[1:], text)
 
 
 class PHPTests(SynchronousTestCase):

@@ -3,63 +3,35 @@
 from __future__ import annotations
 
 import tempfile
+from base64 import b64decode
+from errno import ECONNREFUSED
 from typing import Any
 
 from treq.testing import RequestTraversalAgent
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectError, ConnectionAborted, DNSLookupError
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.error import ConnectError, ConnectionAborted, ConnectionRefusedError, DNSLookupError
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import ResponseNeverReceived
+from twisted.web.iweb import IAgent
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
+from zope.interface import implementer
 
-from phpmq.cli.admin.address import Address, address
-from phpmq.cli.admin.api import Api
-from phpmq.cli.admin.flush import Flushing
-from phpmq.cli.admin.reaching import carry_out
-from phpmq.cli.admin.refusals import Refused, lost
-from phpmq.cli.admin.status import show_status
-from phpmq.cli.exits import Exit, Failed
-from phpmq.cli.pipes import Output
+from phpmq.addresses import parse_api_address
+from phpmq.cli.admin.api import Api, Refused
+from phpmq.cli.admin.queues import count_flushed, flush_question, flush_queues
+from phpmq.cli.admin.run import carry_out
+from phpmq.cli.admin.transport import lost
+from phpmq.cli.admin.views import show_status
+from phpmq.cli.exit_codes import Exit, Failed
+from phpmq.cli.output import Report
+from phpmq.cli.stdio import Output
 from tests.verbs import VerbTestCase
 from tests.web import ODD
 
 NAMES = [ODD, ".", "..", "a/b", "a%2Fb", "?", "#", "+", "a b", "ü" * 127, "\u202eabc", "flush", "*"]
-
-
-class AddressTests(SynchronousTestCase):
-    """What C{--api} may be."""
-
-    def test_addresses(self) -> None:
-        """URLs with and without a path and a login, a host and a port, and a socket's path."""
-        expected = {
-            "http://localhost:9180": Address("http://localhost:9180", "http://localhost:9180"),
-            "mq.example:80": Address("http://mq.example:80", "http://mq.example:80"),
-            "[::1]:9180": Address("http://[::1]:9180", "http://[::1]:9180"),
-            "HTTPS://mq.example/": Address("https://mq.example", "https://mq.example"),
-            "https://a:b%40@mq.example/q/api/v1/": Address("https://mq.example/q", "https://mq.example/q", "", ("a", "b@")),
-            "unix:/run/mq.sock": Address("http://localhost", "unix:/run/mq.sock", "/run/mq.sock"),
-        }
-        self.assertEqual({text: address(text) for text in expected}, expected)
-
-    def test_none(self) -> None:
-        """What is none is refused."""
-        for text in (
-            "",
-            "localhost",
-            "tcp:localhost:9180",
-            "unix:",
-            "unix:/" + "a" * 107,
-            "http://",
-            "http://a:99999",
-            "http://a/?b",
-            "http://a b",
-            "a\n:1",
-            "ftp://a",
-        ):
-            self.assertRaises(ValueError, address, text)
 
 
 class ApiTests(VerbTestCase):
@@ -85,6 +57,24 @@ class ApiTests(VerbTestCase):
             self.assertEqual(found["name"], "//localhost")
         error = self.failed(self.api(where="http://[2001:db8::1]:9180").get("look", "status"))
         self.assertIn("this server is not called '[2001:db8::1]:9180'", error.sentence)
+
+    def test_request(self) -> None:
+        """A host that is not ASCII is asked by its IDNA name, a path in percent encoding, and a login is sent as it is."""
+        asked: list[Any] = []
+
+        @implementer(IAgent)
+        class Recorder:
+            def request(self, method: bytes, uri: bytes, headers: Any = None, bodyProducer: Any = None) -> Deferred[Any]:  # noqa: N803
+                asked.extend((method, uri, headers, bodyProducer))
+                return fail(ConnectionRefusedError(ECONNREFUSED))
+
+        api = Api(self.clock, parse_api_address("https://us%3Aer:pä@müller.example:81/ü%20"), 30, Recorder())
+        self.failed(api.get("look", "queues", "a/é", filter="ü*"))
+        method, url, headers, body = asked
+        self.assertEqual((method, body), (b"GET", None))
+        self.assertEqual(url, b"https://xn--mller-kva.example:81/%C3%BC%20/api/v1/queues/a%2F%C3%A9?filter=%C3%BC%2A")
+        login = headers.getRawHeaders("Authorization")[0].removeprefix("Basic ")
+        self.assertEqual(b64decode(login).decode(), "us:er:pä")
 
     def test_pages(self) -> None:
         """Pages are asked for as they are wanted, to the end or so many items."""
@@ -172,7 +162,7 @@ class ForeignTests(SynchronousTestCase):
     def api(self, status: int, media: str, content: bytes | None, clock: Clock | None = None) -> Api:
         """What asks such a site."""
         self.agent = RequestTraversalAgent(Page(status, media, content))
-        return Api(clock or Clock(), address("http://mq.example"), 5, self.agent)
+        return Api(clock or Clock(), parse_api_address("http://mq.example"), 5, self.agent)
 
     def ask(self, status: int, media: str, content: bytes | None, clock: Clock | None = None, most: int = 1000) -> Deferred[Any]:
         """Ask it."""
@@ -213,7 +203,7 @@ class ForeignTests(SynchronousTestCase):
             api = self.api(200, "application/json", content)
             with tempfile.TemporaryFile() as file:
                 output = Output(Clock(), file.fileno())
-                result = Deferred.fromCoroutine(carry_out(api, output, lambda api, output: show_status(api, output, False)))
+                result = Deferred.fromCoroutine(carry_out(api, Report(output), show_status))
                 self.agent.flush()
                 error = self.failureResultOf(result, Failed).value
             assert isinstance(error, Failed)
@@ -258,7 +248,7 @@ class ForeignTests(SynchronousTestCase):
 
     def test_lost(self) -> None:
         """What Twisted says of a connection is a sentence of ours."""
-        place = address("https://mq.example")
+        place = parse_api_address("https://mq.example")
         untrusted = ResponseNeverReceived([Failure(Exception("[('SSL routines', '', 'certificate verify failed')]"))])
         plain = ResponseNeverReceived([Failure(Exception("[('SSL routines', '', 'wrong version number')]"))])
         for error, code, text in (
@@ -281,29 +271,27 @@ class StatusTests(VerbTestCase):
     def test_status(self) -> None:
         """It shows what the API says, as lines or as it is."""
         self.send("q", b"12345", b"x")
-        code, text = self.verb(lambda api, output: show_status(api, output, False))
+        code, text = self.verb(show_status)
         self.assertEqual(code, 0)
         self.assertRegex(text, r"\Aphpmq \S+, running, up 0 s\nmessages  2 ready, 0 delayed, 0 in flight, 0 dead; 6 B wait\n")
         self.assertIn("\nfile      none: the messages are in memory only\n", text)
         self.assertNotIn("ALARM", text)
-        code, (document,) = self.objects(lambda api, output: show_status(api, output, True))
+        code, (document,) = self.objects(show_status)
         self.assertEqual((code, document["messages"]["ready"]), (0, 2))
 
     def test_alarm(self) -> None:
         """Alarms are at the end."""
         self.send("q", b"12345")
         self.server.broker.memory.limit = 1
-        self.assertTrue(
-            self.verb(lambda api, output: show_status(api, output, False))[1].endswith("\nALARM     memory: the memory limit is reached\n")
-        )
+        self.assertTrue(self.verb(show_status)[1].endswith("\nALARM     memory: the memory limit is reached\n"))
 
 
 class FlushTests(VerbTestCase):
     """C{phpmq flush}."""
 
-    def flush(self, *names: str, as_json: bool = False) -> tuple[int, str]:
+    def flush(self, *names: str) -> tuple[int, str]:
         """Flush queues; all without names."""
-        return self.verb(lambda api, output: Flushing(api, output, as_json).flush(names or None))
+        return self.verb(lambda api, report: flush_queues(api, report, names))
 
     def test_flush(self) -> None:
         """Each queue is answered with what happened; those that failed make it a part."""
@@ -320,7 +308,7 @@ class FlushTests(VerbTestCase):
     def test_json(self) -> None:
         """As JSON there is a line for each, also for those that failed."""
         self.send("a", b"1")
-        code, lines = self.objects(lambda api, output: Flushing(api, output, True).flush(("a", "nope")))
+        code, lines = self.objects(lambda api, report: flush_queues(api, report, ("a", "nope")))
         self.assertEqual(code, Exit.PARTLY)
         self.assertEqual(
             lines,
@@ -334,7 +322,7 @@ class FlushTests(VerbTestCase):
         """All queues are one request."""
         self.send("a", b"1")
         self.send("b", b"1", b"2")
-        question = self.done(Flushing(self.api(), self.output(), False).question(None))
+        question = self.done(flush_question(self.api(), ()))
         self.assertEqual(question, "Remove 3 messages from all 2 queues?")
         self.assertEqual(self.flush(), (0, "3 messages removed from 2 queues\n"))
 
@@ -346,8 +334,8 @@ class FlushTests(VerbTestCase):
         self.hold("c", 1)
         count = {"a": 2, "b": 1}
         lines = "".join(f"{name}: {number} message{'s'[: number - 1]} would be removed\n" for name, number in count.items())
-        self.assertEqual(self.verb(lambda api, output: Flushing(api, output, False).count(None)), (0, lines))
-        self.assertEqual(self.verb(lambda api, output: Flushing(api, output, False).count(("a", "nope")))[0], Exit.PARTLY)
+        self.assertEqual(self.verb(lambda api, report: count_flushed(api, report, ())), (0, lines))
+        self.assertEqual(self.verb(lambda api, report: count_flushed(api, report, ("a", "nope")))[0], Exit.PARTLY)
         self.assertEqual([self.server.left(name) for name in "abc"], [2, 1, 1])
 
     def test_unreachable(self) -> None:

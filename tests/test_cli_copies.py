@@ -13,15 +13,13 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.cli.admin import export, exporting
+from phpmq.cli.admin import export
 from phpmq.cli.admin.api import LIMIT, Api
-from phpmq.cli.admin.export import export_messages
-from phpmq.cli.admin.exporting import Seen
-from phpmq.cli.exits import Exit, Failed
-from phpmq.cli.files import replacing
-from phpmq.cli.lines import content, message_of
-from phpmq.cli.output import json_line
-from phpmq.cli.pipes import Output
+from phpmq.cli.admin.export import Seen, export_messages, replacing
+from phpmq.cli.exit_codes import Exit, Failed
+from phpmq.cli.ndjson import content, message_of
+from phpmq.cli.output import Report, json_line
+from phpmq.cli.stdio import Output
 from tests.test_docs import text
 from tests.verbs import VerbTestCase
 from tests.web import ODD
@@ -148,18 +146,13 @@ class ExportTests(VerbTestCase):
 
     wanted = frozenset({"ready", "delayed", "in_flight"})
 
-    def setUp(self) -> None:
-        """Start a server."""
-        super().setUp()
-        self.patch(export, "note", self.notes.append)
-
     def export(self, *states: str, queue: str = ODD, after: Any = None) -> list[dict[str, Any]]:
         """What it writes."""
 
-        async def work(api: Any, output: Any) -> int:
+        async def work(api: Any, report: Any) -> int:
             if after is not None:
                 api.__class__, api.after = Meddled, after
-            return await export_messages(api, output, queue, set(states) or set(self.wanted), None, False)
+            return await export_messages(api, report, queue, set(states) or set(self.wanted), None, False)
 
         code, lines = self.objects(work)
         self.assertEqual(code, Exit.OK)
@@ -208,17 +201,11 @@ class ExportTests(VerbTestCase):
             (("dead", "delayed", "ready", "in_flight"), ["1", "2", "4", "3", "0"]),
         ):
             self.assertEqual(self.bodies(*states), expected, states)
-        self.assertIn("no queue 'nope'", self.failed(export_messages(self.api(), self.nowhere(), "nope", {"ready"}, None, False)).sentence)
-
-    def nowhere(self) -> Any:
-        """An output that nobody looks at."""
-        file = tempfile.TemporaryFile()  # noqa: SIM115
-        self.addCleanup(file.close)
-        return Output(self.clock, file.fileno())
+        self.assertIn("no queue 'nope'", self.failed(export_messages(self.api(), self.report(), "nope", {"ready"}, None, False)).sentence)
 
     def test_whole_bodies(self) -> None:
         """Bodies that are longer than what a page shows are asked for one by one; one that is done meanwhile is left out."""
-        self.patch(exporting, "MAX_PREVIEW", 10)
+        self.patch(export, "MAX_PREVIEW", 10)
         self.send(ODD, b"1" * 10, b"2" * 5000, b"\xff" * 11, b"4" * 11)
         found = self.export()
         self.assertEqual([line.get("body") for line in found], ["1" * 10, "2" * 5000, None, "4" * 11])
@@ -234,7 +221,7 @@ class ExportTests(VerbTestCase):
 
     def test_meanwhile(self) -> None:
         """A message that was there at the beginning is found once, whatever state it goes to meanwhile; newer ones are not."""
-        self.patch(exporting, "PAGE", 2)
+        self.patch(export, "PAGE", 2)
         self.send(ODD, *[b"%d" % number for number in range(6)])
         self.send(ODD, b"6", b"7", delay=1)
         self.server.advance(0.5)
@@ -266,7 +253,7 @@ class ExportTests(VerbTestCase):
 
     def test_gone_meanwhile(self) -> None:
         """A queue that is empty and gone before all of it was read is no error."""
-        self.patch(exporting, "PAGE", 1)
+        self.patch(export, "PAGE", 1)
         self.send(ODD, b"0", b"1", b"2")
 
         def flush() -> None:
@@ -282,22 +269,22 @@ class ExportTests(VerbTestCase):
             path = Path(directory, "dump")
             path.write_bytes(b"old")
             states = set(self.wanted)
-            self.failed(export_messages(self.api(), self.nowhere(), "nope", states, str(path), False))
+            self.failed(export_messages(self.api(), self.report(), "nope", states, str(path), False))
             self.assertEqual(path.read_bytes(), b"old")
             self.send(ODD, b"1", b"2")
-            done = self.verb(lambda api, output: export_messages(api, output, ODD, states, str(path), False))
+            done = self.verb(lambda api, report: export_messages(api, report, ODD, states, str(path), False))
             self.assertEqual(done, (Exit.OK, ""))
             self.assertEqual([json.loads(line)["body"] for line in path.read_bytes().splitlines()], ["1", "2"])
             self.assertEqual(os.listdir(directory), ["dump"])
 
     def test_nobody_reads(self) -> None:
         """Where nobody reads it ends, and what was asked for is not waited for."""
-        self.patch(exporting, "PAGE", 1)
+        self.patch(export, "PAGE", 1)
         self.send(ODD, b"1", b"2", b"3")
         read, write = os.pipe()
         self.addCleanup(os.close, write)
         os.close(read)
-        result = Deferred.fromCoroutine(export_messages(self.api(), Output(self.clock, write), ODD, set(self.wanted), None, False))
+        result = Deferred.fromCoroutine(export_messages(self.api(), Report(Output(self.clock, write)), ODD, set(self.wanted), None, False))
         self.wait(result)
         self.failureResultOf(result, BrokenPipeError)
         self.assertEqual(self.notes, [])

@@ -8,11 +8,11 @@ import re
 import click
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.cli.bench.figures import Figures
+from phpmq.cli.bench import Figures
 from phpmq.cli.command import VERBS, command
-from phpmq.cli.consume.formats import format_of
-from phpmq.cli.exits import Exit
-from phpmq.cli.lines import message_of
+from phpmq.cli.consume import format_of
+from phpmq.cli.exit_codes import Exit
+from phpmq.cli.ndjson import message_of
 from phpmq.cli.output import json_line
 from phpmq.client import Delivery
 from phpmq.client_connection import ClientConnection

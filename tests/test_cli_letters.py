@@ -7,13 +7,12 @@ import os
 import re
 from typing import Any
 
-from phpmq.cli.admin import options, peek
-from phpmq.cli.admin.dead import Letters, Which
-from phpmq.cli.admin.move import move_messages
-from phpmq.cli.admin.peek import list_messages, show_message
-from phpmq.cli.exits import Exit, Failed
-from phpmq.cli.pipes import Output
-from phpmq.results import MAX_PREVIEW, STATES, as_json
+from phpmq.cli.admin import messages
+from phpmq.cli.admin.messages import DeadLetters, Which, list_messages, move_messages, show_message
+from phpmq.cli.exit_codes import Exit, Failed
+from phpmq.cli.output import Report
+from phpmq.cli.stdio import Output
+from phpmq.results import as_json
 from tests.verbs import VerbTestCase
 from tests.web import ODD
 
@@ -22,11 +21,6 @@ NASTY = "\x1b[2J\u202e\n<b>é"
 
 class LettersTestCase(VerbTestCase):
     """A server with messages, and what stands for a terminal."""
-
-    def setUp(self) -> None:
-        """Start it."""
-        super().setUp()
-        self.patch(peek, "note", self.notes.append)
 
     def die(self, queue: str, **bodies: str) -> list[str]:
         """Have messages that died, for a reason each: their ids."""
@@ -40,20 +34,15 @@ class LettersTestCase(VerbTestCase):
 
     def on_terminal(self) -> None:
         """Have standard output be one."""
-        self.patch(peek, "is_terminal", lambda descriptor: True)
+        self.patch(messages, "is_terminal", lambda descriptor: True)
 
 
 class PeekTests(LettersTestCase):
     """C{phpmq peek}."""
 
-    def test_names(self) -> None:
-        """The command has the states that the server has, and its limit; it knows them without importing it."""
-        self.assertEqual(options.STATES, tuple(state.replace("_", "-") for state in STATES))
-        self.assertEqual(options.MAX_PREVIEW, MAX_PREVIEW)
-
     def rows(self, state: str = "ready", queue: str = ODD, limit: int = 50, preview: int = 80) -> list[str]:
         """The lines of a listing."""
-        code, text = self.verb(lambda api, output: list_messages(api, output, queue, state, limit, preview, False))
+        code, text = self.verb(lambda api, report: list_messages(api, report, queue, state, limit, preview))
         self.assertEqual(code, Exit.OK)
         return text.splitlines()
 
@@ -94,13 +83,13 @@ class PeekTests(LettersTestCase):
         self.send("q", b"x")
         self.assertEqual((self.rows("in_flight", "q"), self.rows("dead", "q")), ([], []))
         self.assertEqual(self.notes, ["q has no in flight messages", "q has no dead letters"])
-        error = self.failed(list_messages(self.api(), Output(self.clock), "nope", "ready", 1, 1, False))
+        error = self.failed(list_messages(self.api(), self.report(), "nope", "ready", 1, 1))
         self.assertEqual(error.sentence, "cannot look at nope: there is no queue 'nope'; phpmq queues lists those that there are")
 
     def test_json(self) -> None:
         """As JSON it is what the API says."""
         self.send("q", b"123", b"\xff", key=None, headers={"a": NASTY})
-        code, found = self.objects(lambda api, output: list_messages(api, output, "q", "ready", 9, 2, True))
+        code, found = self.objects(lambda api, report: list_messages(api, report, "q", "ready", 9, 2))
         self.assertEqual((code, found), (Exit.OK, as_json(self.done(self.admin.messages.list("q", preview=2)).items)))
         self.assertEqual(found[0]["headers"], {"a": NASTY})
 
@@ -108,7 +97,7 @@ class PeekTests(LettersTestCase):
         """What is written of one message."""
         read, write = os.pipe()
         self.addCleanup(os.close, read)
-        self.assertEqual(self.done(show_message(self.api(), Output(self.clock, write), ODD, id, as_json)), Exit.OK)
+        self.assertEqual(self.done(show_message(self.api(), Report(Output(self.clock, write), as_json), ODD, id)), Exit.OK)
         os.close(write)
         return os.read(read, 100_000)
 
@@ -119,7 +108,7 @@ class PeekTests(LettersTestCase):
             self.assertEqual(self.whole(id), body)
         found = json.loads(self.whole(id, True))
         self.assertEqual((found["headers"], found["body"]), ({"a": "b"}, "z" * 9000))
-        error = self.failed(show_message(self.api(), Output(self.clock), ODD, "x", False))
+        error = self.failed(show_message(self.api(), self.report(), ODD, "x"))
         self.assertIn("there is no message 'x'", error.sentence)
 
     def test_id_on_terminal(self) -> None:
@@ -137,11 +126,9 @@ class PeekTests(LettersTestCase):
 class DeadTests(LettersTestCase):
     """C{phpmq dead}."""
 
-    def letters(
-        self, api: Any, output: Any, *ids: str, reason: str | None = None, count: int | None = None, as_json: bool = False
-    ) -> Letters:
+    def letters(self, api: Any, report: Any, *ids: str, reason: str | None = None, count: int | None = None) -> DeadLetters:
         """Some dead letters of the queue."""
-        return Letters(api, output, Which(ODD, ids, reason, count), as_json)
+        return DeadLetters(api, report, Which(ODD, ids, reason, count))
 
     def bodies(self) -> list[str]:
         """What is still dead."""
@@ -151,15 +138,17 @@ class DeadTests(LettersTestCase):
         """Those that are meant wait again, where they were or elsewhere; it is said how many."""
         one, two, *_ = self.die(ODD, a="1", b="2", c="3", d="4", e="5")
         say = f"{ODD}: {{}} replayed{{}}\n".format
-        self.assertEqual(self.verb(lambda api, out: self.letters(api, out, two).replay(None)), (0, say("1 dead letter", "")))
-        self.assertEqual(self.verb(lambda api, out: self.letters(api, out, reason="expired").replay(None)), (0, say("0 dead letters", "")))
+        self.assertEqual(self.verb(lambda api, report: self.letters(api, report, two).replay(None)), (0, say("1 dead letter", "")))
+        self.assertEqual(
+            self.verb(lambda api, report: self.letters(api, report, reason="expired").replay(None)), (0, say("0 dead letters", ""))
+        )
         self.assertEqual(self.bodies(), ["1", "3", "4", "5"])
-        done = self.verb(lambda api, out: self.letters(api, out, reason="rejected", count=2).replay("other"))
+        done = self.verb(lambda api, report: self.letters(api, report, reason="rejected", count=2).replay("other"))
         self.assertEqual(done, (0, say("2 dead letters", " to other")))
         self.assertEqual((self.server.bodies("other"), self.server.bodies(ODD)), ([b"1", b"3"], [b"2"]))
-        code, found = self.objects(lambda api, out: self.letters(api, out, as_json=True).replay(None))
+        code, found = self.objects(lambda api, report: self.letters(api, report).replay(None))
         self.assertEqual((code, found, self.bodies()), (0, [{"queue": ODD, "target": ODD, "replayed": 2}], []))
-        error = self.failed(self.letters(self.api(), Output(self.clock), one).replay(None))
+        error = self.failed(self.letters(self.api(), self.report(), one).replay(None))
         self.assertRegex(error.sentence, "there is no dead letter '[0-9a-f]{32}'")
 
     def test_many_ids(self) -> None:
@@ -168,7 +157,7 @@ class DeadTests(LettersTestCase):
         for delivery in self.hold(ODD, 1002):
             delivery.dead_letter()
         self.server.settle()
-        error = self.failed(self.letters(self.api(), Output(self.clock), *ids[:1000], "x").replay("other"))
+        error = self.failed(self.letters(self.api(), self.report(), *ids[:1000], "x").replay("other"))
         self.assertEqual((error.code, self.server.left("other")), (Exit.PARTLY, 1000))
         self.assertIn("1,000 were replayed before", error.sentence)
 
@@ -176,27 +165,27 @@ class DeadTests(LettersTestCase):
         """What would happen is counted, and does not happen; an id that is not there is an error."""
         ids = self.die(ODD, a="1", b="2", c="3")
         for which, number in (((), 3), (tuple(ids[1:]), 2)):
-            done = self.verb(lambda api, out, which=which: self.letters(api, out, *which).would("replay"))  # type: ignore[misc]
+            done = self.verb(lambda api, report, which=which: self.letters(api, report, *which).would("replay"))  # type: ignore[misc]
             self.assertEqual(done, (0, f"{ODD}: {number} dead letters would be replayed\n"))
         for settings, number in (({"count": 2}, 2), ({"reason": "rejected", "count": 9}, 3), ({"reason": "expired"}, 0)):
-            found = self.objects(lambda api, out, more=settings: self.letters(api, out, as_json=True, **more).would("delete"))  # type: ignore[misc]
+            found = self.objects(lambda api, report, more=settings: self.letters(api, report, **more).would("delete"))  # type: ignore[misc]
             self.assertEqual(found, (0, [{"queue": ODD, "would_delete": number}]))
-        error = self.failed(self.letters(self.api(), Output(self.clock), ids[0], "x").would("replay"))
+        error = self.failed(self.letters(self.api(), self.report(), ids[0], "x").would("replay"))
         self.assertEqual(error.sentence, f"there is no dead letter x of {ODD}; phpmq dead list shows those that there are")
         self.assertEqual(self.bodies(), ["1", "2", "3"])
 
     def test_delete(self) -> None:
         """Those that are meant are forgotten; where some ids are not there, it is a part."""
         one, _, three, _ = self.die(ODD, a="1", b="2", c="3", d="4")
-        code, text = self.verb(lambda api, out: self.letters(api, out, three, "x").delete())
+        code, text = self.verb(lambda api, report: self.letters(api, report, three, "x").delete())
         self.assertEqual((code, text), (Exit.PARTLY, f"{ODD}: dead letter {three} deleted\n"))
         self.assertEqual(len(self.notes), 1)
-        code, found = self.objects(lambda api, out: self.letters(api, out, three, one, as_json=True).delete())
+        code, found = self.objects(lambda api, report: self.letters(api, report, three, one).delete())
         self.assertEqual((code, found[1]), (Exit.PARTLY, {"id": one, "deleted": 1}))
         self.assertEqual((found[0]["id"], found[0]["error"]), (three, "no-such-message"))
-        done = self.verb(lambda api, out: self.letters(api, out, reason="rejected", count=1).delete())
+        done = self.verb(lambda api, report: self.letters(api, report, reason="rejected", count=1).delete())
         self.assertEqual((done, self.bodies()), ((0, f"{ODD}: 1 dead letter deleted\n"), ["4"]))
-        self.assertEqual(self.objects(lambda api, out: self.letters(api, out, as_json=True).delete())[1], [{"queue": ODD, "deleted": 1}])
+        self.assertEqual(self.objects(lambda api, report: self.letters(api, report).delete())[1], [{"queue": ODD, "deleted": 1}])
 
 
 class MoveTests(LettersTestCase):
@@ -206,10 +195,10 @@ class MoveTests(LettersTestCase):
         """The first messages go to the other queue's tail, and it is said how many."""
         self.send(ODD, b"1", b"2", b"3")
         self.send("other", b"0")
-        done = self.verb(lambda api, out: move_messages(api, out, ODD, "other", 2, False))
+        done = self.verb(lambda api, report: move_messages(api, report, ODD, "other", 2))
         self.assertEqual(done, (0, f"2 messages moved from {ODD} to other\n"))
         self.assertEqual((self.server.bodies("other"), self.server.bodies(ODD)), ([b"0", b"1", b"2"], [b"3"]))
-        found = self.objects(lambda api, out: move_messages(api, out, "other", ODD, None, True))
+        found = self.objects(lambda api, report: move_messages(api, report, "other", ODD, None))
         self.assertEqual(found, (0, [{"source": "other", "target": ODD, "moved": 3}]))
-        error: Failed = self.failed(move_messages(self.api(), Output(self.clock), "nope", ODD, None, False))
+        error: Failed = self.failed(move_messages(self.api(), self.report(), "nope", ODD, None))
         self.assertTrue(re.match("cannot move messages of nope: there is no queue 'nope'", error.sentence), error.sentence)

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.cli.command import VERBS, command
-from phpmq.cli.options import Header, QueueName, Rate, Seconds, Size, Text
+from phpmq.cli.options import HEADER, INTERVAL, QUEUE, RATE, SECONDS, TEXT, size
 
 
 class ValueTests(SynchronousTestCase):
@@ -24,30 +24,30 @@ class ValueTests(SynchronousTestCase):
 
     def test_seconds(self) -> None:
         """A duration may have decimals and a unit, and is neither negative nor without end."""
-        self.assertEqual([Seconds().convert(text, None, None) for text in ("0", "1.5", "1e3", "250ms", "5m")], [0, 1.5, 1000, 0.25, 300])
-        self.refused(Seconds(), "-1", "inf", "nan", "1w", "")
-        self.refused(Seconds(zero=False), "0", "-0")
+        self.assertEqual([SECONDS.convert(text, None, None) for text in ("0", "1.5", "1e3", "250ms", "5m")], [0, 1.5, 1000, 0.25, 300])
+        self.refused(SECONDS, "-1", "inf", "nan", "1w", "")
+        self.refused(INTERVAL, "0", "-0")
 
     def test_rate(self) -> None:
         """A rate is per second unless it says otherwise."""
         rates = {"100": 100.0, "2.5/s": 2.5, "30/min": 0.5, "30/m": 0.5, "7200/h": 2.0}
-        self.assertEqual({text: Rate().convert(text, None, None) for text in rates}, rates)
-        self.refused(Rate(), "0", "-1", "1/d", "fast", "1/", "")
+        self.assertEqual({text: RATE.convert(text, None, None) for text in rates}, rates)
+        self.refused(RATE, "0", "-1", "1/d", "fast", "1/", "")
 
     def test_size(self) -> None:
         """A size may have a unit, and a limit."""
         sizes = {"0": 0, "100": 100, "4k": 4096, "1.5 KiB": 1536, "1M": 1 << 20}
-        self.assertEqual({text: Size(1 << 20).convert(text, None, None) for text in sizes}, sizes)
-        self.refused(Size(1 << 20), "-1", "2M", "1.5", "x", "")
+        self.assertEqual({text: size(1 << 20).convert(text, None, None) for text in sizes}, sizes)
+        self.refused(size(1 << 20), "-1", "2M", "1.5", "x", "")
 
     def test_text(self) -> None:
         """Names, headers and keys are text; what was not UTF-8 on the command line is refused."""
-        self.assertEqual(QueueName().convert("a/b c", None, None), "a/b c")
-        self.refused(QueueName(), "", "x" * 256, "a\nb", "\x9b", "\udcff")
-        self.assertEqual(Header().convert("a=b=c", None, None), ("a", "b=c"))
-        self.refused(Header(), "a", "=b", "", "a=\udcff", "\udcff=a")
-        self.assertEqual(Text().convert("k", None, None), "k")
-        self.refused(Text(), "", "\udcff")
+        self.assertEqual(QUEUE.convert("a/b c", None, None), "a/b c")
+        self.refused(QUEUE, "", "x" * 256, "a\nb", "\x9b", "\udcff")
+        self.assertEqual(HEADER.convert("a=b=c", None, None), ("a", "b=c"))
+        self.refused(HEADER, "a", "=b", "", "a=\udcff", "\udcff=a")
+        self.assertEqual(TEXT.convert("k", None, None), "k")
+        self.refused(TEXT, "", "\udcff")
 
 
 class UsageTests(SynchronousTestCase):
@@ -97,8 +97,8 @@ class UsageTests(SynchronousTestCase):
         "move": ("move jobs jobs", "are the same queue"),
         "no file": ("import jobs /nowhere/at/all", "does not exist"),
         "directory": ("export jobs --output /", "is a directory"),
-        "api": ("status --api tcp:localhost:9180", "it is none of http://HOST:PORT"),
-        "api port": ("status --api localhost:99999", "out of range"),
+        "api": ("status --api ftp://localhost", "expected HOST, HOST:PORT, http://HOST:PORT"),
+        "api port": ("status --api localhost:99999", "a port is 1 to 65535"),
         "shell": ("completion csh", "'csh' is not one of"),
     }
 
@@ -118,7 +118,7 @@ class UsageTests(SynchronousTestCase):
 
     def test_check(self) -> None:
         """For C{phpmq check} wrong options are UNKNOWN, on a line of stdout: 2 would be CRITICAL to who runs it."""
-        for line in "check --foo", "check --ready-warn x", "check --api tcp:x":
+        for line in "check --foo", "check --ready-warn x", "check --api ftp://x":
             result = self.invoke(line)
             self.assertEqual(result.exit_code, 3, line)
             self.assertRegex(result.stdout, r"\AUNKNOWN - .*\n\Z")
@@ -149,6 +149,14 @@ class UsageTests(SynchronousTestCase):
     def test_light(self) -> None:
         """To look at a command line, which a shell does for each completion, imports nothing that takes its time."""
         look = "from phpmq.cli.command import command, VERBS; [command.get_command(None, verb) for verb in VERBS]"
-        heavy = "sys.modules.keys() & {'treq', 'twisted.internet', 'rich', 'phpmq.broker'}"
-        code = f"import sys; {look}; sys.exit(str(found) if (found := {heavy}) else 0)"
-        self.assertEqual(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr, "")
+        self.assertEqual(self.imported(look, "treq", "twisted.internet", "rich", "phpmq.broker"), "")
+
+    def test_list(self) -> None:
+        """The list of verbs imports none of them."""
+        look = "from phpmq.cli import main; main(['--help'])"
+        self.assertEqual(self.imported(look, "phpmq.cli.verbs", "phpmq.cli.admin", "phpmq.results", "twisted"), "")
+
+    def imported(self, look: str, *modules: str) -> str:
+        """Which of these modules some code imports; empty for none."""
+        code = f"import sys; {look}; sys.exit(str(found) if (found := sys.modules.keys() & {set(modules)!r}) else 0)"
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr

@@ -1,4 +1,4 @@
-"""Tests of L{phpmq.cli.output}, L{phpmq.cli.exits} and the formats of messages and figures."""
+"""Tests of L{phpmq.cli.output}, L{phpmq.cli.exit_codes} and the formats of messages and figures."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLook
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.cli import output
-from phpmq.cli.bench.figures import HEADINGS, Figures
-from phpmq.cli.consume.formats import format_of
-from phpmq.cli.exits import Exit, Failed, code_of, not_reached
+from phpmq.cli.bench import HEADINGS, Figures
+from phpmq.cli.consume import format_of
+from phpmq.cli.exit_codes import Exit, Failed, code_of, not_reached
 from phpmq.cli.output import table
 from phpmq.client import Delivery
 from phpmq.client_connection import ClientConnection

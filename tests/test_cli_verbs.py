@@ -1,4 +1,4 @@
-"""Tests of the verbs that see and steer a server, in memory. What they share is in test_cli_admin.py."""
+"""Tests of the verbs that inspect and control a server, in memory. What they share is in test_cli_admin.py."""
 
 from __future__ import annotations
 
@@ -7,33 +7,26 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.admin.http.schemas import SETTINGS
-from phpmq.cli.admin import options, pause
-from phpmq.cli.admin.checking import Limits, State, line, look
-from phpmq.cli.admin.clients import close_clients, list_clients
-from phpmq.cli.admin.pause import change_pauses
-from phpmq.cli.admin.queue import delete_question, delete_queues, set_queue, set_verb, show_queue
-from phpmq.cli.admin.queues import list_queues
-from phpmq.cli.admin.watching import Order, watch
-from phpmq.cli.exits import Exit
-from phpmq.results import PAUSES, SORTS
+from phpmq.cli.admin.nagios import Limits, State, line, look
+from phpmq.cli.admin.queues import change_pauses, delete_question, delete_queues, list_queues, set_queue, set_verb, show_queue
+from phpmq.cli.admin.views import WatchOptions, close_clients, list_clients, watch
+from phpmq.cli.exit_codes import Exit
+from phpmq.cli.options import order
+from phpmq.message import QueueSettings
+from phpmq.results import SETTINGS
 from tests.verbs import VerbTestCase
 from tests.web import ODD
 
 
 class ChoiceTests(SynchronousTestCase):
-    """The command cannot import the server's tables, and yet has the same choices."""
+    """Choices of the command."""
 
     def test_choices(self) -> None:
-        """Orders, pauses and settings are those of the server."""
-        self.assertEqual(options.SORTS, SORTS)
-        self.assertEqual(pause.PAUSES, tuple(PAUSES))
+        """There is an option for each setting of a queue, with the choices that the server has, and C{default}."""
         settings = {param.name: param.type for param in set_verb.params if param.name in SETTINGS}
         self.assertEqual(list(settings), list(SETTINGS))
-        for name, schema in SETTINGS.items():
-            if "enum" in schema:
-                choices = [choice or "default" for choice in schema["enum"]]
-                self.assertEqual(list(settings[name].choices), choices)  # type: ignore[attr-defined]
+        for name, choices in QueueSettings._CHOICES.items():
+            self.assertEqual(list(settings[name].choices), [*choices, "default"])  # type: ignore[attr-defined]
 
 
 class QueuesTests(VerbTestCase):
@@ -41,7 +34,7 @@ class QueuesTests(VerbTestCase):
 
     def rows(self, pattern: str = "*", order: str = "name", limit: int | None = None) -> list[str]:
         """The last columns of what is listed."""
-        code, text = self.verb(lambda api, output: list_queues(api, output, pattern, order, limit, False))
+        code, text = self.verb(lambda api, report: list_queues(api, report, pattern, order, limit))
         self.assertEqual(code, 0)
         return [row.split("  ")[-1].strip() for row in text.splitlines()]
 
@@ -51,7 +44,7 @@ class QueuesTests(VerbTestCase):
         self.send(ODD, b"")
         self.send("\u202eabc", b"")
         self.done(self.api().post("pause", "queues", "jobs", "pause"))
-        code, text = self.verb(lambda api, output: list_queues(api, output, "*", "name", None, False))
+        code, text = self.verb(lambda api, report: list_queues(api, report, "*", "name", None))
         heading, *rows = text.splitlines()
         self.assertEqual(
             (code, heading.split()), (0, ["READY", "DELAYED", "IN", "FLIGHT", "DEAD", "SIZE", "AGE", "CONSUMERS", "IN", "OUT", "QUEUE"])
@@ -63,8 +56,8 @@ class QueuesTests(VerbTestCase):
         """Names begin with the first, numbers with the largest; --limit and GLOB leave out others."""
         for number, name in enumerate(("a1", "b", "a2")):
             self.send(name, *[b"x"] * (number + 1))
-        self.assertEqual([options.order("name", False), options.order("name", True)], ["name", "-name"])
-        self.assertEqual([options.order("ready", False), options.order("ready", True)], ["-ready", "ready"])
+        self.assertEqual([order("name", False), order("name", True)], ["name", "-name"])
+        self.assertEqual([order("ready", False), order("ready", True)], ["-ready", "ready"])
         self.assertEqual(self.rows(order="-ready"), ["QUEUE", "a2", "b", "a1"])
         self.assertEqual(self.rows("A?", "ready"), ["QUEUE", "a1", "a2"])
         self.assertEqual(self.rows(order="-ready", limit=1), ["QUEUE", "a2"])
@@ -74,7 +67,7 @@ class QueuesTests(VerbTestCase):
         for number in range(1203):
             self.server.send(f"q{number:04}", b"x")
         self.assertEqual(self.rows(), ["QUEUE", *(f"q{number:04}" for number in range(1203))])
-        code, found = self.objects(lambda api, output: list_queues(api, output, "q1*", "name", None, True))
+        code, found = self.objects(lambda api, report: list_queues(api, report, "q1*", "name", None))
         self.assertEqual((code, len(found), found[-1]["name"]), (0, 203, "q1202"))
 
     def test_none(self) -> None:
@@ -92,15 +85,15 @@ class QueueTests(VerbTestCase):
         self.send(ODD, b"1", b"2", b"3")
         self.hold(ODD, 2)
         self.done(self.api().post("pause", "queues", ODD, "pause", what="all"))
-        code, text = self.verb(lambda api, output: show_queue(api, output, ODD, False))
+        code, text = self.verb(lambda api, report: show_queue(api, report, ODD))
         self.assertEqual(code, 0)
         self.assertTrue(text.startswith(f"queue     {ODD}\nmessages  1 ready, 0 delayed, 2 in flight, 0 dead\n"), text)
         self.assertIn("\nPAUSED    deliveries and sends: phpmq resume goes on\n", text)
-        self.assertRegex(text, r"\nCONSUMER +IN FLIGHT +WINDOW +LEASE\n\d+ +2 +2 +-\n")
+        self.assertRegex(text, r"\n *CLIENT +IN FLIGHT +WINDOW +LEASE\n *\d+ +2 +2 +-\n")
         self.assertRegex(text, r"\nmax_attempts +20\n")
-        code, (found,) = self.objects(lambda api, output: show_queue(api, output, ODD, True))
+        code, (found,) = self.objects(lambda api, report: show_queue(api, report, ODD))
         self.assertEqual(found["name"], ODD)
-        self.assertIn("phpmq queues", self.failed(show_queue(self.api(), self.output(), "nope", False)).sentence)
+        self.assertIn("phpmq queues", self.failed(show_queue(self.api(), self.report(), "nope")).sentence)
 
     def test_set(self) -> None:
         """Settings change and get their defaults back, others stay."""
@@ -108,9 +101,9 @@ class QueueTests(VerbTestCase):
             ({"max_messages": 5, "lease": 1.5, "expired": "dead"}, {"max_messages": 5, "lease": 1.5, "expired": "dead"}),
             ({"lease": None}, {"max_messages": 5, "lease": 0, "expired": "dead"}),
         ):
-            code, (queue,) = self.objects(lambda api, output, changes=changes: set_queue(api, output, "q", changes, True))  # type: ignore[misc]
+            code, (queue,) = self.objects(lambda api, report, changes=changes: set_queue(api, report, "q", changes))  # type: ignore[misc]
             self.assertEqual((code, {name: queue["settings"][name] for name in expected}), (0, expected))
-        self.assertRegex(self.verb(lambda api, output: set_queue(api, output, "q", {"lease": 2}, False))[1], r"\nlease +2\n")
+        self.assertRegex(self.verb(lambda api, report: set_queue(api, report, "q", {"lease": 2}))[1], r"\nlease +2\n")
 
     def test_delete(self) -> None:
         """All that waits goes, and each is answered."""
@@ -119,7 +112,7 @@ class QueueTests(VerbTestCase):
         self.hold("b", 1)
         question = self.done(delete_question(self.api(), ("a", "b", "nope")))
         self.assertEqual(question, "Delete 3 queues with 2 messages and 0 dead letters?")
-        code, text = self.verb(lambda api, output: delete_queues(api, output, ("a", "nope", "b"), False))
+        code, text = self.verb(lambda api, report: delete_queues(api, report, ("a", "nope", "b")))
         self.assertEqual(code, Exit.PARTLY)
         self.assertEqual(
             text,
@@ -137,12 +130,12 @@ class ClientsTests(VerbTestCase):
         """Each connection is a line, with what it consumes."""
         self.send("jobs", b"1", b"2")
         self.hold("jobs", 2)
-        code, text = self.verb(lambda api, output: list_clients(api, output, "*", None, False))
+        code, text = self.verb(lambda api, report: list_clients(api, report, "*", None))
         heading, row = text.splitlines()
         self.assertEqual((code, heading.split()[0], row.split()[-1]), (0, "ID", "jobs"))
-        code, (client,) = self.objects(lambda api, output: list_clients(api, output, "*", None, True))
+        code, (client,) = self.objects(lambda api, report: list_clients(api, report, "*", None))
         self.assertEqual((code, client["in_flight"], client["consuming"][0]["queue"]), (0, 2, "jobs"))
-        self.assertEqual(self.verb(lambda api, output: list_clients(api, output, "nobody*", None, False)), (0, ""))
+        self.assertEqual(self.verb(lambda api, report: list_clients(api, report, "nobody*", None)), (0, ""))
         self.assertEqual(self.notes, ["no connection matches nobody*"])
 
     def test_disconnect(self) -> None:
@@ -150,8 +143,8 @@ class ClientsTests(VerbTestCase):
         self.send("jobs", b"1", b"2")
         self.hold("jobs", 2)
         self.server.reachable = False
-        _, (client,) = self.objects(lambda api, output: list_clients(api, output, "*", None, True))
-        code, text = self.verb(lambda api, output: close_clients(api, output, [client["id"], 999], False))
+        _, (client,) = self.objects(lambda api, report: list_clients(api, report, "*", None))
+        code, text = self.verb(lambda api, report: close_clients(api, report, [client["id"], 999]))
         self.assertEqual(code, Exit.PARTLY)
         self.assertRegex(text, r"\A\d+: .* is disconnected; the 2 messages that it held are ready again\n\Z")
         self.assertEqual(self.notes, ["cannot disconnect 999: there is no client 999; phpmq clients lists those that there are"])
@@ -170,22 +163,22 @@ class PauseTests(VerbTestCase):
             ("resume", "all", "jobs: nothing paused\n"),
         ):
             self.send("keeps it", b"")
-            self.assertEqual(self.verb(lambda api, output, v=verb, w=what: change_pauses(api, output, v, ("jobs",), w, False)), (0, text))  # type: ignore[misc]
+            self.assertEqual(self.verb(lambda api, report, v=verb, w=what: change_pauses(api, report, v, ("jobs",), w)), (0, text))  # type: ignore[misc]
 
     def test_missing(self) -> None:
         """A queue that is not there is made by a pause, and cannot be resumed."""
-        code, (queue, missing) = self.objects(lambda api, output: change_pauses(api, output, "pause", ("a", "x" * 255), "all", True))
+        code, (queue, missing) = self.objects(lambda api, report: change_pauses(api, report, "pause", ("a", "x" * 255), "all"))
         self.assertEqual((code, queue["paused"]), (0, {"deliveries": True, "sends": True}))
-        code, (queue, missing) = self.objects(lambda api, output: change_pauses(api, output, "resume", ("a", "b"), "all", True))
+        code, (queue, missing) = self.objects(lambda api, report: change_pauses(api, report, "resume", ("a", "b"), "all"))
         self.assertEqual((code, missing["error"]), (Exit.PARTLY, "no-such-queue"))
 
 
 class TopTests(VerbTestCase):
     """C{phpmq top}, where it is no terminal."""
 
-    def watch(self, as_json: bool, count: int | None = 2, limit: int | None = None, pattern: str = "*") -> Any:
+    def watch(self, count: int | None = 2, limit: int | None = None, pattern: str = "*") -> Any:
         """A coroutine function."""
-        return lambda api, output: watch(api, output, Order(pattern, "-messages", 1.0, count, limit, as_json))
+        return lambda api, report: watch(api, report, WatchOptions(pattern, "-messages", 1.0, count, limit))
 
     def done(self, work: Any) -> Any:
         """The result, however long it takes."""
@@ -200,24 +193,24 @@ class TopTests(VerbTestCase):
         """Each time there are the server's numbers and the queues that have most; the next is an interval later."""
         self.send("a", b"1")
         self.send("b", b"1", b"2")
-        code, text = self.verb(self.watch(False))
+        code, text = self.verb(self.watch())
         frames = text.split("\n\nphpmq ")
         self.assertEqual((code, len(frames)), (0, 2))
         for frame in frames:
             self.assertRegex(frame, r"messages  3 ready.*\n(.*\n)+\nREADY .*\n +2 .*  b\n +1 .*  a\n?\Z")
         self.assertEqual(self.clock.seconds(), 1.0)
-        self.assertIn("and more queues\n", self.verb(self.watch(False, 1, 1))[1])
-        self.assertIn("no queues\n", self.verb(self.watch(False, 1, None, "x*"))[1])
+        self.assertIn("and more queues\n", self.verb(self.watch(1, 1))[1])
+        self.assertIn("no queues\n", self.verb(self.watch(1, None, "x*"))[1])
 
     def test_json(self) -> None:
         """As JSON each time is a line."""
         self.send("a", b"1")
-        _, found = self.objects(self.watch(True))
+        _, found = self.objects(self.watch())
         self.assertEqual([(one["status"]["messages"]["ready"], one["queues"][0]["name"]) for one in found], [(1, "a")] * 2)
 
     def test_outage(self) -> None:
         """A server that goes away is waited for, and said to be away once; one that was not there is not."""
-        result = Deferred.fromCoroutine(self.watch(True, 5)(self.api(), self.output()))
+        result = Deferred.fromCoroutine(self.watch(5)(self.api(), self.report(as_json=True)))
         self.wait(result)
         self.endpoint.reachable = False
         for _ in range(3):
@@ -228,7 +221,7 @@ class TopTests(VerbTestCase):
         self.assertNoResult(result)
         result.cancel()
         self.failureResultOf(result, CancelledError)
-        self.assertEqual(self.failed(self.watch(False)(self.api(), self.output())).code, Exit.UNREACHABLE)
+        self.assertEqual(self.failed(self.watch()(self.api(), self.report())).code, Exit.UNREACHABLE)
 
 
 class CheckTests(VerbTestCase):

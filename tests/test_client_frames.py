@@ -97,7 +97,7 @@ class Both(SynchronousTestCase):
 
     def test_requests(self) -> None:
         """A server understands all that a client says, with and without each optional packet, in chunks of every size."""
-        self.check(Versions().version02.shapes, REQUESTS)
+        self.check(Versions().version02, REQUESTS)
 
     def test_answers(self) -> None:
         """A client understands all that a server says, likewise."""
@@ -105,12 +105,12 @@ class Both(SynchronousTestCase):
 
     def test_every_frame(self) -> None:
         """Nothing that either side may say is missing from those tests."""
-        self.assertEqual({shape.name for shape in Versions().version02.shapes.values()}, {name for _, name, _ in REQUESTS})
+        self.assertEqual({shape.name for shape in Versions().version02.values()}, {name for _, name, _ in REQUESTS})
         self.assertEqual({shape.name for shape in server_shapes().values()}, {name for _, name, _ in ANSWERS})
 
     def test_same_frame_many_times(self) -> None:
         """Frames that differ a little from the one before are not taken for it."""
-        for shapes, frames in ((Versions().version02.shapes, REQUESTS), (server_shapes(), ANSWERS)):
+        for shapes, frames in ((Versions().version02, REQUESTS), (server_shapes(), ANSWERS)):
             for first, name, contents in frames:
                 for second, other, more in frames:
                     decoder = FrameDecoder(shapes)
@@ -120,7 +120,7 @@ class Both(SynchronousTestCase):
 
     def test_directions(self) -> None:
         """What one side may say is none of the other's."""
-        for shapes, frames in ((Versions().version02.shapes, ANSWERS), (server_shapes(), REQUESTS)):
+        for shapes, frames in ((Versions().version02, ANSWERS), (server_shapes(), REQUESTS)):
             for frame, _, _ in frames:
                 decoder = FrameDecoder(shapes)
                 decoder.receive(frame)
@@ -137,7 +137,7 @@ class RequestTests(SynchronousTestCase):
 
     def decoded(self, data: bytes) -> list[tuple[str, list[Any]]]:
         """Frames as the server reads them."""
-        decoder = FrameDecoder(Versions().version02.shapes)
+        decoder = FrameDecoder(Versions().version02)
         decoder.receive(data)
         return [(shape.name, contents) for shape, _, contents in decoder.frames()]
 

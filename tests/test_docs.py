@@ -30,7 +30,7 @@ from phpmq.errors import ClientError, CommandRefused, PHPMQError, ProtocolError
 from phpmq.frames import CONTENT, DEFAULT_LIMITS, UNKNOWN_LIMIT
 from phpmq.message import QueueSettings
 from phpmq.protocol import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
-from phpmq.server_frames import DOCUMENTED, ORIGINAL, Version01, encode_delivery_documented
+from phpmq.server_frames import DOCUMENTED, ORIGINAL, Versions, encode_delivery_documented
 from phpmq.settings import OPTIONS, Settings
 from phpmq.testing import MemoryServer
 from tests import option_tables, wire
@@ -171,7 +171,7 @@ class ConversationTests(SynchronousTestCase):
             {block.frames[start : start + 8] for block in blocks for start in starts(block.frames)}
             for blocks in conversations(SPECIFICATION[0]).values()
         )
-        shapes = Version01().shapes
+        shapes = Versions().version01
         self.assertEqual(original, set(shapes[ORIGINAL]) | {b"H0100303"})
         self.assertEqual(documented, set(shapes[DOCUMENTED]) | {b"H0100304", b"H0201001"})
         seen: dict[str, set[str]] = {name: set() for name in wire.FRAMES}
@@ -202,7 +202,7 @@ class ProtocolTests(SynchronousTestCase):
 
     def test_frames_01(self) -> None:
         """The table of frames of version 01 has the header of each."""
-        headers = {header.decode() for header in Version01().shapes[0]} | {"H0100303", "H0100304"}
+        headers = {header.decode() for header in Versions().version01[0]} | {"H0100303", "H0100304"}
         table = rows("docs/reference/protocol-01.md", "| type | from |")
         self.assertEqual({header for row in table for header in re.findall(r"`(H\d{7})`", " ".join(row))}, headers)
 

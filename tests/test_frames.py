@@ -30,28 +30,33 @@ from phpmq.frames import (
     FrameShape,
     open_shapes,
 )
-from phpmq.server_frames import DOCUMENTED, ORIGINAL, Version01, Version02, number, queue_name
+from phpmq.server_frames import DOCUMENTED, ORIGINAL, Versions, number, queue_name
 from tests import wire
 from tests.wire import BAD, BAD_02, FRAMES, GOOD, GOOD_02, LIMITS, PACKETS, Vector
 
 SHAPES: Mapping[bytes, FrameShape] = {
-    **Version01().shapes[0],
+    **Versions().version01[0],
     # What a client would have to understand.
     b"H0100303": FrameShape("deliver original", b"H0100303", (QUEUE, CONTENT, ID), DEFAULT_LIMITS),
     b"H0100304": FrameShape("deliver", b"H0100304", (QUEUE, CONTENT, ID, TTL), DEFAULT_LIMITS),
 }
 
 #: What a server of version 02 takes.
-SHAPES_02: Mapping[bytes, FrameShape] = Version02().shapes
+SHAPES_02: Mapping[bytes, FrameShape] = Versions().version02
 
 #: The frames of both versions in both directions.
 ALL_SHAPES: Mapping[bytes, FrameShape] = {
     **SHAPES,
     **SHAPES_02,
-    **open_shapes("deliver", 3, (QUEUE, CONTENT, ID, ATTEMPTS), (TTL, HEADERS), DEFAULT_LIMITS),
-    **open_shapes("receipt", 7, (TAG,), (ID, DUPLICATE), DEFAULT_LIMITS),
-    **open_shapes("refused", 8, (CODE, REASON), (TAG,), DEFAULT_LIMITS),
-    **open_shapes("draining", 11, (REASON,), (), DEFAULT_LIMITS),
+    **open_shapes(
+        (
+            ("deliver", 3, (QUEUE, CONTENT, ID, ATTEMPTS), (TTL, HEADERS)),
+            ("receipt", 7, (TAG,), (ID, DUPLICATE)),
+            ("refused", 8, (CODE, REASON), (TAG,)),
+            ("draining", 11, (REASON,), ()),
+        ),
+        DEFAULT_LIMITS,
+    ),
 }
 
 NAMES = {kind: name for name, kind in PACKETS.items()}
@@ -73,7 +78,7 @@ FAULTS_IN_CONTENT = {
 
 def decoder(revision: int = 0) -> FrameDecoder:
     """A server's decoder."""
-    return FrameDecoder(Version01().shapes[revision])
+    return FrameDecoder(Versions().version01[revision])
 
 
 def cut(data: bytes, size: int) -> Iterator[bytes]:
@@ -290,7 +295,7 @@ class RefusalTests(SynchronousTestCase):
     def test_length_limit(self) -> None:
         """A length at its packet type's limit is awaited, one above is refused on the packet header, before any content."""
         limits = {QUEUE: 255, CONTENT: 16 * 1024 * 1024, ID: 64, COUNT: 20, TTL: 20}
-        for shape in Version01().shapes[0].values():
+        for shape in Versions().version01[0].values():
             for packet in shape.packets:
                 fits, above = (shape.header + b"P%02d%029d" % (packet, limits[packet] + more) for more in (0, 1))
                 subject = decoder()
@@ -301,19 +306,19 @@ class RefusalTests(SynchronousTestCase):
 
     def test_limit_of_content_is_a_setting(self) -> None:
         """A server may take longer or shorter messages than is usual."""
-        subject = FrameDecoder(Version01(max_message_size=10).shapes[0])
+        subject = FrameDecoder(Versions(max_message_size=10).version01[0])
         self.assertEqual(len(feed(subject, [wire.send("q", b"x" * 10)])), 1)
         self.refused(TooLarge, b"H0100103P02%029d" % 11, subject)
 
     def test_repeated_packet(self) -> None:
         """A packet that repeats another is refused on its header: the frame can only lack one."""
-        for shape in Version01().shapes[0].values():
+        for shape in Versions().version01[0].values():
             for packet in shape.packets:
                 self.refused(BadFrame, shape.header + wire.packet(packet, b"1") + b"P%02d%029d" % (packet, 1))
 
     def test_foreign_packet(self) -> None:
         """A packet that does not belong to the frame is refused on its header."""
-        for shape in Version01().shapes[0].values():
+        for shape in Versions().version01[0].values():
             for packet in set(range(100)) - set(shape.packets):
                 self.refused(BadFrame, shape.header + b"P%02d%029d" % (packet, 1))
 
@@ -370,19 +375,19 @@ class FrameDecoderTests(SynchronousTestCase):
 
     def test_shapes_between_frames(self) -> None:
         """What the peer may send can change at a frame, also for those that are received already."""
-        version = Version01()
-        subject = FrameDecoder(version.shapes[0])
+        version = Versions()
+        subject = FrameDecoder(version.version01[0])
         subject.receive(wire.send("q", b"a") + wire.send("q", b"b", ttl=None))
         found = subject.frames()
         next(found)
-        subject.shapes = version.shapes[DOCUMENTED]
+        subject.shapes = version.version01[DOCUMENTED]
         self.assertRaises(Unsupported, next, found)
 
     def test_remembered_headers_are_bounded(self) -> None:
         """Packet headers are remembered to be quick, but not without limit."""
-        version = Version01()
-        subject = FrameDecoder(version.shapes[0])
-        shape = version.shapes[0][b"H0100103"]
+        version = Versions()
+        subject = FrameDecoder(version.version01[0])
+        shape = version.version01[0][b"H0100103"]
         for size in range(5000):
             feed(subject, [wire.send("q", b"x" * size)])
         self.assertLessEqual(len(shape.known), 4096)
@@ -514,7 +519,7 @@ def _frame_02(draw: st.DrawFn) -> tuple[bytes, tuple[str, list[bytes | None]]]:
 @st.composite
 def _alike(draw: st.DrawFn) -> list[tuple[bytes, tuple[str, list[bytes | None]]]]:
     """Frames of version 02 that one client would send in a row: the same packets in the same order, with contents that differ or not."""
-    shapes = {shape.name: shape for shape in Version02().shapes.values()}
+    shapes = {shape.name: shape for shape in Versions().version02.values()}
     shape = shapes[draw(st.sampled_from(sorted(shapes)))]
     present = [*shape.packets[: shape.required], *draw(st.lists(st.sampled_from([*shape.packets[shape.required :], 77]), unique=True))]
     order = draw(st.permutations(present))
@@ -567,7 +572,7 @@ class PropertyTests(SynchronousTestCase):
     def test_alike(self, runs: list[list[tuple[bytes, tuple[str, list[bytes | None]]]]], size: int) -> None:
         """Frames of version 02 that are like the one before come out as they went in."""
         written = [frame for run in runs for frame in run]
-        subject = FrameDecoder(Version02().shapes)
+        subject = FrameDecoder(Versions().version02)
         self.assertEqual(feed(subject, cut(b"".join(frame for frame, _ in written), size)), [frame for _, frame in written])
         self.assertEqual(subject.pending, 0)
 

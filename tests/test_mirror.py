@@ -1068,7 +1068,7 @@ class MirrorServiceTests(FileTestCase):
         self.stop()
 
     def test_sync_soon_while_stopped(self) -> None:
-        """Neither before a start nor after a stop a sync is scheduled; one that was is cancelled by a stop, which writes all."""
+        """Before a start no sync is scheduled; one that was is cancelled by a stop, which writes all."""
         self.mirror.sync_soon()
         self.assertEqual(self.reactor.getDelayedCalls(), [])
         self.mirror.startService()
@@ -1076,6 +1076,11 @@ class MirrorServiceTests(FileTestCase):
         self.mirror.sync_soon()
         self.stop()
         self.assertEqual(self.found(), [b"1"])
+
+    def test_sync_soon_after_a_stop(self) -> None:
+        """After a stop a sync that is asked for is not scheduled."""
+        self.mirror.startService()
+        self.stop()
         self.mirror.sync_soon()
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 

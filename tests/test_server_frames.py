@@ -15,8 +15,7 @@ from phpmq.server_frames import (
     DOCUMENTED,
     ENCODERS_01,
     ORIGINAL,
-    Version01,
-    Version02,
+    Versions,
     encode_delivery_02,
     encode_delivery_documented,
     encode_delivery_original,
@@ -56,11 +55,11 @@ def chunk_sizes(frame: bytes) -> Iterable[int]:
 
 
 class Version01Tests(SynchronousTestCase):
-    """L{Version01}."""
+    """L{Versions.version01}."""
 
     def test_recorded_clients(self) -> None:
         """Each recorded client frame is taken before there is evidence and in its own revision, and refused in the other one."""
-        shapes = Version01().shapes
+        shapes = Versions().version01
         for vector in GOOD:
             if vector.sender != "client":
                 continue
@@ -75,27 +74,27 @@ class Version01Tests(SynchronousTestCase):
     def test_tables(self) -> None:
         """A client can send what the protocol says, and nothing else; deliveries in particular not."""
         common, documented = {b"H0100202", b"H0100402"}, {b"H0100103", b"H0100503", b"H0100602"}
-        shapes = Version01().shapes
+        shapes = Versions().version01
         self.assertEqual(set(shapes[ORIGINAL]), common | {b"H0100102"})
         self.assertEqual(set(shapes[DOCUMENTED]), common | documented)
         self.assertEqual(set(shapes[0]), common | documented | {b"H0100102"})
 
     def test_same_frame_same_name(self) -> None:
         """A frame has the same name and packets in every table that has it."""
-        shapes = Version01().shapes
+        shapes = Versions().version01
         for revision in ORIGINAL, DOCUMENTED:
             for header, shape in shapes[revision].items():
                 self.assertEqual((shape.name, shape.packets), (shapes[0][header].name, shapes[0][header].packets))
 
     def test_limits_are_not_shared(self) -> None:
         """A server with a limit of its own leaves the usual ones alone."""
-        Version01(max_message_size=1)
+        Versions(max_message_size=1)
         self.assertEqual(DEFAULT_LIMITS[CONTENT], 16 * 1024 * 1024)
         self.assertEqual((DEFAULT_LIMITS[COUNT], DEFAULT_LIMITS[TTL]), (20, 20))
 
 
 class Version02Tests(SynchronousTestCase):
-    """L{Version02}."""
+    """L{Versions.version02}."""
 
     def test_tables(self) -> None:
         """A client can send what the protocol says: each type with the packets that it needs, others, up to 99 in all, and nothing else."""
@@ -109,12 +108,12 @@ class Version02Tests(SynchronousTestCase):
             if kind.sender == "client"
             for count in range(len(kind.required), 100)
         }
-        shapes = Version02().shapes
+        shapes = Versions().version02
         self.assertEqual({header: (shape.name, shape.packets, shape.required) for header, shape in shapes.items()}, expected)
 
     def test_limits_are_not_shared(self) -> None:
         """A server with a limit of its own leaves the usual ones alone."""
-        Version02(max_message_size=1)
+        Versions(max_message_size=1)
         self.assertEqual({packet: DEFAULT_LIMITS.get(packet, UNKNOWN_LIMIT) for packet in LIMITS}, LIMITS)
 
 
@@ -171,7 +170,7 @@ class BadContentTests(SynchronousTestCase):
         """Each recorded frame with a bad name or number has a code that says so."""
         codes = {}
         for vector in BAD:
-            decoder = FrameDecoder(Version01().shapes[0])
+            decoder = FrameDecoder(Versions().version01[0])
             decoder.receive(vector.frame)
             try:
                 for shape, _, contents in decoder.frames():

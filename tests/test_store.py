@@ -988,6 +988,32 @@ class SQLiteStoreTests(SynchronousTestCase):
             self.assertLess(len(self.store._buffer._removed), 2048)
         self.assertEqual(self.store.read(self.queue, 0, MANY, MANY), [])
 
+    def test_retried_then_dead(self) -> None:
+        """Attempts that were not written when a message died do not come back with it when it is replayed."""
+        message = self.add()
+        self.store.write()
+        message.attempts = 3
+        self.store.retried(message)
+        self.store.dead_letter(message, "rejected", "", 1)
+        (dead,) = self.store.dead()
+        self.store.replay(dead, self.queue, self.next)
+        self.assertEqual([found.attempts for found in self.store.read(self.queue, 0, MANY, MANY)], [0])
+
+    def test_producer_used_again(self) -> None:
+        """A producer that is used again before the file is told that it is gone is not gone."""
+        self.store.drop_producer(b"a")
+        self.store.save_producer(b"a", 1, 1000)
+        delta = self.extract()
+        self.assertEqual((delta.producers, delta.gone_producers), ({b"a": (1, 1000)}, set()))
+
+    def test_delayed_when_put(self) -> None:
+        """The first properties of a store may come with a message that is put."""
+        message = self.add()
+        self.store.write()
+        message.properties, message.position = Properties(5000), -message.position
+        self.store.put(message)
+        self.assertEqual(self.store.next_due(), 5000)
+
     def test_removed_in_any_order(self) -> None:
         """Messages that are removed out of order are deleted, and only those."""
         messages = [self.add(b"%d" % number) for number in range(8)]
@@ -1149,6 +1175,21 @@ class ChangeLogTests(SynchronousTestCase):
         delta = self.confirmed()
         self.assertEqual((delta.gone, delta.changed), ({2}, {1: 100}))
 
+    def test_last_word(self) -> None:
+        """A message that changed and then went is gone, one that went and was put again is changed, and neither is both."""
+        self.change(1)
+        self.log.note_gone([1, 2])
+        self.change(2)
+        delta = self.confirmed()
+        self.assertEqual((delta.gone, delta.changed), ({1}, {2: 100}))
+
+    def test_queue_before_the_first_delta(self) -> None:
+        """A queue that came and went before the first delta is in none."""
+        log = ChangeLog(self.log._database, 0, 1, {})
+        log.note_queue(1)
+        log.note_gone_queue(self.queue)
+        self.assertEqual(log.pending, 0)
+
     def test_restore_queues(self) -> None:
         """What happened to a queue during a write that failed is newer than what the delta held."""
         self.log.note_queue(2)
@@ -1228,6 +1269,7 @@ class ChangeLogTests(SynchronousTestCase):
         """Very many batches are put together in pairs, and nothing of them is lost."""
         self.patch(phpmq.store.changelog, "_BATCHES", 4)
         for upto in range(11, 16):
+            self.assertEqual(len(self.log._batches), upto - 11)
             self.log.note_batch(Batch(upto, 1, 100, {b"a": (upto, 1000), b"%d" % upto: (1, 1000)}))
         self.assertEqual([batch[:3] for batch in self.log._batches], [(12, 2, 200), (14, 2, 200), (15, 1, 100)])
         delta = self.confirmed(3)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.admin.console import display
-from phpmq.cli.consume import formats
+from phpmq.cli import consume
 from phpmq.cli.output import Listing, json_line
 from phpmq.client import Delivery
 from phpmq.client_connection import ClientConnection
@@ -180,8 +180,8 @@ class TerminalTests(SynchronousTestCase):
     def test_front_ends(self) -> None:
         """The console and the command show every character in the same way."""
         facts: dict[str, Any] = {"headers": {}, "truncated": False}
-        self.patch(formats, "is_terminal", lambda descriptor: True)
-        show = formats.format_of(None, False)
+        self.patch(consume, "is_terminal", lambda descriptor: True)
+        show = consume.format_of(None, False)
         for start in range(0, 0x110000, 0x100):
             # A body that the console shows is UTF-8, and has a line for each of its own.
             text = "".join(EVERY[start : start + 0x100]).replace("\n", "")

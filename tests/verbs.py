@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from errno import ECONNREFUSED
 from typing import Any
 
@@ -19,11 +19,14 @@ from twisted.test.iosim import FakeTransport, connect
 from twisted.web.client import Agent
 from zope.interface import implementer
 
-from phpmq.cli.admin import clients, queues, several, watching
-from phpmq.cli.admin.address import Address, address
-from phpmq.cli.admin.api import Api, OneEndpoint
-from phpmq.cli.exits import Failed
-from phpmq.cli.pipes import Output
+from phpmq.addresses import parse_api_address
+from phpmq.cli.admin import export, messages, queues, run, views
+from phpmq.cli.admin.api import Api
+from phpmq.cli.admin.run import Work
+from phpmq.cli.admin.transport import OneEndpoint
+from phpmq.cli.exit_codes import Failed
+from phpmq.cli.output import Report
+from phpmq.cli.stdio import Output
 from tests.web import WebTestCase
 
 _HERE, _THERE = IPv4Address("TCP", "127.0.0.1", 50000), IPv4Address("TCP", "127.0.0.1", 9180)
@@ -74,13 +77,12 @@ class VerbTestCase(WebTestCase):
         self.endpoint = MemoryEndpoint(self.site)
         self.agent = Agent.usingEndpointFactory(MemoryReactorClock(), OneEndpoint(self.endpoint))
         self.notes: list[str] = []
-        for module in several, queues, clients, watching:
+        for module in run, queues, views, messages, export:
             self.patch(module, "note", self.notes.append)
 
     def api(self, timeout: float = 30.0, where: str = "") -> Api:
         """The API as a verb gets it."""
-        place: Address = address(where or self.where)
-        return Api(self.clock, place, timeout, self.agent)
+        return Api(self.clock, parse_api_address(where or self.where), timeout, self.agent)
 
     def wait(self, result: Deferred[Any]) -> None:
         """Let happen what can without time passing."""
@@ -105,21 +107,25 @@ class VerbTestCase(WebTestCase):
         self.assertTrue(failure.value.sentence.isprintable(), failure.value.sentence)
         return failure.value
 
-    def output(self) -> Output:
-        """Standard output, which is a file."""
+    def report(self, as_json: bool = False) -> Report:
+        """What prints to standard output, which is a file."""
         file = tempfile.TemporaryFile()  # noqa: SIM115
         self.addCleanup(file.close)
         self.printed = file.fileno()
-        return Output(self.clock, self.printed)
+        return Report(Output(self.clock, self.printed), as_json)
 
-    def verb(self, work: Callable[[Api, Output], Coroutine[Any, Any, int]]) -> tuple[int, str]:
+    def verb(self, work: Work, as_json: bool = False) -> tuple[int, str]:
         """The exit code of a verb, and what it prints."""
-        output = self.output()
-        code = self.done(work(self.api(), output))
-        self.successResultOf(output.written())
+        report = self.report(as_json)
+        code = self.done(work(self.api(), report))
+        self.successResultOf(Deferred.fromCoroutine(self._written(report)))
         return code, os.pread(self.printed, os.fstat(self.printed).st_size, 0).decode()
 
-    def objects(self, work: Callable[[Api, Output], Coroutine[Any, Any, int]]) -> tuple[int, list[Any]]:
+    @staticmethod
+    async def _written(report: Report) -> None:
+        await report.output.written()
+
+    def objects(self, work: Work) -> tuple[int, list[Any]]:
         """The exit code of a verb, and the JSON that it prints."""
-        code, text = self.verb(work)
+        code, text = self.verb(work, as_json=True)
         return code, [json.loads(line) for line in text.splitlines()]

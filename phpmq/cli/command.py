@@ -1,4 +1,4 @@
-"""The command: its verbs, and what becomes of everything that can go wrong."""
+"""The command: its verbs, and the exit code and the line for each error."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from typing import Any
 import click
 
 from phpmq import __version__
-from phpmq.cli.exits import Exit, Failed, code_of
+from phpmq.cli.exit_codes import Exit, Failed, code_of
 from phpmq.cli.options import want_verb
 from phpmq.cli.output import note
 from phpmq.errors import PHPMQError
 
-#: The verbs: which module has each. They are imported when they are wanted, so that the others cost nothing.
+#: The verbs: the module that has each, and its line in the help. Modules are imported when their verb is called.
 VERBS = {
-    "send": "phpmq.cli.send",
-    "consume": "phpmq.cli.consume",
-    "status": "phpmq.cli.admin.status",
-    "queues": "phpmq.cli.admin.queues",
-    "queue": "phpmq.cli.admin.queue",
-    "clients": "phpmq.cli.admin.clients",
-    "peek": "phpmq.cli.admin.peek",
-    "dead": "phpmq.cli.admin.dead",
-    "move": "phpmq.cli.admin.move",
-    "flush": "phpmq.cli.admin.flush",
-    "pause": "phpmq.cli.admin.pause",
-    "resume": "phpmq.cli.admin.pause",
-    "top": "phpmq.cli.admin.top",
-    "check": "phpmq.cli.admin.check",
-    "export": "phpmq.cli.admin.export",
-    "import": "phpmq.cli.importing",
-    "bench": "phpmq.cli.bench",
-    "completion": "phpmq.cli.completion",
+    "send": ("phpmq.cli.verbs", "Send messages to a queue."),
+    "consume": ("phpmq.cli.verbs", "Take messages from queues, or run a command for each."),
+    "status": ("phpmq.cli.admin.views", "Show how a server is."),
+    "queues": ("phpmq.cli.admin.queues", "List queues."),
+    "queue": ("phpmq.cli.admin.queues", "Show a queue, change its settings, or delete it."),
+    "clients": ("phpmq.cli.admin.views", "List connections, or close some."),
+    "peek": ("phpmq.cli.admin.messages", "Look at messages of a queue."),
+    "dead": ("phpmq.cli.admin.messages", "List, replay or delete dead letters."),
+    "move": ("phpmq.cli.admin.messages", "Move messages to another queue."),
+    "flush": ("phpmq.cli.admin.queues", "Remove the messages that wait in queues."),
+    "pause": ("phpmq.cli.admin.queues", "Stop deliveries, sends, or both."),
+    "resume": ("phpmq.cli.admin.queues", "Undo a pause."),
+    "top": ("phpmq.cli.admin.views", "Watch a server and its queues."),
+    "check": ("phpmq.cli.admin.nagios", "Check a server or queues, for Nagios and its kind."),
+    "export": ("phpmq.cli.admin.export", "Write the messages of a queue as lines of JSON."),
+    "import": ("phpmq.cli.verbs", "Send messages that are lines of JSON."),
+    "bench": ("phpmq.cli.verbs", "Measure a server: rate and latency."),
+    "completion": ("phpmq.cli.completion", "Complete commands and options in a shell."),
 }
 
 
@@ -44,16 +44,22 @@ class _Verbs(click.Group):
     """A group whose commands are imported by name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the table, which is that of interest."""
+        """Return the verbs in the order of the table."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name; the module has it under its own name, or with C{_verb} after it if that is a word of Python's."""
+        """Import the command of that name; a name that is a keyword of Python's has C{_verb} after it in its module."""
         if cmd_name not in VERBS:
             return None
-        name = f"{cmd_name}_verb" if iskeyword(cmd_name) else cmd_name
-        command: click.Command = getattr(import_module(VERBS[cmd_name]), name)
+        module, short_help = VERBS[cmd_name]
+        command: click.Command = getattr(import_module(module), f"{cmd_name}_verb" if iskeyword(cmd_name) else cmd_name)
+        command.short_help = short_help
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, short_help) for verb, (_, short_help) in VERBS.items()])
 
 
 @click.group(cls=_Verbs, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,7 +67,7 @@ class _Verbs(click.Group):
 @click.pass_context
 def command(context: click.Context) -> None:
     """
-    Send messages to a phpmq server and consume them; see and steer a server that runs.
+    Send messages to a phpmq server and consume them; inspect and control a server that runs.
 
     Each command has its own --help.
     """
@@ -100,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_missing() -> None:
-    """Let no connection get the number of a standard stream that was closed by the caller."""
+    """Open standard streams that the caller closed, so that no connection gets the number of one."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -109,6 +115,6 @@ def _open_missing() -> None:
 
 
 def _unread() -> int:
-    """Nobody reads the output any more: nobody is to be told, also not at the end of the process."""
+    """Discard the output that nobody reads any more, so that the end of the process does not complain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return Exit.FAILED

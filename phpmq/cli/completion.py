@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import click
 from click.shell_completion import get_completion_class
 
-from phpmq.cli.exits import Failed
-from phpmq.cli.output import note
+from phpmq.addresses import ApiAddress, parse_api_address
+from phpmq.cli.admin.api import Api
+from phpmq.cli.admin.run import Target
+from phpmq.cli.exit_codes import Failed
+from phpmq.cli.output import Report, note
 
 #: The variable by which a shell asks for completions.
 VARIABLE = "_PHPMQ_COMPLETE"
@@ -25,7 +29,14 @@ _BASH_COMPLETION = (
 )
 
 
-@click.command(short_help="Complete commands and options in a shell.")
+# Who has pressed a key does not wait for longer, in seconds, and reads no more names.
+_PATIENCE, _MOST = 1.0, 50
+
+# Other names would need quotes, which shells do not put around what they complete.
+_PLAIN = re.compile(r"[\w./@%+=,][\w./@%+=,-]*")
+
+
+@click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.option("--install", is_flag=True, help="Put it where the shell finds it by itself.")
 @click.pass_context
@@ -44,7 +55,8 @@ def completion(context: click.Context, shell: str, install: bool) -> None:
         return
     path = _path(shell)
     try:
-        _write(path, script)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(script + "\n", encoding="utf-8")
         if shell == "zsh":
             _source(path, _home("ZDOTDIR", "") / ".zshrc", "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }\n")
         elif shell == "bash" and not any(map(os.path.exists, _BASH_COMPLETION)):
@@ -69,19 +81,32 @@ def _path(shell: str) -> Path:
     return data / "phpmq" / "completion.zsh"
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
-
-
 def _source(path: Path, settings: Path, before: str = "") -> None:
-    """Have a shell read it at each start that looks into no directory of the user's by itself."""
-    line = f"source {_quoted(path)}\n"
+    """Add a line to the settings of a shell that reads the script at each start, unless it is there."""
+    quoted = str(path).replace("'", "'\\''")
+    line = f"source '{quoted}'\n"
     there = settings.read_text(encoding="utf-8", errors="surrogateescape") if settings.exists() else ""
     if line not in there:
         with settings.open("a", encoding="utf-8") as file:
             file.write(("" if not there or there.endswith("\n") else "\n") + "# Completion of phpmq\n" + before + line)
 
 
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "'\\''") + "'"
+def names_like(start: str, address: ApiAddress | None) -> list[str]:
+    """
+    Return names of queues that begin like this; none if the API does not tell.
+
+    @param address: the API; None for that of the environment
+    """
+    found: list[str] = []
+
+    async def work(api: Api, report: Report) -> int:
+        async for page in api.pages("list queues", "queues", most=_MOST, filter=f"{start}*"):
+            found.extend(queue["name"] for queue in page)
+        return 0
+
+    try:
+        where = address or parse_api_address(os.environ.get("PHPMQ_API") or "http://127.0.0.1:9180")
+        Target(where, _PATIENCE).run(work)
+    except (Failed, ValueError):
+        return []
+    return [name for name in found if name.startswith(start) and _PLAIN.fullmatch(name)]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import click
 from twisted.internet.defer import CancelledError
-from twisted.internet.endpoints import clientFromString
-from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import LoopingCall
 
-from phpmq.cli.exits import Exit, Failed, not_reached
-from phpmq.cli.running import sleep, within
+from phpmq.cli.exit_codes import Exit, Failed, not_reached
+from phpmq.cli.reactor_main import sleep, within
 from phpmq.client import QueueClient
 from phpmq.client_connection import MAX_UNCONFIRMED, TIMEOUT
 from phpmq.errors import ClientError, Closed, PHPMQError
@@ -28,26 +25,6 @@ _CLOSE_TIMEOUT = 1.0
 # Seconds between two looks whether a lost connection is back.
 _LOST_PAUSE = 0.1
 
-_HOST_AND_PORT = re.compile(r"([\w.-]+|\[[\da-fA-F:.]+\]):(\d{1,5})", re.ASCII)
-
-
-def endpoint(reactor: Any, server: str) -> IStreamClientEndpoint:
-    """
-    Where a server listens.
-
-    @param server: a client description of Twisted's, or C{host:port} where that is none
-    @raise click.BadParameter: it is neither
-    """
-    try:
-        return clientFromString(reactor, server)  # type: ignore[no-any-return]
-    except (ValueError, TypeError, LookupError) as error:
-        match = _HOST_AND_PORT.fullmatch(server)
-        if match is None or not str(error).startswith("Unknown endpoint type"):
-            where = "tcp:HOST:PORT, HOST:PORT, unix:PATH or tls:HOST:PORT"
-            raise click.BadParameter(f"{server!r} is none of {where}", param_hint="'--server'") from error
-        host = match[1].strip("[]").replace(":", "\\:")
-        return clientFromString(reactor, f"tcp:{host}:{match[2]}")  # type: ignore[no-any-return]
-
 
 async def connect(
     reactor: Any, server: str, timeout: float | None, answer: float = TIMEOUT, max_unconfirmed: int = MAX_UNCONFIRMED
@@ -57,9 +34,14 @@ async def connect(
 
     @param timeout: seconds that it may take, if that is less than L{CONNECT_TIMEOUT}
     @param answer: seconds after which a request that is not answered fails
-    @raise Failed: it cannot be
+    @param server: its address; see L{phpmq.addresses}
+    @raise click.BadParameter: the address is none
+    @raise Failed: it cannot be connected
     """
-    client = QueueClient(endpoint(reactor, server), reactor, answer, max_unconfirmed=max_unconfirmed, retry=_pause)
+    try:
+        client = QueueClient(server, reactor, answer, max_unconfirmed=max_unconfirmed, retry=_pause)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="'--server'") from error
     client.startService()
     limit = min(timeout or CONNECT_TIMEOUT, CONNECT_TIMEOUT)
     try:

@@ -1,15 +1,17 @@
-"""Values on the command line, and options that several verbs have."""
+"""Types of values on the command line, and options that several verbs have."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
-from phpmq.cli.exits import Exit
+from phpmq.cli.exit_codes import Exit
 from phpmq.errors import BadName
 from phpmq.message import check_name
 from phpmq.text import DURATION_EXAMPLES, parse_duration, parse_size, short_size
@@ -20,156 +22,201 @@ else:
     ParamType = click.ParamType  # older ones cannot be subscripted
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_Option = Callable[[_F], _F]
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/(s|m|min|h))?", re.ASCII)
 _PERIODS = {None: 1, "s": 1, "m": 60, "min": 60, "h": 3600}
 
+#: Seconds that an answer of the API may take.
+TIMEOUT = 30.0
 
-class QueueName(ParamType):
-    """The name of a queue."""
 
-    name = "queue"
+class Value(ParamType):
+    """A value that a function parses; the function raises ValueError with a sentence if it cannot."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name, self._parse = name, parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See C{click.ParamType}."""
+        if not isinstance(value, str):
+            return value
         try:
-            return check_name(value)
-        except BadName as error:
+            return self._parse(value)
+        except UnicodeEncodeError:
+            self.fail("it is not UTF-8", param, ctx)
+        except (ValueError, BadName) as error:
             self.fail(str(error), param, ctx)
 
+
+class _QueueName(Value):
+    """The name of a queue, which shells complete."""
+
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Queues that there are; see C{click.ParamType}."""
-        from phpmq.cli.admin.names import names_like
+        """Return queues of the server whose names begin like this; see C{click.ParamType}."""
+        from phpmq.cli.completion import names_like
 
         return [CompletionItem(name) for name in names_like(incomplete, ctx.params.get("api"))]
 
 
-class Seconds(ParamType):
-    """A number of seconds, perhaps with another unit; see L{parse_duration}."""
+def _parse_seconds(text: str, zero: bool = True) -> float:
+    with suppress(ValueError):
+        if (seconds := parse_duration(text)) or zero:
+            return seconds
+    raise ValueError(f"{text!r} is not a duration{'' if zero else ' above 0'} such as {DURATION_EXAMPLES}")
 
-    name = "seconds"
 
-    def __init__(self, zero: bool = True) -> None:
-        self._zero = zero
+def _parse_rate(text: str) -> float:
+    match = _RATE.fullmatch(text)
+    rate = float(match[1]) / _PERIODS[match[2]] if match else 0.0
+    if not rate:
+        raise ValueError(f"{text!r} is not a rate such as 100, 100/s or 30/min")
+    return rate
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """See C{click.ParamType}."""
+
+def _parse_header(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    text.encode()
+    if not name or not equals:
+        raise ValueError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def _parse_text(text: str) -> str:
+    text.encode()
+    if not text:
+        raise ValueError("it is empty")
+    return text
+
+
+def _parse_pattern(text: str) -> str:
+    text.encode()
+    if len(text) > 255:
+        raise ValueError("a pattern has at most 255 characters")
+    return text
+
+
+def _parse_api(text: str) -> Any:
+    from phpmq.addresses import parse_api_address
+
+    return parse_api_address(text)
+
+
+QUEUE = _QueueName("queue", check_name)
+SECONDS = Value("seconds", _parse_seconds)
+INTERVAL = Value("seconds", partial(_parse_seconds, zero=False))
+RATE = Value("rate", _parse_rate)
+HEADER = Value("header", _parse_header)
+TEXT = Value("text", _parse_text)
+PATTERN = Value("glob", _parse_pattern)
+
+
+def size(most: int) -> Value:
+    """Return the type of a number of bytes, perhaps with a unit, up to a limit."""
+
+    def parse(text: str) -> int:
         try:
-            number = parse_duration(str(value))
+            number = parse_size(text)
         except ValueError:
-            number = -1.0
-        if number < 0 or (number == 0 and not self._zero):
-            self.fail(f"{value!r} is not a duration{'' if self._zero else ' above 0'} such as {DURATION_EXAMPLES}", param, ctx)
+            number = -1
+        if not 0 <= number <= most:
+            raise ValueError(f"{text!r} is not a number of bytes such as 100, 4k or 1M, up to {short_size(most)}")
         return number
 
-
-class Rate(ParamType):
-    """How often something happens: C{100}, C{100/s}, C{30/min}, C{1000/h}."""
-
-    name = "rate"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """See C{click.ParamType}."""
-        if isinstance(value, float):
-            return value
-        match = _RATE.fullmatch(value)
-        rate = float(match[1]) / _PERIODS[match[2]] if match else 0.0
-        if not rate:
-            self.fail(f"{value!r} is not a rate such as 100, 100/s or 30/min", param, ctx)
-        return rate
-
-
-class Size(ParamType):
-    """A number of bytes, perhaps with a unit; see L{parse_size}."""
-
-    name = "size"
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """See C{click.ParamType}."""
-        try:
-            size = parse_size(str(value))
-        except ValueError:
-            size = -1
-        if not 0 <= size <= self._most:
-            self.fail(f"{value!r} is not a number of bytes such as 100, 4k or 1M, up to {short_size(self._most)}", param, ctx)
-        return size
-
-
-class Header(ParamType):
-    """A header, C{NAME=VALUE}."""
-
-    name = "header"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        """See C{click.ParamType}."""
-        name, equals, text = value.partition("=")
-        if not name or not equals:
-            self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
-        return unicode(name, "a header", self, param, ctx), unicode(text, "a header", self, param, ctx)
-
-
-class Text(ParamType):
-    """Text that is not empty."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """See C{click.ParamType}."""
-        if not value:
-            self.fail("it is empty", param, ctx)
-        return unicode(value, "it", self, param, ctx)
-
-
-def unicode(value: str, what: str, kind: ParamType, param: click.Parameter | None, ctx: click.Context | None) -> str:
-    """The value, if all its bytes were UTF-8."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        kind.fail(f"{what} is not UTF-8", param, ctx)
-    return value
+    return Value("size", parse)
 
 
 def want_verb(context: click.Context) -> None:
-    """See that a verb was named: without one there is help, and exit code 2. For groups that are invoked without a command."""
+    """See that a group was called with a verb: otherwise show help, and end with exit code 2."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)
         context.exit(Exit.USAGE)
 
 
-def server_option(function: _F) -> _F:
-    """C{--server}."""
-    return click.option(
-        "--server",
-        envvar="PHPMQ_SERVER",
-        default="tcp:127.0.0.1:9100",
-        show_default=True,
-        show_envvar=True,
-        metavar="WHERE",
-        help="Where the server listens: tcp:HOST:PORT, HOST:PORT, unix:PATH or tls:HOST:PORT.",
-    )(function)
+server_option: _Option[Any] = click.option(
+    "--server",
+    envvar="PHPMQ_SERVER",
+    default="tcp:127.0.0.1:9100",
+    show_default=True,
+    show_envvar=True,
+    metavar="WHERE",
+    help="Where the server listens: HOST, HOST:PORT, tcp:HOST:PORT, unix:PATH or tls:HOST:PORT.",
+)
+
+progress_option: _Option[Any] = click.option(
+    "--progress/--no-progress", default=None, help="Show how far it is on standard error.  [default: on a terminal]"
+)
+
+level_option: _Option[Any] = click.option(
+    "--level",
+    type=click.Choice(["stored", "synced"]),
+    default="stored",
+    show_default=True,
+    help="What a receipt says: that the server has the message in memory, or that it is on the disk.",
+)
 
 
-def timeout_option(help: str, default: float | None = None) -> Callable[[_F], _F]:
-    """C{--timeout}."""
-    return click.option("--timeout", type=Seconds(zero=False), default=default, show_default=default is not None, metavar="S", help=help)
+def timeout_option(help: str, default: float | None = None) -> _Option[Any]:
+    """Return the option C{--timeout}."""
+    return click.option("--timeout", type=INTERVAL, default=default, show_default=default is not None, metavar="S", help=help)
 
 
-def progress_option(function: _F) -> _F:
-    """C{--progress}."""
-    return click.option("--progress/--no-progress", default=None, help="Show how far it is on standard error.  [default: on a terminal]")(
-        function
-    )
+yes_option: _Option[Any] = click.option(
+    "-y", "--yes", is_flag=True, help="Do not ask. Without a terminal, where nobody can be asked, it has to be there."
+)
 
 
-def level_option(function: _F) -> _F:
-    """C{--level}."""
-    return click.option(
-        "--level",
-        type=click.Choice(["stored", "synced"]),
-        default="stored",
-        show_default=True,
-        help="What a receipt says: that the server has the message in memory, or that it is on the disk.",
-    )(function)
+def sort_options(default: str) -> _Option[Any]:
+    """Add C{--sort} and C{--reverse}; the function gets C{sort} as the API takes it."""
+
+    from phpmq.results import SORTS
+
+    def add(function: Any) -> Any:
+        @wraps(function)
+        def call(*arguments: Any, sort: str, reverse: bool, **options: Any) -> Any:
+            return function(*arguments, sort=order(sort, reverse), **options)
+
+        call = click.option("--reverse", is_flag=True, help="The other way round.")(call)
+        help = "Names from the first, numbers from the largest."
+        return click.option("--sort", type=click.Choice(SORTS), default=default, show_default=True, help=help)(call)
+
+    return add
+
+
+def order(sort: str, reverse: bool) -> str:
+    """Return the API's name of an order: names begin with the first, numbers with the largest, or the other way round."""
+    return sort if (sort == "name") != reverse else f"-{sort}"
+
+
+def api_options(json_help: str = "", seconds: float = TIMEOUT) -> _Option[Any]:
+    """
+    Add C{--json}, C{--api} and C{--timeout}; the function gets them as C{target}, a L{phpmq.cli.admin.run.Target}.
+
+    @param json_help: what JSON is printed; without it there is no C{--json}
+    @param seconds: the default of C{--timeout}
+    """
+
+    def add(function: Any) -> Any:
+        @wraps(function)
+        def call(*arguments: Any, api: Any, timeout: float, as_json: bool = False, **options: Any) -> Any:
+            from phpmq.cli.admin.run import Target
+
+            return function(*arguments, target=Target(api, timeout, as_json), **options)
+
+        call = timeout_option("Give up when a request is not answered within S seconds.", seconds)(call)
+        call = _api_option(call)
+        return click.option("--json", "as_json", is_flag=True, help=json_help)(call) if json_help else call
+
+    return add
+
+
+_api_option: _Option[Any] = click.option(
+    "--api",
+    type=Value("address", _parse_api),
+    envvar="PHPMQ_API",
+    default="http://127.0.0.1:9180",
+    show_default=True,
+    show_envvar=True,
+    metavar="WHERE",
+    help="Where the server's HTTP API is: HOST, HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:PATH.",
+)

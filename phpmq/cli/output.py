@@ -1,18 +1,21 @@
-"""What is shown: plain in a pipe, made for eyes on a terminal, and never anything that a terminal would obey."""
+"""Output for people and programs: plain in a pipe, made for eyes on a terminal, and never anything that a terminal would obey."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
-from phpmq.text import json_safe, terminal_safe
+from phpmq.text import format_rate, json_safe, plural, terminal_safe
 
-# A column that is folded has so many characters at least.
+# The least characters of a column that is folded.
 _FOLDED = 12
+
+# Seconds after which progress is shown, and between two looks, on a terminal and elsewhere.
+_AFTER, _TERMINAL, _ELSEWHERE = 0.4, 0.1, 1.0
 
 
 def is_terminal(descriptor: int) -> bool:
@@ -92,3 +95,132 @@ class Listing:
         with console.capture() as captured:
             console.print(grid)
         return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+class Writer(Protocol):
+    """Where bytes are written, as L{phpmq.cli.stdio.Output} does it."""
+
+    def put(self, data: bytes) -> None:
+        """Write data after what was put before."""
+
+    def written(self) -> Awaitable[None]:
+        """Wait until all is written."""
+
+
+class Report:
+    """
+    What a verb prints: lines and tables for people, or JSON objects for programs.
+
+    @ivar output: where it is written
+    @ivar as_json: whether JSON is wanted
+    """
+
+    def __init__(self, output: Writer, as_json: bool = False) -> None:
+        self.output, self.as_json = output, as_json
+
+    def put(self, value: Mapping[str, Any], *lines: str) -> None:
+        """Print an object as JSON, or else the lines that say the same."""
+        self.output.put(json_line(value) if self.as_json else "".join(f"{terminal_safe(line)}\n" for line in lines).encode())
+
+    async def put_pages(
+        self,
+        pages: AsyncIterator[list[dict[str, Any]]],
+        headings: Sequence[str],
+        row: Callable[[Mapping[str, Any]], Sequence[str]],
+        limit: int | None = None,
+    ) -> int:
+        """
+        Print the items of pages as they come, as a table or as JSON objects: how many items there were, also those beyond the limit.
+
+        @param row: makes the cells of an item
+        """
+        listing, found = Listing(*headings), 0
+        async for page in pages:
+            shown = page if limit is None else page[: max(0, limit - found)]
+            found += len(page)
+            if self.as_json:
+                self.output.put(b"".join(map(json_line, shown)))
+            elif shown:
+                self.output.put(listing.add([row(item) for item in shown]).encode())
+            await self.output.written()
+        return found
+
+
+class Progress:
+    """
+    Shows how many messages are done, on stderr.
+
+    @ivar done: how many; count it up
+    """
+
+    def __init__(self, reactor: Any, label: str, total: int | None, wanted: bool | None) -> None:
+        """
+        @param total: how many there will be; None if that is not known
+        @param wanted: None for "on a terminal"; elsewhere it is a plain line a second
+        """
+        from twisted.internet.task import LoopingCall
+
+        self.done = 0
+        self._reactor = reactor
+        self._label, self._total = terminal_safe(label), total
+        self._started = reactor.seconds()
+        self._live: Any = None
+        self._task: Any = None
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = reactor
+        self._begin: Any = None
+        if is_terminal(2) if wanted is None else wanted:
+            self._begin = reactor.callLater(_AFTER, self._start)
+
+    def _start(self) -> None:
+        self._begin = None
+        if is_terminal(2):
+            self._live = _bar(self._total)
+            if self._live is not None:
+                self._task = self._live.add_task(self._label, total=self._total, rate="")
+                self._live.start()
+        self._looking.start(_ELSEWHERE if self._live is None else _TERMINAL)
+
+    def _look(self) -> None:
+        speed = format_rate(self.done, self._reactor.seconds() - self._started)
+        if self._live is None:
+            total = "" if self._total is None else f" of {self._total:,}"
+            note(f"{self._label}: {plural(self.done)}{total}, {speed}")
+        else:
+            self._live.update(self._task, completed=self.done, rate=speed)
+            self._live.refresh()
+
+    def note(self, sentence: str) -> None:
+        """A line for the user, above the moving one."""
+        if self._live is not None:
+            self._live.stop()
+        note(sentence)
+        if self._live is not None:
+            self._live.start()
+
+    def close(self) -> None:
+        """Leave no trace of it."""
+        if self._begin is not None:
+            self._begin.cancel()
+            self._begin = None
+        if self._looking.running:
+            self._looking.stop()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def _bar(total: int | None) -> Any:
+    """A moving line; None where the terminal cannot move."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if console.is_dumb_terminal:
+        return None
+    count = TextColumn("{task.completed:,.0f}" + ("" if total is None else " of {task.total:,.0f}"))
+    start = [SpinnerColumn()] if total is None else []
+    middle = [] if total is None else [BarColumn()]
+    end = TimeElapsedColumn() if total is None else TimeRemainingColumn()
+    columns = [*start, TextColumn("{task.description}", markup=False), *middle, count, TextColumn("{task.fields[rate]}"), end]
+    return Progress(*columns, console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False)

@@ -129,9 +129,9 @@ class Session:
         self._handlers = dialect.handlers
         if dialect is VERSION_02:
             self._encode = encode_delivery_02
-            self._decoder.shapes = self._versions.version02.shapes
+            self._decoder.shapes = self._versions.version02
         else:
-            self._decoder.shapes = self._versions.version01.shapes[0]
+            self._decoder.shapes = self._versions.version01[0]
         return dialect.handlers
 
     def decide(self, revision: int) -> None:
@@ -139,7 +139,7 @@ class Session:
         if not self.revision:
             self.revision = revision
             self._encode = ENCODERS_01[revision]
-            self._decoder.shapes = self._versions.version01.shapes[revision]
+            self._decoder.shapes = self._versions.version01[revision]
 
     def remember_revision(self, queue: str) -> None:
         """Remember that the latest sender of a queue speaks this revision of version 01, unless its send is blocked."""

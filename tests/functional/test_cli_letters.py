@@ -6,7 +6,7 @@ import json
 from io import BytesIO
 from typing import Any
 
-from phpmq.cli.lines import content, message_of
+from phpmq.cli.ndjson import content, message_of
 from phpmq.cli.output import json_line
 from tests.functional.client import bodies, take_all
 from tests.functional.server import PATIENCE, directory
@@ -85,7 +85,7 @@ class LettersTests(AdminTestCase):
         self.assertEqual((result.code, result.out, result.err), (0, NASTY, ""))
         text = shown.end().out
         self.assertTrue(text.startswith(f"message   {id}\r\n".encode()))
-        self.assertTrue(text.endswith(b"\r\n\r\n\\e[2J\\xff\r\n\\x00\r\n"), text)
+        self.assertTrue(text.endswith(b"\r\n\r\n\\x1b[2J\\xff\r\n\\x00\r\n"), text)
 
     def test_dead(self) -> None:
         """Dead letters are shown, forgotten only if the user is sure, and replayed."""

@@ -268,6 +268,7 @@ class NameTests(DoorsTestCase):
         ids = [ask("POST", "/messages", {"body": str(number)})["id"] for number in range(4)]
         self.assertEqual([one["id"] for one in ask("GET", "/messages")["items"]], ids)
         self.assertEqual(ask("GET", "/messages/{id}", id=ids[1])["body"], "1")
+        self.assertEqual(ask("GET", "/messages/{id}/body", id=ids[1]), "1")
         with Client(self.server.tcp) as client:
             client.consume(ODD.encode(), 3)
             for delivery in client.read_many(3):

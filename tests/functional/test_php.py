@@ -21,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from phpmq import blocking
 from tests.functional.client import Client, bodies, take_all
 from tests.functional.server import TCP, Process, Server, directory, wait_until
+from tests.functional.test_tls import make_certificate
 
 CLIENT = Path(__file__).with_name("client.php")
 DOCS = Path(__file__).parents[2] / "docs"
@@ -207,6 +208,20 @@ class ExampleTests(PHPTestCase):
         worker.wait_for("is done")
         self.stop(worker)
         self.assertEqual(self.hook.ids, ids)
+
+    def test_tls(self) -> None:
+        """Over TLS as well, large messages too; the certificate of the server is checked."""
+        cwd = directory(self)
+        make_certificate(cwd / "server.pem")
+        server = Server(self, "--listen", "ssl:0:interface=127.0.0.1:privateKey=server.pem", cwd=cwd)
+        code = (
+            f"{self.REQUIRE} $client = new PhpmqClient('tls:localhost:{server.ports[1]}'); $body = random_bytes(1 << 20);"
+            "$client->send('q', $body); $client->consume('q'); $message = $client->receive(5);"
+            "echo json_encode([$message->body === $body, $client->acknowledge($message)]);"
+        )
+        done = self.run_php("-d", f"openssl.cafile={cwd / 'server.pem'}", "-r", code)
+        self.assertEqual((done.returncode, done.stdout), (0, "[true,true]"), done.stderr)
+        self.assertIn("PhpmqUnreachable", self.run_php("-r", code).stderr)
 
     def test_headers(self) -> None:
         """The worker reads headers; a message with a time to live keeps it when it comes back."""

@@ -105,7 +105,8 @@ class Api:
     def log_refusal(self, problem: Problem) -> None:
         """Log that a request is refused, once a minute."""
         if (left_out := self._limiter.admit(problem.code)) is not None:
-            self._log.warn("HTTP: a request is refused: {problem} ({more} more like that)", problem=str(problem), more=left_out)
+            line = "HTTP: a request is refused: {problem} ({left_out} more since the last line)"
+            self._log.warn(line, problem=str(problem), left_out=left_out)
 
 
 class Request(http.Request):

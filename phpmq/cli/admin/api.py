@@ -1,32 +1,19 @@
-"""The HTTP API of a server: requests, and lists by pages."""
+"""
+The HTTP API of a server: requests, lists by pages, and the errors for its answers.
+
+What moves the bytes is L{phpmq.cli.admin.transport}, which is slow to import.
+"""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, urlencode
 
-from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.python.failure import Failure
-from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseDone
-from twisted.web.http import PotentialDataLoss
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
-from zope.interface import implementer
-
-from phpmq import __version__
-from phpmq.cli.admin.address import Address
-from phpmq.cli.admin.refusals import document_of, lost, strange, too_late, too_long
-from phpmq.cli.exits import Failed
-from phpmq.cli.lines import content as body_fields
-from phpmq.cli.running import within
+from phpmq.addresses import ApiAddress
+from phpmq.cli.exit_codes import Exit, Failed
+from phpmq.cli.ndjson import content as body_fields
 
 #: The most bytes of an answer, where nothing else is said. A page of messages with 4 MiB of bodies has up to 24 as JSON.
 LIMIT = 64 * 1024 * 1024
@@ -34,58 +21,51 @@ LIMIT = 64 * 1024 * 1024
 #: Items that are asked for at a time.
 PAGE = 500
 
-# The type of a message's body as it is.
-_RAW = "application/octet-stream"
+#: Exit codes of problem documents; the others are L{Exit.FAILED}.
+_EXITS = {"not-allowed": Exit.NOT_ALLOWED, "foreign-host": Exit.NOT_ALLOWED, "foreign-origin": Exit.NOT_ALLOWED}
 
-_LITERAL = re.compile(r"(?<=://)\[[^]]*\]")
+# What to try, where the problem's own text does not say it.
+_HINTS = {
+    "no-such-queue": "phpmq queues lists those that there are",
+    "no-such-client": "phpmq clients lists those that there are",
+    "no-such-message": "it may be done by now, or in another queue",
+    "not-found": "the server may be of another version than this command",
+    "method-not-allowed": "the server may be of another version than this command",
+    "draining": "try again when it runs again",
+    "memory-full": "try again when messages were taken",
+    "disk-failing": "see that its disk is well, and not full",
+    "too-many-readers": "try again in a moment",
+    "too-many-bodies": "try again in a moment",
+}
 
-# Seconds to make a connection, to keep one that nothing is asked of, and to close all.
-_CONNECT, _KEEP, _CLOSE = 5.0, 30, 1.0
-
-
-class _Reply(NamedTuple):
-    """
-    An answer.
-
-    @ivar properties: of the message whose body is the answer's, as JSON
-    """
-
-    status: int
-    media: str
-    properties: str
-    body: bytes
+_STATUSES = {
+    401: ("wants a login", "give it as https://USER:PASSWORD@HOST", Exit.NOT_ALLOWED),
+    403: ("forbids it", "ask who runs it", Exit.NOT_ALLOWED),
+    407: ("wants a login for a proxy", "name an address that needs none", Exit.NOT_ALLOWED),
+    502: ("is a proxy that does not reach the server", "see that phpmq is running", Exit.UNREACHABLE),
+    503: ("is a proxy that does not reach the server", "see that phpmq is running", Exit.UNREACHABLE),
+    504: ("is a proxy that does not reach the server", "see that phpmq is running", Exit.UNREACHABLE),
+}
 
 
 class Api:
     """
-    The API of one server. Requests that fail raise L{Failed}, with a sentence for the user.
+    The API of one server. Api that fail raise L{Failed}, with a sentence for the user.
 
     @ivar address: where it is
     @ivar reactor: what it runs on
     """
 
-    def __init__(self, reactor: Any, address: Address, timeout: float, agent: IAgent | None = None) -> None:
+    def __init__(self, reactor: Any, address: ApiAddress, timeout: float, agent: Any = None) -> None:
         """
         @param timeout: seconds that an answer may take
-        @param agent: what makes connections; None for one that does
+        @param agent: what makes connections, an C{IAgent}; None for one that does
         """
-        self.reactor, self.address = reactor, address
-        self._timeout = timeout
-        self._pool = HTTPConnectionPool(reactor)
-        self._pool.cachedConnectionTimeout = _KEEP
-        agent = self._agent() if agent is None else agent
-        self._url = address.url
-        if (literal := _LITERAL.search(address.url)) is not None:
-            self._url = address.url.replace(literal[0], "localhost", 1)
-            agent = Literal(agent, literal[0])
-        self._client = HTTPClient(agent)
+        from phpmq.cli.admin.transport import Transport
 
-    def _agent(self) -> IAgent:
-        limit = min(_CONNECT, self._timeout)
-        if self.address.socket:
-            endpoint = UNIXClientEndpoint(self.reactor, self.address.socket, limit)
-            return Agent.usingEndpointFactory(self.reactor, OneEndpoint(endpoint), self._pool)  # type: ignore[no-any-return]
-        return Agent(self.reactor, connectTimeout=limit, pool=self._pool)
+        self.reactor, self.address = reactor, address
+        self._transport = Transport(reactor, address, timeout, agent)
+        self.close = self._transport.close
 
     async def get(self, what: str, /, *parts: str, wants: Sequence[str] = (), most: int = LIMIT, **query: object) -> dict[str, Any]:
         """
@@ -98,20 +78,20 @@ class Api:
         @param query: parameters; those that are None are left out
         @raise Failed: it is not answered, or refused
         """
-        return self._checked(await self._request(what, "GET", parts, query, None, most), wants)
+        return await self._request(what, "GET", parts, wants, query, most=most)
 
     async def post(self, what: str, /, *parts: str, wants: Sequence[str] = (), **fields: object) -> dict[str, Any]:
-        """Have something done; fields that are None are left out. Otherwise like L{get}."""
+        """Do something; fields that are None are left out. Otherwise like L{get}."""
         given = {name: value for name, value in fields.items() if value is not None}
-        return self._checked(await self._request(what, "POST", parts, {}, given), wants)
+        return await self._request(what, "POST", parts, wants, fields=given)
 
     async def put(self, what: str, /, *parts: str, fields: Mapping[str, object], wants: Sequence[str] = ()) -> dict[str, Any]:
         """Change something; fields that are None are null. Otherwise like L{get}."""
-        return self._checked(await self._request(what, "PUT", parts, {}, fields), wants)
+        return await self._request(what, "PUT", parts, wants, fields=fields)
 
     async def delete(self, what: str, /, *parts: str, wants: Sequence[str] = (), **query: object) -> dict[str, Any]:
         """Remove something; otherwise like L{get}."""
-        return self._checked(await self._request(what, "DELETE", parts, query), wants)
+        return await self._request(what, "DELETE", parts, wants, query)
 
     async def message(self, what: str, queue: str, id: str, most: int) -> dict[str, Any]:
         """
@@ -121,7 +101,7 @@ class Api:
         @raise Failed: there is no such message, or it is not answered
         """
         reply = await self._ask(what, "GET", ("queues", queue, "messages", id, "body"), {}, None, most)
-        if reply.media != _RAW:
+        if reply.media != "application/octet-stream":
             # It is a problem document.
             document_of(self.address, what, reply.status, reply.media, reply.body)
             raise strange(self.address)
@@ -130,16 +110,11 @@ class Api:
         except (ValueError, TypeError) as error:
             raise strange(self.address, error) from error
 
-    def _checked(self, document: dict[str, Any], wants: Sequence[str]) -> dict[str, Any]:
-        if any(name not in document for name in wants):
-            raise strange(self.address)
-        return document
-
     async def pages(
         self, what: str, /, *parts: str, most: int | None = None, page: int = PAGE, **query: Any
     ) -> AsyncIterator[list[dict[str, Any]]]:
         """
-        A list, page by page; the next one is asked for when it is wanted. There is always one, which may be empty.
+        List things, page by page; the next page is requested when it is wanted. There is at least one page, which may be empty.
 
         @param most: how many items are wanted; None for all
         @param page: how many are asked for at a time
@@ -151,7 +126,7 @@ class Api:
             answer = await self.get(what, *parts, wants=("items", "next"), limit=limit, after=after, **query)
             items, before, after = answer["items"], after, answer["next"]
             if after is not None and after == before:
-                raise strange(self.address)  # It would have no end.
+                raise strange(self.address)  # The list would have no end.
             yield items[:limit]
             if most is not None:
                 most -= len(items)
@@ -162,157 +137,84 @@ class Api:
         self,
         what: str,
         method: str,
-        parts: tuple[str, ...],
-        query: Mapping[str, object],
+        parts: Sequence[str],
+        wants: Sequence[str],
+        query: Mapping[str, object] | None = None,
         fields: Mapping[str, object] | None = None,
-        limit: int = LIMIT,
+        most: int = LIMIT,
     ) -> dict[str, Any]:
-        reply = await self._ask(what, method, parts, query, fields, limit)
-        return document_of(self.address, what, reply.status, reply.media, reply.body)
+        reply = await self._ask(what, method, parts, query or {}, fields, most)
+        document = document_of(self.address, what, reply.status, reply.media, reply.body)
+        if any(name not in document for name in wants):
+            raise strange(self.address)
+        return document
 
     async def _ask(
-        self,
-        what: str,
-        method: str,
-        parts: tuple[str, ...],
-        query: Mapping[str, object],
-        fields: Mapping[str, object] | None,
-        limit: int,
-    ) -> _Reply:
+        self, what: str, method: str, parts: Sequence[str], query: Mapping[str, object], fields: Mapping[str, object] | None, most: int
+    ) -> Any:
         path = "".join(f"/{quote(part, safe='')}" for part in parts)
         given = {name: value for name, value in query.items() if value is not None}
-        url = f"{self._url}/api/v1{path}" + (f"?{urlencode(given, quote_via=quote)}" if given else "")
+        url = f"{self.address.url}/api/v1{path}" + (f"?{urlencode(given, quote_via=quote)}" if given else "")
         content = None if fields is None else json.dumps(fields).encode()
-        changes = method != "GET"
-        try:
-            exchange = Deferred.fromCoroutine(self._exchange(method, url, content, limit))
-            return await within(self.reactor, self._timeout, exchange)
-        except TimeoutError as error:
-            raise too_late(self.address, what, self._timeout, changes) from error
-        except (Failed, CancelledError):
-            raise
-        except Exception as error:
-            raise lost(self.address, what, error, changes) from error
-
-    async def _exchange(self, method: str, url: str, content: bytes | None, limit: int) -> _Reply:
-        accepted = f"application/json, application/problem+json, {_RAW}"
-        headers = Headers({"Accept": [accepted], "User-Agent": [f"phpmq/{__version__}"]})
-        if content is not None:
-            headers.setRawHeaders("Content-Type", ["application/json"])
-        response = await self._client.request(
-            method,
-            url,
-            headers=headers,
-            data=None if content is None else _Body(content),
-            auth=self.address.login,
-            allow_redirects=False,
-            unbuffered=True,
-            reactor=self.reactor,
-        )
-        (media, *_) = response.headers.getRawHeaders("Content-Type", [""])
-        body = _Whole(limit)
-        response.deliverBody(body)
-        if not await body.there:
-            raise too_long(self.address, limit)
-        (properties, *_) = response.headers.getRawHeaders("Phpmq-Message", [""])
-        return _Reply(response.code, media.partition(";")[0].strip().lower(), properties, b"".join(body.blocks))
-
-    async def close(self) -> None:
-        """Close its connections."""
-        # The process ends anyway.
-        with suppress(TimeoutError):
-            await within(self.reactor, _CLOSE, self._pool.closeCachedConnections())
+        return await self._transport.request(what, method, url, content, most)
 
 
-@implementer(IAgentEndpointFactory)
-class OneEndpoint:
-    """Leads all requests to the same place, whatever their URLs say."""
-
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
-        self._endpoint = endpoint
-
-    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:  # noqa: N802  # the interface's name
-        """See L{IAgentEndpointFactory}."""
-        return self._endpoint
-
-
-@implementer(IAgent)
-class Literal:
-    """Asks an IPv6 address: treq takes every host for a name, and that is none."""
-
-    def __init__(self, agent: IAgent, literal: str) -> None:
-        """
-        @param literal: the address in brackets; in URLs C{localhost} stands for it
-        """
-        self._agent = agent
-        self._literal = b"//" + literal.encode("ascii")
-
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,  # noqa: N803
-    ) -> Deferred[IResponse]:
-        """See L{IAgent}."""
-        return self._agent.request(method, uri.replace(b"//localhost", self._literal, 1), headers, bodyProducer)
-
-
-@implementer(IBodyProducer)
-class _Body:
-    """The body of a request, written at once: those that this command sends are small, or what the server takes in one piece anyway."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self.length = len(content)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802  # the interface's name
-        """Write it; see L{IBodyProducer}."""
-        consumer.write(self._content)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """It is done already; see L{IBodyProducer}."""
-
-    def resumeProducing(self) -> None:
-        """Likewise."""
-
-    def stopProducing(self) -> None:
-        """Likewise."""
-
-
-class _Whole(Protocol):
+class Refused(Failed):
     """
-    Takes the body of an answer.
+    The API answered with a problem document.
 
-    @ivar blocks: what came
-    @ivar there: whether all of it is there, or else it is too long
+    @ivar error: its code
+    @ivar reason: its detail
     """
 
-    def __init__(self, limit: int) -> None:
-        self.blocks: list[bytes] = []
-        self.there: Deferred[bool] = Deferred(lambda _: self._stop())
-        self._left = limit
+    def __init__(self, sentence: str, code: Exit, error: str, reason: str) -> None:
+        super().__init__(sentence, code)
+        self.error = error
+        self.reason = reason
 
-    def _stop(self) -> None:
-        transport: Any = self.transport
-        if transport is not None:
-            (getattr(transport, "abortConnection", None) or transport.loseConnection)()
 
-    def dataReceived(self, data: bytes) -> None:
-        """See L{Protocol}."""
-        self._left -= len(data)
-        if self._left >= 0:
-            self.blocks.append(data)
-        elif not self.there.called:
-            self.there.callback(False)
-            self._stop()
+def document_of(address: ApiAddress, what: str, status: int, media: str, body: bytes) -> dict[str, Any]:
+    """
+    Return the JSON object of an answer.
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """See L{Protocol}."""
-        if not self.there.called:
-            # An answer without a length may have been cut: if it was, it is no JSON.
-            if reason.check(ResponseDone, PotentialDataLoss):
-                self.there.callback(True)
-            else:
-                self.there.errback(reason)
+    @param what: what was to be done, after "cannot"
+    @raise Refused: it is a problem document
+    @raise Failed: it is not the API's
+    """
+    document = _parsed(body) if media in ("application/json", "application/problem+json") else None
+    if document is not None and 200 <= status < 300:
+        return document
+    if document is not None and isinstance(error := document.get("code"), str) and media == "application/problem+json":
+        reason = str(document.get("detail") or error)
+        hint = f"; {_HINTS[error]}" if error in _HINTS else ""
+        raise Refused(f"cannot {what}: {reason}{hint}", _EXITS.get(error, Exit.FAILED), error, reason)
+    raise _foreign(address, what, status, media)
+
+
+def _parsed(body: bytes) -> dict[str, Any] | None:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _foreign(address: ApiAddress, what: str, status: int, media: str) -> Failed:
+    if status in _STATUSES:
+        does, hint, code = _STATUSES[status]
+        return Failed(f"cannot {what}: {address.name} {does} (HTTP {status}); {hint}", code)
+    if 300 <= status < 400:
+        return Failed(f"cannot {what}: {address.name} sends its callers elsewhere (HTTP {status}); name that as --api", Exit.UNREACHABLE)
+    answer = f"HTTP {status}, {media or 'of no type'}"
+    return Failed(f"{address.name} is no phpmq API, it answers with {answer}; name another --api", Exit.UNREACHABLE)
+
+
+def strange(address: ApiAddress, error: Exception | None = None) -> Failed:
+    """
+    Return the error for an answer that is JSON, but not what the API would say.
+
+    @param error: the exception that it caused
+    """
+    what = "" if error is None else f" ({type(error).__name__}: {error})"
+    hint = "see that --api leads to one of this version"
+    return Failed(f"{address.name} does not answer as phpmq's API does{what}; {hint}", Exit.UNREACHABLE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from enum import IntEnum
 
 from phpmq.errors import LoginRequired, NotAllowed, NotConnected, ProtocolError, TimedOut
@@ -56,20 +58,16 @@ def not_reached(error: Exception, server: str) -> Failed:
     @param error: what L{phpmq.client.QueueClient.connected} failed with
     @param server: how the user named it
     """
-    if isinstance(error, Failed):
-        return error
     if isinstance(error, ProtocolError):
         return Failed(f"{server} is not a phpmq server that speaks protocol 2: {error}", Exit.UNREACHABLE)
     if isinstance(error, NotConnected) and error.__cause__ is None:
-        return Failed(f"{server} hung up without an answer: {_no_answer(str(error))}", Exit.UNREACHABLE)
+        untrusted, other = (
+            "its certificate is not trusted here",
+            "it may not be a phpmq server that speaks protocol 2, or take no more connections",
+        )
+        return Failed(f"{server} hung up without an answer: {untrusted if 'certificate' in str(error) else other}", Exit.UNREACHABLE)
     reason, code = why(error.__cause__ or error)
     return Failed(f"cannot reach {server}: {reason}; see that phpmq is running, or name another --server", code)
-
-
-def _no_answer(reason: str) -> str:
-    if "certificate" in reason:
-        return "its certificate is not trusted here"
-    return "it may not be a phpmq server that speaks protocol 2, or take no more connections"
 
 
 def why(error: BaseException) -> tuple[str, Exit]:
@@ -78,8 +76,5 @@ def why(error: BaseException) -> tuple[str, Exit]:
     system: object = getattr(error, "osError", None)
     number = system if isinstance(system, int) else getattr(system, "errno", None)
     if number is not None:
-        import errno
-        import os
-
         return os.strerror(number).lower(), Exit.NOT_ALLOWED if number in (errno.EACCES, errno.EPERM) else Exit.UNREACHABLE
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__, Exit.UNREACHABLE

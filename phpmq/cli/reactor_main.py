@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import LogEvent, globalLogBeginner, textFileLogObserver
 from twisted.python.failure import Failure
 
-from phpmq.cli.exits import Exit
+from phpmq.cli.exit_codes import Exit
 
 _T = TypeVar("_T")
 
@@ -106,49 +106,28 @@ async def sleep(reactor: Any, duration: float) -> None:
 
 async def within(reactor: Any, duration: float, waiting: Deferred[_T]) -> _T:
     """
-    Wait, but not for ever.
+    Wait for at most a number of seconds.
 
     @raise TimeoutError: it took longer, and is cancelled
     """
-    late = False
 
-    def expire() -> None:
-        nonlocal late
-        late = True
-        waiting.cancel()
+    def expire(result: Any, seconds: float) -> Any:
+        if isinstance(result, Failure):
+            raise TimeoutError(f"no answer within {seconds:g} s") from result.value
+        return result
 
-    timer = reactor.callLater(duration, expire)
+    return await waiting.addTimeout(duration, reactor, expire)
+
+
+async def wait_for(waiting: Sequence[Deferred[None]], every: bool = False) -> None:
+    """
+    Wait until one has ended, or all have, or one has failed; the others are cancelled.
+
+    @param every: whether all have to end
+    @raise Exception: what the first failure was
+    """
     try:
-        return await waiting
-    except Exception as error:
-        if late:
-            raise TimeoutError(f"no answer within {duration:g} s") from error
-        raise
-    finally:
-        if timer.active():
-            timer.cancel()
-
-
-async def first(waiting: Sequence[Deferred[None]]) -> None:
-    """
-    Wait until one has ended, well or not; the others are cancelled.
-
-    @raise Exception: what it failed with
-    """
-    await _wait(waiting, DeferredList(waiting, fireOnOneCallback=True, fireOnOneErrback=True, consumeErrors=True))
-
-
-async def together(waiting: Sequence[Deferred[None]]) -> None:
-    """
-    Wait until all have ended well, or one has not; then the others are cancelled.
-
-    @raise Exception: what it failed with
-    """
-    await _wait(waiting, DeferredList(waiting, fireOnOneErrback=True, consumeErrors=True))
-
-
-async def _wait(waiting: Sequence[Deferred[None]], end: Deferred[Any]) -> None:
-    try:
+        end: Any = DeferredList(waiting, not every, fireOnOneErrback=True, consumeErrors=True)  # type: ignore[call-overload]
         await end
     except FirstError as error:
         error.subFailure.raiseException()

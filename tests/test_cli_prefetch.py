@@ -1,4 +1,4 @@
-"""Tests of L{phpmq.cli.consume.intake}: a client and a broker, connected in memory."""
+"""Tests of L{phpmq.cli.prefetch}: a client and a broker, connected in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from phpmq.broker import Broker
-from phpmq.cli.consume.intake import Intake
+from phpmq.cli.prefetch import Prefetch
 from phpmq.client import Delivery, QueueClient
 from phpmq.ports import Connections
 from phpmq.protocol import QueueFactory, QueueProtocol, deadlines
@@ -70,7 +70,7 @@ class MemoryServer:
         self.run()
 
 
-class IntakeTests(SynchronousTestCase):
+class PrefetchTests(SynchronousTestCase):
     """What is taken from several queues, and what never is."""
 
     def setUp(self) -> None:
@@ -96,18 +96,20 @@ class IntakeTests(SynchronousTestCase):
             for number in range(count):
                 self.broker.publish(queue, b"%d" % number)
 
-    def intake(self, queues: Sequence[str], window: int = 10, count: int | None = None, keep: bool = False) -> Intake:
-        """An intake that has begun."""
-        intake = Intake(self.clock, self.client, queues, lambda delivery: self.taken.append(delivery), self.fail, window, count, keep=keep)
-        intake.start()
+    def prefetch(self, queues: Sequence[str], window: int = 10, count: int | None = None, keep: bool = False) -> Prefetch:
+        """A prefetch that has begun."""
+        prefetch = Prefetch(
+            self.clock, self.client, queues, lambda delivery: self.taken.append(delivery), self.fail, window, count, keep=keep
+        )
+        prefetch.start()
         self.server.run()
-        return intake
+        return prefetch
 
-    def settle(self, intake: Intake, most: int = 1000) -> int:
+    def settle(self, prefetch: Prefetch, most: int = 1000) -> int:
         """Acknowledge what was taken: how many those were."""
         batch, self.taken = self.taken[:most], self.taken[most:]
         for delivery in batch:
-            intake.settle(delivery, delivery.ack)
+            prefetch.settle(delivery, delivery.ack)
         self.server.run()
         return len(batch)
 
@@ -120,21 +122,21 @@ class IntakeTests(SynchronousTestCase):
             wanted = chance.randint(1, max(1, sum(counts.values())))
             before = self.broker.lifecycle.delivered
             self.fill(**counts)
-            intake = self.intake(names, chance.choice((1, 2, 5, 100)), wanted)
-            done = Deferred.fromCoroutine(intake.counted())
-            watching = Deferred.fromCoroutine(intake.watch(False, lambda: bool(self.taken)))
+            prefetch = self.prefetch(names, chance.choice((1, 2, 5, 100)), wanted)
+            done = Deferred.fromCoroutine(prefetch.counted())
+            watching = Deferred.fromCoroutine(prefetch.watch(False, lambda: bool(self.taken)))
             expected = min(wanted, sum(counts.values()))
             for _ in range(300):
-                self.settle(intake, chance.randint(1, 5))
+                self.settle(prefetch, chance.randint(1, 5))
                 self.clock.advance(0.1)
                 self.server.run()
                 self.assertLessEqual(self.broker.lifecycle.delivered - before, wanted)
-                if intake.finished == expected:
+                if prefetch.finished == expected:
                     break
             description = f"case {case}: {counts}, {wanted}"
-            self.assertEqual((self.broker.lifecycle.delivered - before, intake.finished), (expected, expected), description)
+            self.assertEqual((self.broker.lifecycle.delivered - before, prefetch.finished), (expected, expected), description)
             self.assertEqual(done.called, expected == wanted)
-            self.end(intake, watching, done)
+            self.end(prefetch, watching, done)
 
     def test_arriving(self) -> None:
         """The same while messages arrive at any moment, also between a question and its answer."""
@@ -143,9 +145,9 @@ class IntakeTests(SynchronousTestCase):
             names = "abc"[: chance.randint(2, 3)]
             wanted = chance.randint(1, 20)
             before = self.broker.lifecycle.delivered
-            intake = self.intake(names, chance.choice((1, 3, 100)), wanted)
-            watching = Deferred.fromCoroutine(intake.watch(False, lambda: bool(self.taken)))
-            while intake.finished < wanted:
+            prefetch = self.prefetch(names, chance.choice((1, 3, 100)), wanted)
+            watching = Deferred.fromCoroutine(prefetch.watch(False, lambda: bool(self.taken)))
+            while prefetch.finished < wanted:
                 if chance.random() < 0.3:
                     self.broker.publish(chance.choice(names), b"")
                     self.broker.dispatch()
@@ -153,17 +155,17 @@ class IntakeTests(SynchronousTestCase):
                 self.server.step()
                 while self.taken and chance.random() < 0.3:
                     delivery = self.taken.pop()
-                    intake.settle(delivery, delivery.ack)
+                    prefetch.settle(delivery, delivery.ack)
                 self.assertLessEqual(self.broker.lifecycle.delivered - before, wanted, f"case {case}")
-            self.end(intake, watching)
+            self.end(prefetch, watching)
             self.assertEqual(self.broker.lifecycle.delivered - before, wanted, f"case {case}")
 
-    def end(self, intake: Intake, *waiting: Deferred[None]) -> None:
+    def end(self, prefetch: Prefetch, *waiting: Deferred[None]) -> None:
         """Nothing is wanted, and nothing left."""
         for one in waiting:
             one.addErrback(lambda _: None)
             one.cancel()
-        Deferred.fromCoroutine(intake.stop())
+        Deferred.fromCoroutine(prefetch.stop())
         self.server.run()
         self.broker.queues.flush_all()
         self.server.run()
@@ -172,48 +174,48 @@ class IntakeTests(SynchronousTestCase):
         """It is over when no queue has anything, and nothing is still in the caller's hands; not before."""
         for count in None, 100:
             self.fill(a=3, b=20)
-            intake = self.intake("abc", 5, count)
-            over = Deferred.fromCoroutine(intake.watch(True, lambda: bool(self.taken)))
-            while self.settle(intake, 4):
+            prefetch = self.prefetch("abc", 5, count)
+            over = Deferred.fromCoroutine(prefetch.watch(True, lambda: bool(self.taken)))
+            while self.settle(prefetch, 4):
                 self.server.run()
             self.clock.advance(1)
             self.server.run()
             self.successResultOf(over)
-            self.assertEqual((intake.finished, intake.unconfirmed), (23, 0))
-            self.end(intake)
+            self.assertEqual((prefetch.finished, prefetch.unconfirmed), (23, 0))
+            self.end(prefetch)
 
     def test_not_empty(self) -> None:
         """A queue that has used up its part is not taken for empty."""
         self.fill(a=40)
-        intake = self.intake("abc", 100, 30)
-        over = Deferred.fromCoroutine(intake.watch(True, lambda: bool(self.taken)))
-        while self.settle(intake) or not over.called:
+        prefetch = self.prefetch("abc", 100, 30)
+        over = Deferred.fromCoroutine(prefetch.watch(True, lambda: bool(self.taken)))
+        while self.settle(prefetch) or not over.called:
             self.clock.advance(0.1)
             self.server.run()
-            if intake.finished == 30:
+            if prefetch.finished == 30:
                 break
-        self.assertEqual((intake.finished, self.broker.lifecycle.delivered), (30, 30))
-        self.end(intake, over)
+        self.assertEqual((prefetch.finished, self.broker.lifecycle.delivered), (30, 30))
+        self.end(prefetch, over)
 
     def test_lost_connection(self) -> None:
         """What is done is not done again when the connection was lost before the server knew; what is not done comes again."""
         self.fill(a=5)
-        intake = self.intake("a", 10, 5)
-        done = Deferred.fromCoroutine(intake.counted())
+        prefetch = self.prefetch("a", 10, 5)
+        done = Deferred.fromCoroutine(prefetch.counted())
         first, second, *others = self.taken
         self.taken = []
-        intake.settle(first, first.ack)
+        prefetch.settle(first, first.ack)
         self.client._reconnector.protocol.transport.stream.clear()  # type: ignore[union-attr]  # it gets lost on the way
         self.server.hang_up()
         self.server.come_back()
         self.assertEqual([delivery.id for delivery in self.taken], [delivery.id for delivery in (second, *others)])
-        self.assertEqual((intake.finished, intake.unconfirmed), (1, 0))
+        self.assertEqual((prefetch.finished, prefetch.unconfirmed), (1, 0))
         # Done with a delivery of the connection before.
-        intake.settle(second, second.ack)
-        self.assertEqual((intake.finished, intake.unconfirmed), (2, 1))
+        prefetch.settle(second, second.ack)
+        self.assertEqual((prefetch.finished, prefetch.unconfirmed), (2, 1))
         self.taken.pop(0)
         self.assertNoResult(done)
-        self.settle(intake)
+        self.settle(prefetch)
         self.successResultOf(done)
         self.assertEqual(self.broker.lifecycle.acknowledged, 4)
 
@@ -222,31 +224,31 @@ class IntakeTests(SynchronousTestCase):
         for offline in False, True:
             before = self.broker.lifecycle.delivered
             self.fill(a=10)
-            intake = self.intake("ab", 10, 4)
-            watching = Deferred.fromCoroutine(intake.watch(False, lambda: bool(self.taken)))
+            prefetch = self.prefetch("ab", 10, 4)
+            watching = Deferred.fromCoroutine(prefetch.watch(False, lambda: bool(self.taken)))
             for _ in range(1 if offline else 3):
                 self.server.hang_up()
                 lost, self.taken = self.taken, []
                 self.assertEqual(len(lost), 2)
                 for delivery in lost if offline else ():
-                    intake.settle(delivery, delivery.ack)
+                    prefetch.settle(delivery, delivery.ack)
                 self.server.come_back()
             for _ in range(20):
-                self.settle(intake)
+                self.settle(prefetch)
                 self.clock.advance(0.1)
                 self.server.run()
-            self.assertEqual((intake.finished, intake.unconfirmed), (4, 0))
+            self.assertEqual((prefetch.finished, prefetch.unconfirmed), (4, 0))
             self.assertEqual(self.broker.lifecycle.delivered - before, 6 if offline else 10)
-            self.end(intake, watching)
+            self.end(prefetch, watching)
 
     def test_keep(self) -> None:
         """Messages that are kept do not fill the window, come once, also over a lost connection, and are back at the end."""
         self.fill(a=100)
-        intake = self.intake("a", 10, None, keep=True)
+        prefetch = self.prefetch("a", 10, None, keep=True)
         self.assertEqual(len(self.taken), 100)
         for delivery in self.taken:
-            intake.keep(delivery)
+            prefetch.keep(delivery)
         self.server.hang_up()
         self.server.come_back()
-        self.assertEqual((len(self.taken), intake.finished, self.broker.lifecycle.delivered), (100, 100, 200))
+        self.assertEqual((len(self.taken), prefetch.finished, self.broker.lifecycle.delivered), (100, 100, 200))
         self.assertEqual(self.broker.lifecycle.acknowledged, 0)

@@ -1,24 +1,25 @@
-"""Sends, and keeps account of what became of them."""
+"""Sends messages, from the command line, from standard input or from lines of JSON, and counts their receipts."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import repeat
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from phpmq.cli.connection import Watch, connect, disconnect
-from phpmq.cli.exits import Exit, Failed, code_of
-from phpmq.cli.output import is_terminal, json_line, note
-from phpmq.cli.pipes import Input, Output
-from phpmq.cli.progress import Progress
-from phpmq.cli.running import Pace, Signals, within
+from phpmq.cli.exit_codes import Exit, Failed, code_of
+from phpmq.cli.ndjson import message_of
+from phpmq.cli.output import Progress, is_terminal, json_line, note
+from phpmq.cli.reactor_main import Pace, Signals, within
+from phpmq.cli.stdio import Input, Output
 from phpmq.client import MessageId, QueueClient
-from phpmq.errors import Closed, TimedOut
+from phpmq.client_frames import MAX_BODY
+from phpmq.errors import Closed, TimedOut, TooLarge
 from phpmq.text import format_rate, format_seconds, plural
 
 # More seconds than any receipt takes: it is progress that is watched, not each message.
@@ -30,9 +31,15 @@ _MAX_UNREAD = 1 << 20
 # Seconds that receipts under way have after Ctrl-C.
 _GRACE = 1.0
 
+# The most bytes of a line: JSON may take six characters for a byte; the rest is for headers and facts.
+_MAX_LINE = 6 * MAX_BODY + 1024 * 1024
+
+# How many bad lines are told one by one.
+_TOLD = 10
+
 
 @dataclass(frozen=True)
-class Order:
+class SendOptions:
     """
     What is to be sent.
 
@@ -45,15 +52,15 @@ class Order:
 
     queue: str
     fields: dict[str, Any]
-    body: bytes | None
-    lines: bool
-    count: int | None
-    rate: float | None
-    progress: bool | None
-    ids: bool
-    as_json: bool
     server: str
     timeout: float
+    body: bytes | None = None
+    lines: bool = False
+    count: int | None = None
+    rate: float | None = None
+    progress: bool | None = None
+    ids: bool = False
+    as_json: bool = False
     done: str = "sent"
 
     @property
@@ -71,6 +78,7 @@ class Sender:
     """
     Sends messages, writes what is known of each, and counts.
 
+    @ivar note: shows a line for the user
     @ivar taken: how many there were to send
     @ivar stored: how many the server has, with those that it had before
     @ivar duplicates: how many it had before
@@ -79,30 +87,29 @@ class Sender:
     @ivar unknown: how many it may have or not
     """
 
-    def __init__(self, client: QueueClient, order: Order, out: Output, watch: Watch, progress: Progress) -> None:
-        self._client, self._order, self._out, self._watch, self._progress = client, order, out, watch, progress
+    def __init__(self, reactor: Any, client: QueueClient, options: SendOptions, out: Output, watch: Watch, progress: Progress) -> None:
+        self._pace = Pace(reactor, options.rate)
+        self.note = progress.note
+        self._client, self._options, self._out, self._watch, self._progress = client, options, out, watch, progress
         self.taken = self.stored = self.duplicates = self.failed = self.unknown = 0
         self.first: Exception | None = None
 
-    def note(self, sentence: str) -> None:
-        """A line for the user."""
-        self._progress.note(sentence)
-
     async def send(self, body: bytes, **more: Any) -> None:
         """
-        Send one, when there is room for it.
+        Send a message as soon as the rate and the limit of unconfirmed messages let it.
 
         @param more: parameters of C{QueueClient.send}, beside those of all messages
         @raise TooLarge: no server takes it
         @raise ValueError: it is none
         """
+        await self._pace.wait()
         client = self._client
         if not client.connection.outbox.has_room:
             await client.room()
         self._out.check()
         if self._out.waiting > _MAX_UNREAD:
             await self._out.written()
-        sending = client.send(self._order.queue, body, **self._order.fields, **more)
+        sending = client.send(self._options.queue, body, **self._options.fields, **more)
         self.taken += 1
         number = self.taken
         sending.addCallbacks(self._confirmed, self._refused, (number,), {}, (number,))
@@ -114,9 +121,9 @@ class Sender:
         # Without an id it is this process that sent it before: the connection was lost together with the receipt.
         duplicate = message_id.duplicate and message_id != ""
         self.duplicates += duplicate
-        if self._order.as_json:
+        if self._options.as_json:
             self._out.put(json_line({"number": number, "id": str(message_id) or None, "duplicate": duplicate}))
-        elif self._order.printing:
+        elif self._options.printing:
             self._out.put(f"{message_id}\n".encode())
             if not message_id:
                 note("the message is stored, but its id was lost together with the connection")
@@ -130,15 +137,18 @@ class Sender:
         self.failed += 1
         if self.first is None:
             self.first = error
-        if self._order.as_json:
+        if self._options.as_json:
             self._out.put(json_line({"number": number, "error": getattr(error, "code", "internal"), "reason": str(error)}))
 
     # What it comes to
 
-    def summary(self, duration: float) -> str:
-        """One line about all that went well."""
+    def tell(self, duration: float) -> None:
+        """Say what was done in a number of seconds, if nothing went wrong."""
         before = f", {self.duplicates:,} of them stored before" if self.duplicates else ""
-        return f"{self._order.done} {plural(self.taken)} in {format_seconds(duration)}, {format_rate(self.taken, duration)}{before}"
+        if self._options.many:
+            note(f"{self._options.done} {plural(self.taken)} in {format_seconds(duration)}, {format_rate(self.taken, duration)}{before}")
+        elif before:
+            note("nothing was stored: the queue knows a message with that key already")
 
     def complaint(self, interrupted: bool, gave_up: bool, online: bool) -> Failed | None:
         """
@@ -150,7 +160,7 @@ class Sender:
         if interrupted:
             parts.append("interrupted")
         if gave_up:
-            parts.append(f"gave up after {self._order.timeout:g} s without an answer of {self._order.server}")
+            parts.append(f"gave up after {self._options.timeout:g} s without an answer of {self._options.server}")
         if self.failed or self.unknown or parts:
             parts.append(self._account())
         parts += self._refusal()
@@ -167,7 +177,7 @@ class Sender:
         return [] if self.first is None else [f"{'the first refusal' if self.failed > 1 else 'refused'}: {self.first}"]
 
     def _account(self) -> str:
-        text = f"{self.stored:,} of {plural(self.taken)} {self._order.done}"
+        text = f"{self.stored:,} of {plural(self.taken)} {self._options.done}"
         if self.unknown:
             text += f", {self.unknown:,} may have been stored or not"
         return text
@@ -182,33 +192,35 @@ class Sender:
         return code_of(self.first)
 
 
-async def send_messages(reactor: Any, signals: Signals, order: Order, feed: Callable[[Sender], Awaitable[None]] | None = None) -> int:
-    """
-    Do what is ordered: the exit code.
+#: Gives a sender all that is to be sent.
+Feed = Callable[[Sender], Awaitable[None]]
 
-    @param feed: has the sender send what is to be sent; None for what the order says
+
+async def send_messages(reactor: Any, signals: Signals, options: SendOptions, feed: Feed | None = None) -> int:
+    """
+    Send messages: the exit code.
+
+    @param feed: gives a sender what is to be sent; None for what the options say
     """
     out = Output(reactor)
-    client = await connect(reactor, order.server, order.timeout, _FOR_EVER)
+    client = await connect(reactor, options.server, options.timeout, _FOR_EVER)
     started = reactor.seconds()
-    shown = False if order.progress is None and order.printing and is_terminal(1) else order.progress
-    progress = Progress(reactor, f"sending to {order.queue}", None if order.lines else order.count, shown)
-    feeding: Deferred[None] | None = None
+    shown = False if options.progress is None and options.printing and is_terminal(1) else options.progress
+    progress = Progress(reactor, f"sending to {options.queue}", None if options.lines else options.count, shown)
     ended: Failed | None = None
 
     def stop() -> None:
-        if feeding is not None:
-            feeding.cancel()
+        feeding.cancel()
 
-    watch = Watch(reactor, client, order.server, order.timeout, lambda: client.connection.outbox.sends, stop, progress.note)
-    sender = Sender(client, order, out, watch, progress)
+    watch = Watch(reactor, client, options.server, options.timeout, lambda: client.connection.outbox.sends, stop, progress.note)
+    sender = Sender(reactor, client, options, out, watch, progress)
     signals.gracefully(stop)
-    feeding = Deferred.fromCoroutine(_feed(_Ordered(reactor, order).feed if feed is None else feed, sender, client, out))
+    feeding = Deferred.fromCoroutine(_feed(feed or partial(_feed_given, reactor, options), sender, client, out))
     try:
         await feeding
     except CancelledError:
         if not watch.gave_up:
-            await _grace(reactor, client, out)
+            await _wait_for_receipts(reactor, client, out)
     except Failed as error:
         ended = error
     finally:
@@ -216,23 +228,21 @@ async def send_messages(reactor: Any, signals: Signals, order: Order, feed: Call
         progress.close()
         watch.close()
         await disconnect(reactor, client)
-    complaint = sender.complaint(bool(signals.count), watch.gave_up, online)
     if ended is not None:
         raise sender.ended(ended)
-    if complaint is not None:
+    if (complaint := sender.complaint(bool(signals.count), watch.gave_up, online)) is not None:
         raise complaint
-    _tell(order, sender, reactor.seconds() - started)
+    sender.tell(reactor.seconds() - started)
     return Exit.OK
 
 
-def _tell(order: Order, sender: Sender, duration: float) -> None:
-    if order.many:
-        note(sender.summary(duration))
-    elif sender.duplicates:
-        note("nothing was stored: the queue knows a message with that key already")
+async def _wait_for_receipts(reactor: Any, client: QueueClient, out: Output) -> None:
+    with suppress(TimeoutError):
+        await within(reactor, _GRACE, client.confirmed())
+        await within(reactor, _GRACE, out.written())
 
 
-async def _feed(feed: Callable[[Sender], Awaitable[None]], sender: Sender, client: QueueClient, out: Output) -> None:
+async def _feed(feed: Feed, sender: Sender, client: QueueClient, out: Output) -> None:
     try:
         await feed(sender)
     except Failed:
@@ -243,31 +253,49 @@ async def _feed(feed: Callable[[Sender], Awaitable[None]], sender: Sender, clien
     await out.written()
 
 
-class _Ordered:
-    """Has sent what the order says."""
-
-    def __init__(self, reactor: Any, order: Order) -> None:
-        self._order = order
-        self._source = Input(reactor)
-        self._pace = Pace(reactor, order.rate)
-
-    async def feed(self, sender: Sender) -> None:
-        """Do."""
-        order, source = self._order, self._source
-        if order.lines:
-            while (lines := await source.lines()) is not None:
-                await self._send(sender, lines)
-        else:
-            body = await source.all() if order.body is None else order.body
-            await self._send(sender, repeat(body, order.count or 1))
-
-    async def _send(self, sender: Sender, bodies: Iterable[bytes]) -> None:
-        for body in bodies:
-            await self._pace.wait()
+async def _feed_given(reactor: Any, options: SendOptions, sender: Sender) -> None:
+    source = Input(reactor)
+    if options.lines:
+        while (lines := await source.lines()) is not None:
+            for line in lines:
+                await sender.send(line)
+    else:
+        body = await source.all() if options.body is None else options.body
+        for _ in range(options.count or 1):
             await sender.send(body)
 
 
-async def _grace(reactor: Any, client: QueueClient, out: Output) -> None:
-    with suppress(TimeoutError):
-        await within(reactor, _GRACE, client.confirmed())
-        await within(reactor, _GRACE, out.written())
+async def import_messages(reactor: Any, signals: Signals, options: SendOptions, path: str | None, skip_bad: bool) -> int:
+    """
+    Send the messages that lines of JSON say: the exit code.
+
+    @param path: of the file; None for standard input
+    @param skip_bad: whether to go on after a line that is no message
+    """
+    name = path or "standard input"
+    try:
+        file = open(path or 0, "rb", buffering=0, closefd=path is not None)  # noqa: SIM115  # it is closed below
+    except OSError as error:
+        raise Failed(f"cannot read {name}: {error.strerror}") from error
+    with file:
+        source = Input(reactor, file.fileno(), name, _MAX_LINE)
+        return await send_messages(reactor, signals, options, partial(_feed_lines, source, name, skip_bad))
+
+
+async def _feed_lines(source: Input, name: str, skip_bad: bool, sender: Sender) -> None:
+    bad = 0
+    while (lines := await source.lines()) is not None:
+        for number, line in enumerate(lines, source.line - len(lines) + 1):
+            try:
+                if line.strip():
+                    body, fields = message_of(line)
+                    await sender.send(body, **fields)
+            except (TooLarge, ValueError) as error:
+                sentence = f"line {number:,} of {name} is no message: {error}"
+                if not skip_bad:
+                    raise Failed(f"{sentence} (--skip-bad leaves such lines out)") from error
+                bad += 1
+                if bad <= _TOLD:
+                    sender.note(sentence)
+    if bad:
+        raise Failed(f"{plural(bad, 'line')} of {name} left out, as no messages")

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList
 
 from phpmq.cli.connection import settled_down
-from phpmq.cli.running import sleep
+from phpmq.cli.reactor_main import sleep
 from phpmq.client import Consumer, Delivery, QueueClient
 
 # The server's own limit, unless it is told another.
@@ -35,12 +35,12 @@ class _Share:
         self.allowed: int | None = None
 
 
-class Intake:
+class Prefetch:
     """
     What comes from the queues.
 
     With a count, the windows never add up to more than what is still wanted. With several queues it is dealt out to them; where one has
-    used up its part while others have nothing, it is dealt out anew.
+    used up its part while others have nothing, it is dealt out again.
 
     @ivar deliveries: how many came
     @ivar finished: how many of them the caller is done with
@@ -210,7 +210,7 @@ class Intake:
 
     async def watch(self, until_empty: bool, busy: Callable[[], bool]) -> None:
         """
-        Deal out anew when that is of use; over when there is nothing to take.
+        Deal out again when that is of use; over when there is nothing to take.
 
         @param until_empty: whether it may be over
         @param busy: whether the caller has messages to handle
@@ -225,7 +225,7 @@ class Intake:
                 quiet = 0
             else:
                 quiet += 1
-                # Each queue has its turn within so many rounds, after the one that may have been under way.
+                # Each queue has its turn within this number of rounds, after the one that may have been under way.
                 enough = len(self._shares) + 1 if starving else 1
                 if until_empty and quiet >= enough and not busy():
                     return

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from phpmq.cli.exits import Failed
+from phpmq.cli.exit_codes import Failed
 from phpmq.client_frames import MAX_BODY
 
 _BLOCK = 1 << 16
@@ -43,7 +43,7 @@ class _Descriptor:
         return self._readable
 
     def writable(self) -> Deferred[None]:
-        """Likewise for writing."""
+        """Fires when it can be written to, or its other end is closed; one at a time. Can be cancelled."""
         self._writable = Deferred(self._stop_writing)
         self._reactor.addWriter(self)
         return self._writable
@@ -175,7 +175,7 @@ class Output:
         self._descriptor = _Descriptor(reactor, descriptor)
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
-        # A pipe that is ready takes so many bytes at once, a file any number.
+        # A pipe that is ready takes this number of bytes at once, a file any number.
         mode = os.fstat(descriptor).st_mode
         self._piece = _TURN if stat.S_ISREG(mode) else select.PIPE_BUF
         self._is_pipe = stat.S_ISFIFO(mode)

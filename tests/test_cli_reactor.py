@@ -1,18 +1,14 @@
-"""Tests of L{phpmq.cli.running} and L{phpmq.cli.connection}, with a clock that stands still."""
+"""Tests of L{phpmq.cli.reactor_main}, with a clock that stands still."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import click
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.cli.connection import endpoint
-from phpmq.cli.running import Pace, Signals, first, together, within
+from phpmq.cli.reactor_main import Pace, Signals, wait_for, within
 
 
 class WaitingTests(SynchronousTestCase):
@@ -42,19 +38,19 @@ class WaitingTests(SynchronousTestCase):
 
     def test_several(self) -> None:
         """The first one that ends ends the others, or all have to; a failure is what it is."""
-        for wait, outcome in ((first, lambda one: one.callback(None)), (together, lambda one: one.errback(KeyError("x")))):
+        for every, outcome in ((False, lambda one: one.callback(None)), (True, lambda one: one.errback(KeyError("x")))):
             cancelled: list[object] = []
             waiting: list[Deferred[None]] = [Deferred(cancelled.append) for _ in range(3)]
-            ending = Deferred.fromCoroutine(wait(waiting))
+            ending = Deferred.fromCoroutine(wait_for(waiting, every))
             self.assertNoResult(ending)
             outcome(waiting[1])
-            if wait is first:
+            if not every:
                 self.successResultOf(ending)
             else:
                 self.failureResultOf(ending, KeyError)
             self.assertEqual(cancelled, [waiting[0], waiting[2]])
         waiting = [Deferred(), Deferred()]
-        ending = Deferred.fromCoroutine(together(waiting))
+        ending = Deferred.fromCoroutine(wait_for(waiting, every=True))
         waiting[0].callback(None)
         self.assertNoResult(ending)
         waiting[1].callback(None)
@@ -101,25 +97,3 @@ class SignalTests(SynchronousTestCase):
         self.assertEqual(self.calls(lambda signals, calls: signals.gracefully(lambda: calls.append("end"))), ["end", "cancel"])
         both = self.calls(lambda signals, calls: signals.gracefully(lambda: calls.append("end"), lambda: calls.append("kill")))
         self.assertEqual(both, ["end", "kill"])
-
-
-class EndpointTests(SynchronousTestCase):
-    """C{--server}."""
-
-    def test_descriptions(self) -> None:
-        """It is one of Twisted's descriptions, or a host and a port; a description comes first."""
-        reactor = MemoryReactorClock()
-        for server, host in (("tcp:mq.example:9100", "mq.example"), ("mq.example:9100", "mq.example"), ("[::1]:9100", "::1")):
-            where = endpoint(reactor, server)
-            assert isinstance(where, TCP4ClientEndpoint)
-            Deferred.fromCoroutine(_connect(where)).addErrback(lambda failure: failure.trap(CancelledError))
-            self.assertEqual(reactor.tcpClients[-1][:2], (host, 9100))
-        self.assertIsInstance(endpoint(reactor, "unix:9100"), UNIXClientEndpoint)
-        for server in "tcp:9100", "mq.example", "mq.example:port", "http://mq.example:9100", "", ":9100", "tcp:a:b":
-            self.assertRaises(click.BadParameter, endpoint, reactor, server)
-
-
-async def _connect(where: TCP4ClientEndpoint) -> None:
-    from twisted.internet.protocol import Factory, Protocol
-
-    await where.connect(Factory.forProtocol(Protocol))
