@@ -66,7 +66,7 @@ class QueueProtocol(Protocol):
         self._open_session = open_session
         self.listener = listener
         self.number = connections.accepted
-        self.since = connections.seconds()
+        self.since = connections.clock.seconds()
         self.received = self.sent = self.held = 0
         self.session: Session | None = None
         self._state = _OPEN

@@ -14,7 +14,7 @@ from enum import Enum
 from functools import cache, reduce
 from operator import getitem
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, dataclass_transform, get_args, get_origin, get_type_hints
 
 from phpmq.message import QueueSettings
 from phpmq.text import format_count, format_duration, format_rate, format_size
@@ -93,6 +93,16 @@ class About(NamedTuple):
     name: str = ""  # its name in JSON where that is not the attribute's
 
 
+@dataclass_transform(frozen_default=True)
+class Result:
+    """What operators get: each kind is a frozen dataclass, whose fields are described by L{About}."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True)(cls)
+
+
 _Count = Annotated[int, About()]
 _Counts = Mapping[str, _Count]
 
@@ -122,8 +132,7 @@ _Body = Annotated[str | None, About("The body if it is UTF-8.", "BODY", Unit.TEX
 _Base64 = Annotated[str | None, About("The body in base64 if it is not UTF-8.", unit=Unit.BASE64)]
 
 
-@dataclass(frozen=True)
-class Rate:
+class Rate(Result):
     """Events a second, by the length of the time that it is an average of."""
 
     last: Annotated[float, About("In the last second.", name="1s")]
@@ -131,8 +140,7 @@ class Rate:
     minute: Annotated[float, About("In about the last minute.", name="60s")]
 
 
-@dataclass(frozen=True)
-class Rates:
+class Rates(Result):
     """Rates of the counters that queues have."""
 
     received: Annotated[Rate, About("Messages accepted.", "IN", Unit.RATE)]
@@ -140,8 +148,7 @@ class Rates:
     acknowledged: Annotated[Rate, About("Acknowledgements.", "ACKED", Unit.RATE)]
 
 
-@dataclass(frozen=True)
-class QueueTotals:
+class QueueTotals(Result):
     """Counters of a queue, since the server started or the queue was made."""
 
     received: _Received
@@ -149,16 +156,14 @@ class QueueTotals:
     acknowledged: _Acknowledged
 
 
-@dataclass(frozen=True)
-class Paused:
+class Paused(Result):
     """What an operator stopped."""
 
     deliveries: Annotated[bool, About("Whether consumers get nothing.")]
     sends: Annotated[bool, About("Whether the queue takes nothing.")]
 
 
-@dataclass(frozen=True)
-class QueueStatus:
+class QueueStatus(Result):
     """A queue, with all its numbers and settings."""
 
     name: _Queue
@@ -198,8 +203,7 @@ class QueueNumbers(NamedTuple):
     settings: QueueSettings | None = None  # None for the sum of several queues, and for one that is gone but for its dead letters
 
 
-@dataclass(frozen=True)
-class QueueConsumer:
+class QueueConsumer(Result):
     """One consumer of a queue."""
 
     client: Annotated[int | None, About("The number of its connection; null for code within the server.", "CLIENT", Unit.NUMBER)]
@@ -208,15 +212,13 @@ class QueueConsumer:
     lease_seconds: _Lease
 
 
-@dataclass(frozen=True)
 class QueueDetail(QueueStatus):
     """One queue, and who consumes it."""
 
     consuming: tuple[QueueConsumer, ...]
 
 
-@dataclass(frozen=True)
-class MessageStatus:
+class MessageStatus(Result):
     """A message that is ready, delayed or in flight."""
 
     id: _MessageId
@@ -233,8 +235,7 @@ class MessageStatus:
     body_base64: _Base64 = None
 
 
-@dataclass(frozen=True)
-class DeadLetterStatus:
+class DeadLetterStatus(Result):
     """A message that nobody gets until an operator decides."""
 
     id: _MessageId
@@ -251,8 +252,7 @@ class DeadLetterStatus:
     body_base64: _Base64 = None
 
 
-@dataclass(frozen=True)
-class DeadLetterTotals:
+class DeadLetterTotals(Result):
     """A queue that has dead letters; it may be gone."""
 
     queue: _Queue
@@ -260,8 +260,7 @@ class DeadLetterTotals:
     bytes: Annotated[int, About("Bytes of its dead letters.", "SIZE", Unit.BYTES)]
 
 
-@dataclass(frozen=True)
-class ClientConsumer:
+class ClientConsumer(Result):
     """One queue that a client consumes."""
 
     queue: _Queue
@@ -270,8 +269,7 @@ class ClientConsumer:
     lease_seconds: _Lease
 
 
-@dataclass(frozen=True)
-class ClientStatus:
+class ClientStatus(Result):
     """A connection, with what it consumes."""
 
     id: Annotated[int, About("The connection's number.", "ID", Unit.NUMBER)]
@@ -287,8 +285,7 @@ class ClientStatus:
     waiting_for_room: Annotated[bool, About("Whether its sends are blocked.")]
 
 
-@dataclass(frozen=True)
-class ServerMessages:
+class ServerMessages(Result):
     """Messages of all queues, by state."""
 
     ready: _Ready
@@ -298,8 +295,7 @@ class ServerMessages:
     bytes: _Bytes
 
 
-@dataclass(frozen=True)
-class ServerTotals:
+class ServerTotals(Result):
     """Counters since the server started; none of them ever falls."""
 
     received: _Received
@@ -315,8 +311,7 @@ class ServerTotals:
     unknown_ids: Annotated[int, About("Settlements of messages that their client did not hold.")]
 
 
-@dataclass(frozen=True)
-class Connections:
+class Connections(Result):
     """How many connections there are, and what happened to them."""
 
     open: Annotated[int, About("Connections that are open.")]
@@ -327,16 +322,14 @@ class Connections:
     protocol_errors: Annotated[_Counts, About("Connections closed as the client broke the protocol, by error.")]
 
 
-@dataclass(frozen=True)
-class Keys:
+class Keys(Result):
     """Deduplication keys of all queues."""
 
     remembered: _Count
     limit: _Count
 
 
-@dataclass(frozen=True)
-class MemoryStatus:
+class MemoryStatus(Result):
     """The memory that messages and the process take, in bytes."""
 
     used: Annotated[int, About("What messages, dead letters, queues, keys and producers count for.", unit=Unit.BYTES)]
@@ -345,8 +338,7 @@ class MemoryStatus:
     peak: Annotated[int | None, About("The most that it ever was.", unit=Unit.BYTES)] = None
 
 
-@dataclass(frozen=True)
-class MirrorStatus:
+class MirrorStatus(Result):
     """The file to which the store is mirrored; without one there is nothing but that."""
 
     file: Annotated[str | None, About("Its path; null if the server keeps its messages in memory only.", unit=Unit.TEXT)]
@@ -357,24 +349,21 @@ class MirrorStatus:
     errors: Annotated[int | None, About("Writes that failed.")] = None
 
 
-@dataclass(frozen=True)
-class Alarm:
+class Alarm(Result):
     """What an operator has to look at now."""
 
     name: Annotated[str, About("The name of the check that failed.", unit=Unit.NAME)]
     text: Annotated[str, About("What is wrong.", unit=Unit.TEXT)]
 
 
-@dataclass(frozen=True)
-class Health:
+class Health(Result):
     """Whether the server does what it is for."""
 
     ready: Annotated[bool, About("Whether all is well.")]
     checks: Annotated[Mapping[str, str], About("'ok', or what is wrong, by the check's name.")]
 
 
-@dataclass(frozen=True)
-class ServerStatus:
+class ServerStatus(Result):
     """The status of the whole server."""
 
     version: str
@@ -394,16 +383,14 @@ class ServerStatus:
     alarms: tuple[Alarm, ...]
 
 
-@dataclass(frozen=True)
-class Receipt:
+class Receipt(Result):
     """The receipt of a message that an operator sent."""
 
     id: _MessageId
     duplicate: Annotated[bool, About("Whether it was known already, and nothing was stored.")]
 
 
-@dataclass(frozen=True)
-class FlushResult:
+class FlushResult(Result):
     """What a flush of a queue removed."""
 
     queue: _Queue
@@ -411,8 +398,7 @@ class FlushResult:
     in_flight: _LeftInFlight
 
 
-@dataclass(frozen=True)
-class FlushAllResult:
+class FlushAllResult(Result):
     """What a flush of all queues removed."""
 
     queues: Annotated[int, About("Queues that were flushed.")]
@@ -420,23 +406,20 @@ class FlushAllResult:
     in_flight: _LeftInFlight
 
 
-@dataclass(frozen=True)
 class DeleteResult(FlushResult):
     """What was removed with a queue."""
 
     dead: Annotated[int, About("Dead letters removed.", "DEAD")]
 
 
-@dataclass(frozen=True)
-class DeadDeleteResult:
+class DeadDeleteResult(Result):
     """How many dead letters were deleted."""
 
     queue: _Queue
     deleted: Annotated[int, About("Dead letters deleted.", "DELETED")]
 
 
-@dataclass(frozen=True)
-class ReplayResult:
+class ReplayResult(Result):
     """How many dead letters were replayed."""
 
     queue: _Queue
@@ -444,8 +427,7 @@ class ReplayResult:
     replayed: Annotated[int, About("Dead letters requeued.", "REPLAYED")]
 
 
-@dataclass(frozen=True)
-class MoveResult:
+class MoveResult(Result):
     """How many messages were moved."""
 
     source: _Queue
@@ -453,8 +435,7 @@ class MoveResult:
     moved: Annotated[int, About("Messages moved.", "MOVED")]
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(Result):
     """A part of a list of results of one kind."""
 
     items: list[Any]
