@@ -36,17 +36,6 @@ SORTS = "name", "ready", "in_flight", "messages", "dead", "bytes", "age", "rate"
 #: The most items of a page, and the most bytes of each body in a list of messages.
 MAX_PAGE, MAX_PREVIEW = 1000, 65536
 
-#: What each setting of a queue means.
-SETTINGS: Mapping[str, str] = {
-    "max_messages": "How many messages may wait; 0 for no limit.",
-    "max_bytes": "How many bytes may wait; 0 for no limit.",
-    "when_full": "What happens to one more.",
-    "max_attempts": "Deliveries after which a message is dead; 0 for no limit.",
-    "lease": "Seconds that a consumer which asks for no lease has; 0 for no limit.",
-    "expired": "What becomes of messages that expire.",
-    "dedup": "Seconds that a message's key is known after its acceptance; 0 for no longer than it is in the queue.",
-}
-
 
 class Unit(Enum):
     """What a field's value is, which decides how a table formats and aligns it."""
@@ -468,7 +457,8 @@ def _fields(kind: Any) -> list[tuple[str, Any, bool, About]]:
     found = []
     for field in fields(kind):
         hint = hints[field.name]
-        about = next((one for one in getattr(hint, "__metadata__", ()) if isinstance(one, About)), About())
+        (known,) = getattr(hint, "__metadata__", (About(),))
+        about = About(known) if isinstance(known, str) else known
         found.append((field.name, hint, field.default is None, about._replace(name=about.name or field.name)))
     return found
 
@@ -543,8 +533,8 @@ def schema_of(kind: Any) -> Schema:
     for name, hint, optional, about in _fields(kind):
         if kind is QueueSettings and name in QueueSettings._CHOICES:
             hint = Literal[QueueSettings._CHOICES[name]]
-        doc = SETTINGS[name] if kind is QueueSettings else about.doc
-        properties[about.name] = {**_schema(hint, optional), **_SCHEMAS.get(about.unit, {}), **({"description": doc} if doc else {})}
+        description = {"description": about.doc} if about.doc else {}
+        properties[about.name] = {**_schema(hint, optional), **_SCHEMAS.get(about.unit, {}), **description}
     required = [about.name for *_, optional, about in _fields(kind) if not optional]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
