@@ -134,7 +134,7 @@ class IBroker(Interface):
         """End a turn: deliveries are made, and peers flushed."""
 
     def save_revision(queue: str, revision: int) -> None:
-        """Remember in C{revisions} what the latest sender of a queue speaks; ignored if there is no queue of that name."""
+        """Remember what a sender speaks; see L{IBroker.save_revision}."""
 
 
 class IMirror(Interface):
@@ -157,13 +157,10 @@ class IStore(Interface):
     mirrored = Attribute("All that was accepted up to this number is in the file as well.")
     latest = Attribute("The number of the message that was added last; one below C{next_number} before the first.")
     next_number = Attribute("The first number (and position) that no message ever had.")
-    revisions = Attribute(
-        "Which revision of protocol 01 (1 original, 2 documented) the latest sender of each queue speaks, by the queue's name; queues that"
-        " no client of version 01 sent to are left out."
-    )
+    revisions = Attribute("The same as L{IBroker} has.")
 
     def save_revision(name: str, revision: int) -> None:
-        """Remember in C{revisions} what the latest sender of a queue speaks; ignored if there is no queue of that name."""
+        """Remember what a sender speaks; see L{IBroker.save_revision}."""
 
     def add(message: Message) -> None:
         """Keep a new message, with the highest number yet, and remember its key if its queue has a dedup window."""

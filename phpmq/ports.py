@@ -129,10 +129,11 @@ class Connections(Generic[_C]):
         self.rejected_by_address = 0  # those of them that were refused at the limit of an address
         self.received = self.sent = 0  # bytes that ever came and went; counted by the protocol
         self.timeouts: Counter[str] = Counter()  # kind of deadline -> how many were missed
+        # Connection that is not read -> what to call once its client closes its end: of such a connection no reactor tells.
+        self.unread: dict[_C, Callable[[], object]] = {}
         self.errors: Counter[str] = Counter()  # error code -> how many clients broke the protocol
         self._limiter = LogLimiter(self.clock)
         self._expected: dict[tuple[_C, str], float] = {}
-        self._unread: dict[_C, Callable[[], object]] = {}
         self._all_closed: Deferred[None] | None = None
 
     # Who is connected
@@ -166,7 +167,7 @@ class Connections(Generic[_C]):
             self.by_address[host] -= 1
             if not self.by_address[host]:
                 del self.by_address[host]
-        self._unread.pop(connection, None)
+        self.unread.pop(connection, None)
         self.clear_deadlines(connection)
         if self._all_closed is not None and not self.open:
             self._all_closed.callback(None)
@@ -212,26 +213,16 @@ class Connections(Generic[_C]):
         for hung_up in self._find_hung_up():
             hung_up()
 
-    # Connections that are not read
-
-    def watch_unread(self, connection: _C, hung_up: Callable[[], object]) -> None:
-        """Call back once a client closes its end: of a connection that is not read no reactor tells."""
-        self._unread[connection] = hung_up
-
-    def unwatch_unread(self, connection: _C) -> None:
-        """Undo L{watch_unread}: the connection is read again."""
-        self._unread.pop(connection, None)
-
     def _find_hung_up(self) -> list[Callable[[], object]]:
         """Return what is to be called, and watch those connections no more."""
         sockets: dict[int, _C] = {}
         poll = select.poll()
-        for connection in self._unread:
+        for connection in self.unread:
             descriptor = connection.transport.fileno()
             if descriptor >= 0:
                 sockets[descriptor] = connection
                 poll.register(descriptor, _HANGUP)
-        return [self._unread.pop(sockets[descriptor]) for descriptor, _ in poll.poll(0)] if sockets else []
+        return [self.unread.pop(sockets[descriptor]) for descriptor, _ in poll.poll(0)] if sockets else []
 
     # The end
 

@@ -25,7 +25,6 @@ from phpmq.protocol import QueueFactory, QueueProtocol, deadlines
 from phpmq.server_frames import Versions
 from phpmq.session import Session
 from phpmq.settings import Settings
-from phpmq.store import SQLiteStore
 
 if TYPE_CHECKING:
     from phpmq.admin.http import Site
@@ -104,11 +103,6 @@ class QueueService(MultiService):
     def mirror(self) -> MirrorService | None:
         """What copies the messages to the file, once the service was started; None without a file."""
         return self.engine.mirror
-
-    @property
-    def store(self) -> SQLiteStore | None:
-        """The messages, once the service was started."""
-        return self.engine.store
 
     def _listen(self, option: str, description: str, factory: IProtocolFactory) -> None:
         self._listeners.append(Listener(option, description, factory, self._reactor))

@@ -85,7 +85,7 @@ class MemoryServer:
         self._clients: list[QueueClient] = []
         self._ends: set[_End] = set()
         self.service.startService()
-        self._store = cast(SQLiteStore, self.service.store)
+        self._store = cast(SQLiteStore, self.service.engine.store)
         self.broker.confirms.mirror = cast(IMirror, _Disk(self._store.changelog, self.broker, self.clock))
 
     def _seconds(self) -> float:
