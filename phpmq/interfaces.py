@@ -134,7 +134,7 @@ class IBroker(Interface):
         """End a turn: deliveries are made, and peers flushed."""
 
     def save_revision(queue: str, revision: int) -> None:
-        """Remember what a sender speaks; see L{IBroker.save_revision}."""
+        """Remember in C{revisions} what the latest sender of a queue speaks; ignored if there is no queue of that name."""
 
 
 class IMirror(Interface):

@@ -451,38 +451,27 @@ KINDS: Mapping[str, Any] = {
 
 
 @cache
-def _fields(kind: Any) -> list[tuple[str, Any, bool, About]]:
-    """The fields of a result: attribute, type, whether it is left out of JSON while it is None, and what is known of it."""
+def _fields(kind: Any) -> list[tuple[str, str, Any, bool, About]]:
+    """The fields of a result: attribute, name in JSON, type, whether it is left out of JSON while it is None, and what is known of it."""
     hints = get_type_hints(kind, include_extras=True)
     found = []
     for field in fields(kind):
         hint = hints[field.name]
         (known,) = getattr(hint, "__metadata__", (About(),))
         about = About(known) if isinstance(known, str) else known
-        found.append((field.name, hint, field.default is None, about._replace(name=about.name or field.name)))
+        found.append((field.name, about.name or field.name, hint, field.default is None, about))
     return found
 
 
 def docs(kind: Any) -> dict[str, str]:
     """What each field of a result means."""
-    return {about.name: about.doc for *_, about in _fields(kind)}
+    return {name: about.doc for _, name, *_, about in _fields(kind)}
 
 
 def members(result: Any) -> dict[str, Any]:
     """The members of a result's JSON object, results in it as they are; a field whose default is None is left out while it is None."""
-    found = dict(vars(result))
-    for attribute, name, optional in _special(result.__class__):
-        member = found.pop(attribute)
-        if not (optional and member is None):
-            found[name] = member
-    return found
-
-
-@cache
-def _special(kind: Any) -> list[tuple[str, str, bool]]:
-    """The fields of a result that have another name in JSON, or may be left out, up to the last field."""
-    special = [name != about.name or optional for name, _, optional, about in _fields(kind)]
-    return [(name, about.name, optional) for name, _, optional, about in _fields(kind)] if any(special) else []
+    values = vars(result)
+    return {name: values[field] for field, name, _, optional, _ in _fields(result.__class__) if not optional or values[field] is not None}
 
 
 def as_json(value: Any) -> Any:
@@ -530,12 +519,12 @@ def schema_of(kind: Any) -> Schema:
     if isinstance(kind, UnionType):
         return {"anyOf": [schema_of(one) for one in get_args(kind)]}
     properties = {}
-    for name, hint, optional, about in _fields(kind):
-        if kind is QueueSettings and name in QueueSettings._CHOICES:
-            hint = Literal[QueueSettings._CHOICES[name]]
+    for field, name, hint, optional, about in _fields(kind):
+        if kind is QueueSettings and field in QueueSettings._CHOICES:
+            hint = Literal[QueueSettings._CHOICES[field]]
         description = {"description": about.doc} if about.doc else {}
-        properties[about.name] = {**_schema(hint, optional), **_SCHEMAS.get(about.unit, {}), **description}
-    required = [about.name for *_, optional, about in _fields(kind) if not optional]
+        properties[name] = {**_schema(hint, optional), **_SCHEMAS.get(about.unit, {}), **description}
+    required = [name for _, name, _, optional, _ in _fields(kind) if not optional]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
@@ -570,7 +559,7 @@ class Table:
         for name in names:
             hint, about = kind, About()
             for part in name.split("."):
-                known = {about.name: (hint, about) for _, hint, _, about in _fields(hint)}
+                known = {name: (hint, about) for _, name, hint, _, about in _fields(hint)}
                 hint, about = known[part]
                 hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
             self._columns.append((name.split("."), about.unit))
