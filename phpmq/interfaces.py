@@ -351,12 +351,13 @@ class IOperators(Interface):
         """The message of that id with the beginning of its body, and the whole body; L{phpmq.errors.NoSuchMessage} if there is none."""
 
     def move(source: str, target: str, count: int | None) -> Steps[int]:
-        """Move messages that are ready now to the tail of another queue, up to C{count} of them: how many were moved."""
+        """Move the first C{count} messages that are ready now, or all, to the tail of another queue: how many were moved."""
 
     def replay(name: str, target: str, ids: Iterable[str] | None, reason: str | None, count: int | None) -> Steps[int]:
         """
         Requeue dead letters, with their attempts forgotten: those of these ids, or the oldest C{count} that died for a reason; None for
-        all. The answer is how many. If one of the ids is not there, nothing is done and it is L{phpmq.errors.NoSuchMessage}.
+        all. The answer is how many. If one of the ids is not there, nothing is done and it is L{phpmq.errors.NoSuchMessage}; if no queue
+        can have the target's name, L{phpmq.errors.BadName}. A queue that is gone is known by its dead letters.
         """
 
     def delete_dead(name: str, ids: Iterable[str] | None, reason: str | None, count: int | None) -> Steps[int]:

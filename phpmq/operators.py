@@ -62,12 +62,19 @@ def moment(milliseconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def content_of(part: bytes, truncated: bool) -> dict[str, str]:
-    """The fields of a body: as text if it is UTF-8, and as base64 if not. If truncated, without a character that is cut in two."""
+def content_of(body: bytes, size: int, preview: int) -> dict[str, Any]:
+    """
+    The fields of the beginning of a body: as text if it is UTF-8, without a character that is cut in two, and as base64 if not.
+
+    @param size: how many bytes the whole body has
+    """
+    part = body[:preview]
+    truncated = len(part) < size
     try:
-        return {"body": getincrementaldecoder("utf-8")().decode(part, not truncated)}
+        content = {"body": getincrementaldecoder("utf-8")().decode(part, not truncated)}
     except UnicodeDecodeError:
-        return {"body_base64": b64encode(part).decode("ascii")}
+        content = {"body_base64": b64encode(part).decode("ascii")}
+    return {"size": size, "truncated": truncated, **content}
 
 
 @implementer(IOperators)
@@ -336,7 +343,7 @@ class LocalOperators:
 
     def _message(self, message: Message, preview: int) -> MessageStatus:
         properties = message.properties
-        size, body = message.size - (0 if properties is None else properties.size), message.body[:preview]
+        size = message.size - (0 if properties is None else properties.size)
         return MessageStatus(
             self._broker.lifecycle.message_id(message.number).decode("ascii"),
             state_of(message).value,  # type: ignore[arg-type]  # it is not dead
@@ -346,13 +353,10 @@ class LocalOperators:
             moment(properties.due) if properties is not None and properties.due else None,
             properties.key or None if properties is not None else None,
             json.loads(properties.headers or b"{}") if properties is not None else {},
-            size,
-            len(body) < size,
-            **content_of(body, len(body) < size),
+            **content_of(message.body, size, preview),
         )
 
     def _dead_letter(self, dead: DeadMessage, preview: int) -> DeadLetterStatus:
-        body = dead.body[:preview]
         return DeadLetterStatus(
             self._broker.lifecycle.message_id(dead.number).decode("ascii"),
             "dead",
@@ -362,9 +366,7 @@ class LocalOperators:
             moment(dead.accepted),
             moment(dead.died),
             json.loads(dead.headers or b"{}"),
-            dead.length,
-            len(body) < dead.length,
-            **content_of(body, len(body) < dead.length),
+            **content_of(dead.body, dead.length, preview),
         )
 
     def move(self, source: str, target: str, count: int | None) -> Steps[int]:

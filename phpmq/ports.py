@@ -37,14 +37,10 @@ _UNIX = "unix socket"
 
 
 class Connection(Protocol):
-    """
-    What a port needs of the protocol that serves one client.
-
-    @ivar held: bytes that the connection keeps for its client; only L{Connections.account} changes it
-    """
+    """What a port needs of the protocol that serves one client."""
 
     transport: Any
-    held: int
+    held: int  # bytes that the connection keeps for its client; only Connections.account changes it
 
     def miss_deadline(self, kind: str) -> None:
         """Close: a deadline has passed."""

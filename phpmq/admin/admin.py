@@ -38,23 +38,14 @@ MIRROR_PATIENCE = 10.0
 
 
 class Server(Protocol):
-    """
-    What an L{Admin} looks at: a L{phpmq.service.QueueService}.
-
-    @ivar settings: how it is to be
-    @ivar engine: what keeps the messages
-    @ivar connections: the clients
-    @ivar running: false once it is about to stop
-    @ivar lag: how late the reactor is
-    @ivar consoles: the console's port, and C{site} that of the HTTP API, for those who know them
-    """
+    """What an L{Admin} looks at: a L{phpmq.service.QueueService}."""
 
     settings: Settings
     engine: LocalEngine
     connections: Connections[QueueProtocol]
     running: int
     lag: ReactorLag
-    consoles: Any
+    consoles: Any  # the console's port, and site that of the HTTP API, for those who know them
     site: Any
 
 

@@ -90,10 +90,8 @@ class Messages:
     @cooperative
     def move(self, source: str, target: str, count: int | None = None) -> Steps[MoveResult]:
         """
-        Move messages that are ready in a queue to the tail of another one; those that come after it began stay.
+        Move messages that are ready now to the tail of another queue; see L{IOperators.move}.
 
-        @param count: how many at most, the first ones; None for as many as there are now
-        @raise NoSuchQueue: there is no queue of the source's name
         @raise BadName: no queue can have the target's name
         @raise BadSetting: both are the same
         """
@@ -120,23 +118,9 @@ class DeadLetters:
 
     @cooperative
     def replay(
-        self,
-        name: str,
-        target: str | None = None,
-        ids: Iterable[str] | None = None,
-        reason: str | None = None,
-        count: int | None = None,
+        self, name: str, target: str | None = None, ids: Iterable[str] | None = None, reason: str | None = None, count: int | None = None
     ) -> Steps[ReplayResult]:
-        """
-        Requeue a queue's dead letters: they go to its tail, or to another queue's, with their attempts forgotten.
-
-        @param ids: which; None for all
-        @param reason: only those that died of it
-        @param count: how many at most, the oldest ones
-        @raise NoSuchQueue: there is none of that name, and no dead letter of it
-        @raise NoSuchMessage: one of the ids is not that of a dead letter of the queue
-        @raise BadName: no queue can have the target's name
-        """
+        """Requeue dead letters to the tail of their queue, or of another one; see L{IOperators.replay}."""
         into = name if target is None else target
         replayed = yield from self._operators.replay(name, into, ids, reason, count)
         return ReplayResult(name, into, replayed)
@@ -145,7 +129,7 @@ class DeadLetters:
     def delete(
         self, name: str, ids: Iterable[str] | None = None, reason: str | None = None, count: int | None = None
     ) -> Steps[DeadDeleteResult]:
-        """Delete a queue's dead letters; parameters and errors are those of L{replay}."""
+        """Delete a queue's dead letters; see L{IOperators.delete_dead}."""
         deleted = yield from self._operators.delete_dead(name, ids, reason, count)
         return DeadDeleteResult(name, deleted)
 

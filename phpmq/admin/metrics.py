@@ -100,20 +100,14 @@ def value_at(reading: SimpleNamespace, path: str) -> Any:
 
 
 class Family(NamedTuple):
-    """
-    One family.
-
-    @ivar name: without C{phpmq_}; that of a counter gets C{_total} at the end
-    @ivar path: where its number is, numbers by the label's values, or durations
-    @ivar known: values of the label that have a series in any case, unless the family has none
-    """
+    """One family: what it is called, what it means and where its numbers come from."""
 
     kind: Any
-    name: str
-    path: str
+    name: str  # without phpmq_; that of a counter gets _total at the end
+    path: str  # where its number is, numbers by the label's values, or durations
     text: str
     label: str = ""
-    known: Collection[str] = ()
+    known: Collection[str] = ()  # values of the label that have a series in any case, unless the family has none
 
     def metric(self, reading: SimpleNamespace) -> Metric:
         """The family with its numbers."""
@@ -277,11 +271,7 @@ def _sum(others: QueueNumbers, queue: QueueNumbers) -> QueueNumbers:
 
 
 def queue_metrics(queues: list[QueueNumbers], ahead: float) -> Iterator[Metric]:
-    """
-    What queues have.
-
-    @param ahead: by how many seconds the system's clock is ahead of the one that the oldest messages' times are of
-    """
+    """What queues have. The system's clock is C{ahead} seconds ahead of the one that the oldest messages' times are of."""
     own = [queue for queue in queues if queue.name != OTHER]
     for kind, name, field, text in _QUEUE_FAMILIES:
         # Without the sum of the others: counters of some queues, summed up, fall when one of them gets series of its own.
