@@ -98,7 +98,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         from twisted.internet import reactor
     settings = options.settings
     _log_from(settings.log_level)
-    _steady(reactor)
+    # The reactor's own clock is the system's time: set back by six seconds, no timer of Twisted's fires for six seconds. The steady one
+    # starts with the same value, so that timers that are set already stay right.
+    reactor.seconds = SteadyClock().seconds
     # What is there once the server runs stays: the garbage collector need not look at it again and again.
     reactor.callWhenRunning(gc.freeze)
     try:
@@ -122,16 +124,6 @@ def _log_from(level: str) -> None:
     predicate = LogLevelFilterPredicate(LogLevel.lookupByName(level))
     observer = FilteringLogObserver(globalLogPublisher, [predicate])
     QueueProtocol._log = Logger(QueueProtocol._log.namespace, observer=observer)
-
-
-def _steady(reactor: Any) -> None:
-    """
-    Have the reactor's timers follow the monotonic clock.
-
-    C{reactor.seconds} is the system's time: set back by six seconds, no timer of Twisted's fires for six seconds. A L{SteadyClock}
-    starts with the same value, so that timers that are set already stay right.
-    """
-    reactor.seconds = SteadyClock().seconds
 
 
 def _handle_signals(reactor: Any) -> None:

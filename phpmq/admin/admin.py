@@ -16,13 +16,13 @@ Everything is called on the reactor's thread. Results are those of L{phpmq.resul
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any, Protocol
 
 from phpmq import __version__, results
 from phpmq.admin.messages import DeadLetters, Messages
-from phpmq.admin.queues import QUICK, Queues, Rates, check_limit, matcher, start_of
+from phpmq.admin.queues import Queues, Rates, check_limit, select, start_of
 from phpmq.admin.reactor import CooperativeWork, ReactorLag, cooperative
 from phpmq.engine import LocalEngine
 from phpmq.errors import NoSuchClient
@@ -168,9 +168,7 @@ class Clients:
         """Connections in the order in which they were made, by pages; C{filter} is a pattern for address, listener or protocol."""
         limit, start = check_limit(limit), start_of(after)
         found = [client for client in self._connections.open if client.number > start]
-        if filter != "*":
-            matches = yield from steps_of(_matcher(filter), found, QUICK)
-            found = [client for client, matched in zip(found, matches, strict=True) if matched]
+        found = yield from select(filter, found, lambda client: (client.peer, client.listener, _protocol_version(client)))
         found = heapq.nsmallest(limit + 1, found, key=attrgetter("number"))
         yield
         items = yield from steps_of(self._status, found[:limit])
@@ -183,7 +181,7 @@ class Clients:
             client.number,
             client.peer,
             client.listener,
-            "" if session is None else session.protocol_version,
+            _protocol_version(client),
             None,
             round(self._connections.clock.seconds() - client.since, 3),
             sum(consumer.in_flight for consumer in consuming),
@@ -203,14 +201,8 @@ class Clients:
         raise NoSuchClient(f"there is no client {id}")
 
 
-def _matcher(filter: str) -> Callable[[QueueProtocol], bool]:
-    matches = matcher(filter)
-
-    def is_meant(client: QueueProtocol) -> bool:
-        protocol = "" if client.session is None else client.session.protocol_version
-        return any(matches(text) for text in (client.peer, client.listener, protocol))
-
-    return is_meant
+def _protocol_version(client: QueueProtocol) -> str:
+    return "" if client.session is None else client.session.protocol_version
 
 
 def memory_of_process() -> tuple[int, ...]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import heapq
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import translate
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -46,6 +46,8 @@ _WINDOWS, _NOTHING = (1.0, 10.0, 60.0), 0.005
 _SHORTEST = 0.001
 
 _Counts = tuple[int, int, int]
+
+_T = TypeVar("_T")
 
 
 class Rates:
@@ -123,6 +125,15 @@ def matcher(pattern: str) -> Callable[[str], Any]:
     if pattern == "*":
         return lambda name: True
     return re.compile(translate(pattern), re.IGNORECASE).match
+
+
+def select(pattern: str, things: list[_T], texts: Callable[[_T], Iterable[str]]) -> Steps[list[_T]]:
+    """Those of many things of whose texts one matches a pattern."""
+    if pattern == "*":
+        return things
+    match = matcher(pattern)
+    matches = yield from steps_of(lambda thing: any(map(match, texts(thing))), things, QUICK)
+    return [thing for thing, matched in zip(things, matches, strict=True) if matched]
 
 
 class Queues:
@@ -212,10 +223,7 @@ class Queues:
         descending, by = sort.startswith("-"), sort.removeprefix("-")
         if by not in SORTS:
             raise BadSetting(f"queues cannot be sorted by {by!r}, only by {', '.join(SORTS)}")
-        names = self._operators.names()
-        if filter != "*":
-            matches = yield from steps_of(matcher(filter), names, QUICK)
-            names = [name for name, matched in zip(names, matches, strict=True) if matched]
+        names = yield from select(filter, self._operators.names(), lambda name: [name])
         if by == "name":
             # The common case looks at as many queues as it shows.
             left = (name for name in names if not after or (name < after if descending else name > after))
