@@ -56,7 +56,7 @@ _Series = Iterable[tuple[Sequence[str], float]]
 
 # Counters are left out: a sum of some of them falls when another queue gets series of its own.
 _SUMMED = *STATES, "bytes", "consumers"
-_states = attrgetter(*STATES)
+_summed, _states = attrgetter(*_SUMMED), attrgetter(*STATES)
 
 # By how many seconds the system's clock is ahead of the server's, or behind it, before that counts.
 _AHEAD = 1.0
@@ -235,7 +235,7 @@ def choose(operators: IOperators, activity: Callable[[int], float], limit: int, 
     @param shown: those that were among them the last time
     """
     best: list[tuple[float, str, QueueNumbers]] = []
-    others: QueueNumbers | None = None
+    others: list[QueueNumbers] = []
     names = [*operators.names(), *(name for name in operators.dead_totals if operators.counters(name) is None)]
     for place, name in enumerate(names, 1):
         queue = _numbers(operators, name)
@@ -248,10 +248,11 @@ def choose(operators: IOperators, activity: Callable[[int], float], limit: int, 
             else:
                 queue = heapq.heappushpop(best, best_or_less)[2]
         if queue is not None:
-            others = _sum(others or QueueNumbers(OTHER), queue)
+            others.append(queue)
         if not place % _STEP:
+            others = [_sum(others)] if others else []
             yield
-    return [*sorted((queue for *_, queue in best), key=attrgetter("name")), *([] if others is None else [others])]
+    return [*sorted((queue for *_, queue in best), key=attrgetter("name")), *([_sum(others)] if others else [])]
 
 
 def _numbers(operators: IOperators, name: str) -> QueueNumbers | None:
@@ -263,10 +264,10 @@ def _numbers(operators: IOperators, name: str) -> QueueNumbers | None:
         return None if dead is None else QueueNumbers(name, dead=dead[0])
 
 
-def _sum(others: QueueNumbers, queue: QueueNumbers) -> QueueNumbers:
-    """The sum of the queues that are not shown, with one more."""
-    sums: dict[str, Any] = {field: getattr(others, field) + getattr(queue, field) for field in _SUMMED}
-    oldest = min((one.oldest for one in (others, queue) if one.oldest is not None), default=None)
+def _sum(queues: list[QueueNumbers]) -> QueueNumbers:
+    """The sum of queues that are not shown."""
+    sums: dict[str, Any] = dict(zip(_SUMMED, map(sum, zip(*map(_summed, queues), strict=True)), strict=True))
+    oldest = min((queue.oldest for queue in queues if queue.oldest is not None), default=None)
     return QueueNumbers(OTHER, oldest=oldest, **sums)
 
 
