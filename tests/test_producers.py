@@ -10,6 +10,7 @@ from phpmq.broker import SENDS, Broker
 from phpmq.frames import COUNT, ID, KEY, LEVEL, QUEUE, TAG
 from phpmq.mirror import StoreFile
 from phpmq.store import SQLiteStore
+from tests.doubles import RecordingPeer
 from tests.version02 import ConversationTestCase, Peer, consume, frame, hello, send
 
 
@@ -186,6 +187,14 @@ class ProducerTests(ConversationTestCase):
         self.assertEqual(list(self.broker.producers.by_name), [("", b"three")])
         self.peer.session.close()
         self.assertEqual((self.broker.producers.by_name, self.broker.memory.used), ({}, used))
+
+    def test_end_of_both(self) -> None:
+        """A peer in this process may close the channel that takes its name over: nothing is left of the producer."""
+        first, second = RecordingPeer(self.broker), RecordingPeer(self.broker)
+        first.channel.hello(b"h", b"me")
+        first.superseded = second.channel.close  # type: ignore[method-assign]
+        second.channel.hello(b"h", b"me")
+        self.assertEqual((second.channel.producer, self.broker.producers.by_name), (None, {}))
 
     def test_restart(self) -> None:
         """Number and message come back together: what is in the file is a duplicate, the rest is stored."""

@@ -77,12 +77,10 @@ class Producers:
 
     def attach(self, producer: Producer, channel: Owner) -> None:
         """Let a channel go on as a producer, instead of the one that did so until now."""
-        before = producer.channel
+        before, producer.channel, channel.producer = producer.channel, channel, producer
         if before is not None:
             before.producer = None
-            before.peer.superseded()
-        producer.channel = channel
-        channel.producer = producer
+            before.peer.superseded()  # Last: what this does may be the end of the new channel, too.
 
     def accepted(self, producer: Producer, number: int) -> None:
         """
