@@ -170,6 +170,9 @@ class QueueProtocol(Protocol):
 
     def drain(self) -> None:
         """Read no more, and give back what the client holds: the server is about to stop. The client still gets its receipts."""
+        if self._state is _CLOSED:
+            self.peer_closed()  # It was told why it is closed, and has to be read to see that it closes, too.
+            return
         self.stop_reading()
         self._state = State.DRAINING
         if self.session is not None:
