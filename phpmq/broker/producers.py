@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from phpmq.broker.memory import Memory
@@ -22,6 +23,7 @@ class Owner(Protocol):
     producer: Producer | None
 
 
+@dataclass(slots=True, eq=False)
 class Producer:
     """
     Rule 17b: a client that keeps its name across its connections and numbers its sends.
@@ -32,14 +34,11 @@ class Producer:
     @ivar channel: its channel; None while it is not connected
     """
 
-    __slots__ = ("channel", "name", "number", "used", "user")
-
-    def __init__(self, user: str, name: bytes, number: int = -1, used: int = 0) -> None:
-        self.user = user
-        self.name = name
-        self.number = number
-        self.used = used
-        self.channel: Owner | None = None
+    user: str
+    name: bytes
+    number: int = -1
+    used: int = 0
+    channel: Owner | None = None
 
 
 class Producers:
