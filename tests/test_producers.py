@@ -169,6 +169,24 @@ class ProducerTests(ConversationTestCase):
             self.store.changelog.confirm(delta)
             self.assertEqual(self.store.changelog.pending, 0)
 
+    def test_number_of_a_duplicate_is_mirrored(self) -> None:
+        """The number of a duplicate by its key, which adds no message, gets to the file also if that is being written, or was not."""
+        self.peer.says(hello(b"h", b"me"), send(b"x", (TAG, b"1"), (KEY, b"k")))
+        for number, is_written in (2, True), (3, False):
+            delta = self.store.changelog.extract(100, 1 << 20, {})
+            assert delta is not None
+            self.assertEqual(self.receipts(self.peer.says(send(b"x", (TAG, b"%d" % number), (KEY, b"k")))), [(b"%d" % number, True)])
+            self.store.write()
+            (self.store.changelog.confirm if is_written else self.store.changelog.restore)(delta)
+            self.assertGreater(self.store.changelog.pending, 0)
+        numbers = []
+        while (delta := self.store.changelog.extract(1, 1, {})) is not None:
+            with closing(sqlite3.connect(":memory:")) as image:
+                image.deserialize(delta.image)
+                numbers += [number for (number,) in image.execute("SELECT number FROM producer WHERE name = ?", (b"me",))]
+            self.store.changelog.confirm(delta)
+        self.assertEqual(numbers[-1], 3)
+
     def test_numbers(self) -> None:
         """A producer's numbers are up to 18 digits; untagged sends have none; other requests' tags are just tags."""
         top = b"9" * 18
