@@ -67,7 +67,7 @@ def completion(context: click.Context, shell: str, install: bool) -> None:
 
 
 def _home(variable: str, default: str) -> Path:
-    """A directory of the XDG specification, which ignores relative ones."""
+    """Return a directory of the XDG specification, which ignores relative ones."""
     directory = os.environ.get(variable, "")
     return Path(directory) if os.path.isabs(directory) else Path.home() / default
 
@@ -82,7 +82,7 @@ def _path(shell: str) -> Path:
 
 
 def _source(path: Path, settings: Path, before: str = "") -> None:
-    """Add a line to the settings of a shell that reads the script at each start, unless it is there."""
+    """Add a line that reads the script to the settings of a shell, unless it is there."""
     quoted = str(path).replace("'", "'\\''")
     line = f"source '{quoted}'\n"
     there = settings.read_text(encoding="utf-8", errors="surrogateescape") if settings.exists() else ""
@@ -92,11 +92,7 @@ def _source(path: Path, settings: Path, before: str = "") -> None:
 
 
 def names_like(start: str, address: ApiAddress | None) -> list[str]:
-    """
-    Return names of queues that begin like this; none if the API does not tell.
-
-    @param address: the API; None for that of the environment
-    """
+    """Return names of queues that begin like this, from this API or the environment's; none if the API does not answer."""
     found: list[str] = []
 
     async def work(api: Api, report: Report) -> int:

@@ -38,7 +38,6 @@ class Value(ParamType):
         self.name, self._parse = name, parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See C{click.ParamType}."""
         if not isinstance(value, str):
             return value
         try:
@@ -127,7 +126,7 @@ def size(most: int) -> Value:
 
 
 def want_verb(context: click.Context) -> None:
-    """See that a group was called with a verb: otherwise show help, and end with exit code 2."""
+    """Show help, and end with exit code 2, if a group was called without a verb."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)
         context.exit(Exit.USAGE)

@@ -19,7 +19,7 @@ _AFTER, _TERMINAL, _ELSEWHERE = 0.4, 0.1, 1.0
 
 
 def is_terminal(descriptor: int) -> bool:
-    """Whether somebody looks at what is written there."""
+    """Return whether a descriptor is a terminal."""
     try:
         return os.isatty(descriptor)
     except OSError:
@@ -27,29 +27,26 @@ def is_terminal(descriptor: int) -> bool:
 
 
 def note(sentence: str) -> None:
-    """A line for the user, on stderr."""
+    """Write a line for the user to standard error."""
     # If nobody reads it, so be it.
     with suppress(OSError):
         os.write(2, f"phpmq: {terminal_safe(sentence)}\n".encode())
 
 
 def json_line(value: Mapping[str, Any]) -> bytes:
-    """A JSON object on a line of its own; readable, and harmless for a terminal."""
+    """Return a JSON object on a line of its own, readable, and harmless for a terminal."""
     return json_safe(json.dumps(value, ensure_ascii=False)).encode() + b"\n"
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first column is text, the others are numbers. With lines on a terminal, aligned otherwise."""
+    """Return a table whose first column is text and whose other columns are numbers."""
     return Listing(headings[0], *(f">{heading}" for heading in headings[1:])).add(rows)
 
 
 class Listing:
-    """A table that may be shown part by part: later rows are as wide as those before, or wider."""
+    """A table that is shown part by part: later rows are as wide as those before, or wider. Headings of numbers begin with C{>}."""
 
     def __init__(self, *headings: str) -> None:
-        """
-        @param headings: those that begin with C{>} are of numbers
-        """
         self._right = [heading.startswith(">") for heading in headings]
         self._headings: Sequence[str] = [heading.removeprefix(">") for heading in headings]
         self._shown = is_terminal(1)
@@ -58,7 +55,7 @@ class Listing:
         self._begun = self._tight = False
 
     def add(self, rows: Sequence[Sequence[str]]) -> str:
-        """The text of these rows; at first that of the headings, too."""
+        """Return the text of these rows; at first also that of the headings."""
         cells = [[terminal_safe(cell) for cell in row] for row in rows]
         self._widths = [max(width, *map(len, column), 0) for width, *column in zip(self._widths, *cells, strict=True)]
         begun, self._begun = self._begun, True
@@ -108,12 +105,7 @@ class Writer(Protocol):
 
 
 class Report:
-    """
-    What a verb prints: lines and tables for people, or JSON objects for programs.
-
-    @ivar output: where it is written
-    @ivar as_json: whether JSON is wanted
-    """
+    """Prints what a verb found: lines and tables for people, or JSON objects for programs."""
 
     def __init__(self, output: Writer, as_json: bool = False) -> None:
         self.output, self.as_json = output, as_json
@@ -130,9 +122,9 @@ class Report:
         limit: int | None = None,
     ) -> int:
         """
-        Print the items of pages as they come, as a table or as JSON objects: how many items there were, also those beyond the limit.
+        Print the items of pages as they come, at most C{limit}, as a table or as JSON objects.
 
-        @param row: makes the cells of an item
+        @return: the number of items, also those beyond the limit
         """
         listing, found = Listing(*headings), 0
         async for page in pages:
@@ -147,16 +139,11 @@ class Report:
 
 
 class Progress:
-    """
-    Shows how many messages are done, on stderr.
-
-    @ivar done: how many; count it up
-    """
+    """Shows on standard error how many messages are done; count them in C{done}."""
 
     def __init__(self, reactor: Any, label: str, total: int | None, wanted: bool | None) -> None:
         """
-        @param total: how many there will be; None if that is not known
-        @param wanted: None for "on a terminal"; elsewhere it is a plain line a second
+        @param wanted: None for "on a terminal"; elsewhere it prints a line a second
         """
         from twisted.internet.task import LoopingCall
 
@@ -191,7 +178,7 @@ class Progress:
             self._live.refresh()
 
     def note(self, sentence: str) -> None:
-        """A line for the user, above the moving one."""
+        """Write a line for the user above the progress bar."""
         if self._live is not None:
             self._live.stop()
         note(sentence)
@@ -199,7 +186,7 @@ class Progress:
             self._live.start()
 
     def close(self) -> None:
-        """Leave no trace of it."""
+        """Remove the progress bar."""
         if self._begin is not None:
             self._begin.cancel()
             self._begin = None
@@ -211,7 +198,7 @@ class Progress:
 
 
 def _bar(total: int | None) -> Any:
-    """A moving line; None where the terminal cannot move."""
+    """Return a progress bar; None where the terminal cannot move the cursor."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

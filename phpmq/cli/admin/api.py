@@ -49,18 +49,9 @@ _STATUSES = {
 
 
 class Api:
-    """
-    The API of one server. Api that fail raise L{Failed}, with a sentence for the user.
-
-    @ivar address: where it is
-    @ivar reactor: what it runs on
-    """
+    """The API of one server; its methods raise L{Failed}, with a sentence for the user, when a request is refused or not answered."""
 
     def __init__(self, reactor: Any, address: ApiAddress, timeout: float, agent: Any = None) -> None:
-        """
-        @param timeout: seconds that an answer may take
-        @param agent: what makes connections, an C{IAgent}; None for one that does
-        """
         from phpmq.cli.admin.transport import Transport
 
         self.reactor, self.address = reactor, address
@@ -69,14 +60,12 @@ class Api:
 
     async def get(self, what: str, /, *parts: str, wants: Sequence[str] = (), most: int = LIMIT, **query: object) -> dict[str, Any]:
         """
-        Ask for something.
+        Read something, and return the JSON object of the answer.
 
-        @param what: what cannot be done if this fails, such as C{list queues}
-        @param parts: those of the path after C{/api/v1}; names are as they are
-        @param wants: members that the answer has to have
-        @param most: how many bytes the answer may have
-        @param query: parameters; those that are None are left out
-        @raise Failed: it is not answered, or refused
+        @param what: what fails if this fails, such as C{list queues}
+        @param parts: the parts of the path after C{/api/v1}, not yet quoted
+        @param wants: members that the answer must have
+        @param query: parameters; None leaves one out
         """
         return await self._request(what, "GET", parts, wants, query, most=most)
 
@@ -94,12 +83,7 @@ class Api:
         return await self._request(what, "DELETE", parts, wants, query)
 
     async def message(self, what: str, queue: str, id: str, most: int) -> dict[str, Any]:
-        """
-        Read one message with its whole body, which has a field of its own in JSON only up to some size.
-
-        @param most: how many bytes the body may have
-        @raise Failed: there is no such message, or it is not answered
-        """
+        """Read one message with its whole body, of at most C{most} bytes: in JSON, a body has a field only up to a smaller size."""
         reply = await self._ask(what, "GET", ("queues", queue, "messages", id, "body"), {}, None, most)
         if reply.media != "application/octet-stream":
             # It is a problem document.
@@ -114,11 +98,9 @@ class Api:
         self, what: str, /, *parts: str, most: int | None = None, page: int = PAGE, **query: Any
     ) -> AsyncIterator[list[dict[str, Any]]]:
         """
-        List things, page by page; the next page is requested when it is wanted. There is at least one page, which may be empty.
+        List things, page by page, at most C{most} of them; the next page is requested when it is wanted.
 
-        @param most: how many items are wanted; None for all
-        @param page: how many are asked for at a time
-        @raise Failed: a page is not answered, or refused
+        There is at least one page, which may be empty.
         """
         after: object = None
         while True:
@@ -160,12 +142,7 @@ class Api:
 
 
 class Refused(Failed):
-    """
-    The API answered with a problem document.
-
-    @ivar error: its code
-    @ivar reason: its detail
-    """
+    """The API answered with a problem document: its code is C{error}, its detail is C{reason}."""
 
     def __init__(self, sentence: str, code: Exit, error: str, reason: str) -> None:
         super().__init__(sentence, code)
@@ -174,13 +151,7 @@ class Refused(Failed):
 
 
 def document_of(address: ApiAddress, what: str, status: int, media: str, body: bytes) -> dict[str, Any]:
-    """
-    Return the JSON object of an answer.
-
-    @param what: what was to be done, after "cannot"
-    @raise Refused: it is a problem document
-    @raise Failed: it is not the API's
-    """
+    """Return the JSON object of an answer; raise L{Refused} for a problem document, and L{Failed} for what is not from the API."""
     document = _parsed(body) if media in ("application/json", "application/problem+json") else None
     if document is not None and 200 <= status < 300:
         return document
@@ -210,11 +181,7 @@ def _foreign(address: ApiAddress, what: str, status: int, media: str) -> Failed:
 
 
 def strange(address: ApiAddress, error: Exception | None = None) -> Failed:
-    """
-    Return the error for an answer that is JSON, but not what the API would say.
-
-    @param error: the exception that it caused
-    """
+    """Return the error for an answer that is JSON, but not what the API would say; C{error} is the exception that it caused."""
     what = "" if error is None else f" ({type(error).__name__}: {error})"
     hint = "see that --api leads to one of this version"
     return Failed(f"{address.name} does not answer as phpmq's API does{what}; {hint}", Exit.UNREACHABLE)

@@ -84,14 +84,14 @@ async def export_messages(api: Api, report: Report, queue: str, states: set[str]
 
 
 class Seen:
-    """Messages that were written, by their numbers: 8 bytes for each, as long as they come in order, which most do."""
+    """The numbers of the messages that were written: 8 bytes for each message that comes in order, which most do."""
 
     def __init__(self) -> None:
         self._inorder = array("Q")
         self._others: set[int] = set()
 
     def add(self, id: str) -> None:
-        """This one was written."""
+        """Add the message of this id."""
         number = _number(id)
         if not self._inorder or number > self._inorder[-1]:
             self._inorder.append(number)
@@ -113,19 +113,14 @@ def _number(id: str) -> int:
 
 class Export:
     """
-    Writes those messages of a queue that were there when it began.
+    Writes the messages of a queue that were there when the export began, and counts them in C{written}.
 
-    Messages change their states meanwhile. Those ready and in flight are one list, in which they keep their places. One that is delayed
-    becomes ready at the end of that list, and one that is queued again with a delay goes the other way: so after those that are delayed
-    the end of the list is read once more, and what was written before is left out.
-
-    @ivar written: how many there are
+    The states of messages change while it runs. Ready and in-flight messages are one list, in which they keep their places. A delayed
+    message becomes ready at the end of that list, and a message that is requeued with a delay goes the other way. So the end of the list
+    is read again after the delayed messages, and what was written before is left out.
     """
 
     def __init__(self, api: Api, output: Writer, queue: str, states: set[str], progress: Progress) -> None:
-        """
-        @param states: as the API calls them
-        """
         self._api, self._output, self._queue, self._states, self._progress = api, output, queue, states, progress
         self._seen = Seen()
         self._ends: dict[str, str | None] = {}
@@ -136,12 +131,7 @@ class Export:
         self.written = 0
 
     async def run(self) -> None:
-        """
-        Write them.
-
-        @raise Failed: the API cannot be read, or the output not be written
-        @raise BrokenPipeError: nobody reads it
-        """
+        """Write the messages; raise L{Failed} if the API cannot be read, and C{BrokenPipeError} if nobody reads the output."""
         self._began = (await self._api.get("ask for the time", "status", wants=("now",)))["now"]
         self._ahead = moment(self._began) - self._api.reactor.seconds()
         try:
@@ -152,7 +142,6 @@ class Export:
                 self._asked.addErrback(lambda _: None).cancel()
 
     def _lists(self) -> list[str]:
-        """What to read, in what order."""
         ready = "active" if {"ready", "in_flight"} <= self._states else next(iter({"ready", "in_flight"} & self._states), None)
         lists = [] if ready is None else [ready]
         if "delayed" in self._states:
@@ -160,7 +149,7 @@ class Export:
         return [*lists, *({"dead"} & self._states)]
 
     async def _list(self, listed: str) -> None:
-        """Write a list, from the beginning of the last page that was read of it. While one page is written the next one is on its way."""
+        """Write a list, from the start of the last page that was read of it; the next page is requested while one is written."""
         from phpmq.cli.reactor_main import sleep
 
         after = self._ends.get(listed)
@@ -213,7 +202,7 @@ class Export:
         await self._output.written()
 
     async def _whole(self, message: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Return the message with its whole body; None if it is gone meanwhile."""
+        """Return the message with its whole body; None if the server has it no more, or in another state."""
         asking = self._api.message(f"export {self._queue}", self._queue, message["id"], message["size"])
         if (found := await if_found(asking, "no-such-message")) is None:
             return None
@@ -240,11 +229,9 @@ class Export:
 @contextmanager
 def replacing(path: str) -> Iterator[int]:
     """
-    A descriptor to write to. What is written becomes the file of that name when all went well; otherwise that is as it was.
+    Open a temporary file that replaces the file of that name if no error occurs; yield its descriptor.
 
-    What is there and is no file, such as a pipe, is written to as it is.
-
-    @raise Failed: it cannot be
+    A pipe, or whatever else is no file, is written to directly.
     """
     try:
         # A link stays one.

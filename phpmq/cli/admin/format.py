@@ -35,12 +35,7 @@ _MESSAGES = {
 
 
 class View(NamedTuple):
-    """
-    A table of results.
-
-    @ivar headings: the columns' headings, those of numbers after a C{>}
-    @ivar row: makes the cells of a result
-    """
+    """A table of results: its headings, those of numbers after a C{>}, and the function that makes a row's cells."""
 
     headings: Sequence[str]
     row: Callable[[Result], Sequence[str]]

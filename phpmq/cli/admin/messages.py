@@ -124,13 +124,7 @@ async def move_messages(api: Api, report: Report, source: str, destination: str,
 
 @dataclass(frozen=True)
 class Which:
-    """
-    Which dead letters of a queue are meant.
-
-    @ivar ids: those with these ids; all if there are none
-    @ivar reason: only those that died of it
-    @ivar count: at most this number of them, the oldest ones
-    """
+    """Selects dead letters of a queue: by their ids, or by the reason of their death and at most C{count} of them, the oldest first."""
 
     queue: str
     ids: tuple[str, ...] = ()
@@ -229,17 +223,13 @@ def delete(which: Which, dry_run: bool, yes: bool, target: Target) -> int:
 
 
 class DeadLetters:
-    """Some dead letters of a queue, and what can be done with them."""
+    """The selected dead letters of a queue, and the requests that change them."""
 
     def __init__(self, api: Api, report: Report, which: Which) -> None:
         self._api, self._report, self._which = api, report, which
 
     async def count(self) -> int:
-        """
-        Count those that are meant now.
-
-        @raise Failed: one of the ids is not there
-        """
+        """Count the selected dead letters; raise L{Failed} if one of the ids does not exist."""
         which, found = self._which, 0
         missing = dict.fromkeys(which.ids)
         what, path = f"count dead letters of {which.queue}", ("queues", which.queue, "messages")
@@ -255,14 +245,14 @@ class DeadLetters:
         return found
 
     async def would(self, verb: str) -> int:
-        """Tell how many are meant: the exit code."""
+        """Print how many dead letters the verb would change."""
         found, queue = await self.count(), self._which.queue
         participle = {"replay": "replayed", "delete": "deleted"}[verb]
         self._report.put({"queue": queue, f"would_{verb}": found}, f"{queue}: {plural(found, 'dead letter')} would be {participle}")
         return Exit.OK
 
     async def replay(self, into: str | None) -> int:
-        """Requeue them: the exit code."""
+        """Requeue the dead letters, and print how many."""
         which, target = self._which, into or self._which.queue
         what, path = f"replay dead letters of {which.queue}", ("queues", which.queue, "replay")
         ids = list(which.ids)
@@ -283,7 +273,7 @@ class DeadLetters:
         return Exit.OK
 
     async def delete(self) -> int:
-        """Delete them: the exit code."""
+        """Delete the dead letters, and print how many."""
         which = self._which
         if which.ids:
             return await each(self._report, which.ids, self._delete, "dead letter")

@@ -42,7 +42,7 @@ _COUNT = click.IntRange(0)
 
 
 class State(IntEnum):
-    """How it is, and the exit code for that."""
+    """The state of a check, which is also its exit code."""
 
     OK = 0
     WARNING = 1
@@ -51,10 +51,9 @@ class State(IntEnum):
 
 
 class _Check(click.Command):
-    """A command whose wrong options are UNKNOWN, as monitoring has it; 2, which all other verbs end with then, would be CRITICAL."""
+    """A command whose usage errors are UNKNOWN, as monitoring expects; exit code 2, as of other verbs, would be CRITICAL."""
 
     def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
-        """See C{click.Command}."""
         try:
             return super().make_context(*arguments, **settings)
         except click.UsageError as error:
@@ -89,7 +88,7 @@ def check(patterns: tuple[str, ...], target: Target, **limits: Any) -> int:
 
 @dataclass(frozen=True)
 class Limits:
-    """What is to be checked, and what is too much of it or too little; see the options."""
+    """The patterns of queues to check, and the limits of their numbers, as the options give them."""
 
     patterns: tuple[str, ...]
     mirror_lag: float | None = None
@@ -102,12 +101,12 @@ class Limits:
     min_consumers: int | None = None
 
     def of(self, kind: str) -> tuple[float | None, float | None]:
-        """Return the limits of a number from which on it is a warning, and critical."""
+        """Return the limits of a number: above the first one it is a warning, above the second one critical."""
         return getattr(self, f"{kind}_warn"), getattr(self, f"{kind}_crit")
 
 
 def check_server(target: Target, limits: Limits) -> int:
-    """Check, and say how it is: the exit code. All of it may take no longer than the target's timeout."""
+    """Check the server, and print the line: the exit code. The whole check takes at most the target's timeout."""
 
     async def work(api: Api, report: Report) -> int:
         from twisted.internet.defer import Deferred
@@ -134,7 +133,7 @@ def check_server(target: Target, limits: Limits) -> int:
 
 
 def say(state: State, text: str) -> int:
-    """Print the line, if that can be: the exit code."""
+    """Print the line, if standard output can be written to: the exit code."""
     if sys.stdout is None:
         return state
     try:
@@ -150,16 +149,12 @@ def say(state: State, text: str) -> int:
 
 
 def line(state: State, text: str) -> bytes:
-    """The line."""
+    """Return the line that a plugin prints."""
     return f"{state.name} - {terminal_safe(text)}\n".encode()
 
 
 async def look(api: Api, limits: Limits) -> tuple[State, str]:
-    """
-    How it is, with the numbers.
-
-    @raise Failed: it is not known
-    """
+    """Return the state of the server and its queues, and the text of the line."""
     findings = Findings(limits)
     status = await api.get("ask for the status", "status", wants=("alarms", "mirror", "messages"))
     for alarm in status["alarms"]:
@@ -188,12 +183,9 @@ async def _matching(api: Api, pattern: str) -> AsyncIterator[Mapping[str, Any]]:
 
 class Findings:
     """
-    What is wrong, the worst first, and the numbers of all queues that are checked. Each queue is held against the limits by itself.
+    The problems, the worst first, and the numbers of all queues that are checked. Each queue is compared with the limits by itself.
 
-    For the numbers at the end of the line that means: the highest one of all queues stands beside its limits, and sums are extra.
-
-    @ivar state: the worst
-    @ivar names: the queues that were checked
+    In the numbers at the end of the line, the highest value of all queues stands beside its limits; sums are extra.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -204,19 +196,19 @@ class Findings:
         self._values: dict[str, list[float]] = {"ready": [], "age": [], "dead": [], "consumers": []}
 
     def add(self, state: State, text: str) -> None:
-        """Take note of something that is wrong."""
+        """Record a problem."""
         self.state = max(self.state, state)
         self._found[state].append(text)
 
     def compare(self, value: float, warn: float | None, crit: float | None, text: str) -> None:
-        """Take note of a value if it is above a limit."""
+        """Record a problem if the value is above a limit."""
         for state, limit in (State.CRITICAL, crit), (State.WARNING, warn):
             if limit is not None and value > limit:
                 self.add(state, f"{text}, more than {limit:,.15g}")
                 return
 
     def add_queue(self, queue: Mapping[str, Any]) -> None:
-        """Take note of a queue's numbers, once, and of what is wrong with them."""
+        """Record a queue's numbers, once, and its problems."""
         name = str(queue["name"])
         if name in self.names:
             return
@@ -230,7 +222,7 @@ class Findings:
             self.add(State.CRITICAL, f"{name}: {plural(queue['consumers'], 'consumer')}, fewer than {self._limits.min_consumers:,}")
 
     def __str__(self) -> str:
-        """What is wrong, or the sums where nothing is."""
+        """Return the problems; the sums if there are none."""
         found = [text for texts in self._found.values() for text in texts]
         if found:
             more = len(found) - _NAMED
@@ -241,7 +233,7 @@ class Findings:
         return f"{which}: {ready:,} ready, {dead:,} dead, waiting for {oldest} at most, {plural(consumers, 'consumer')}"
 
     def numbers(self, lag: float | None) -> str:
-        """Return the numbers, for graphs."""
+        """Return the performance data, for graphs."""
         limits, values = self._limits, self._values
         least = "" if limits.min_consumers is None else f"{limits.min_consumers}:"
         found = [_number(kind, max(values[kind], default=0), unit, *limits.of(kind)) for kind, (unit, _) in _COMPARED.items()]

@@ -29,22 +29,14 @@ Work = Callable[[Api, Report], Coroutine[Any, Any, int]]
 
 @dataclass(frozen=True)
 class Target:
-    """
-    The API that a verb speaks to, and how its answers are shown.
-
-    @ivar timeout: seconds that an answer may take
-    """
+    """The API that a verb speaks to, the seconds that an answer may take, and how answers are shown."""
 
     address: ApiAddress
     timeout: float
     as_json: bool = False
 
     def run(self, work: Work) -> int:
-        """
-        Run the work of a verb: its exit code.
-
-        @raise Exception: what it raises, after what it has printed is written
-        """
+        """Run the work of a verb, and write what it printed, also if it fails: its exit code."""
         from phpmq.cli.reactor_main import Signals, run
         from phpmq.cli.stdio import Output
 
@@ -59,11 +51,7 @@ class Target:
 
 
 async def carry_out(api: Api, report: Report, work: Work) -> int:
-    """
-    Run the work of a verb, and write what it has printed: its exit code.
-
-    @raise Failed: it failed, or an answer of the API is not what it should be
-    """
+    """Run the work of a verb, and write what it printed: its exit code. An unexpected answer of the API raises L{Failed}."""
     from phpmq.cli.reactor_main import DEBUG
 
     try:
@@ -83,10 +71,9 @@ async def carry_out(api: Api, report: Report, work: Work) -> int:
 
 async def each(report: Report, names: Sequence[_Name], act: Callable[[_Name], Awaitable[None]], thing: str = "queue") -> int:
     """
-    Do something for each queue, also when it fails for others: the exit code. For each failure a line on stderr says why.
+    Do something for each name, and go on after a failure, which is reported on standard error: the exit code.
 
-    @param act: does it; raises L{Failed}
-    @param thing: the noun, and the name's member in JSON
+    @param thing: the noun for what has the name, and the member of the name in JSON
     """
     failures: list[Failed] = []
     done = 0
@@ -110,11 +97,7 @@ async def each(report: Report, names: Sequence[_Name], act: Callable[[_Name], Aw
 
 
 async def if_found(found: Awaitable[_T], error: str = "no-such-queue") -> _T | None:
-    """
-    Return an answer of the API; None if that is an error with this code.
-
-    @raise Failed: there is another error
-    """
+    """Return an answer of the API; None if it is a problem with this code."""
     try:
         return await found
     except Failed as failed:
@@ -124,22 +107,13 @@ async def if_found(found: Awaitable[_T], error: str = "no-such-queue") -> _T | N
 
 
 def check_askable(yes: bool, what: str) -> None:
-    """
-    See that the user can be asked, or has answered already.
-
-    @param what: what is to be done, after "to"
-    @raise Failed: neither
-    """
+    """Raise L{Failed} if the user neither said C{--yes} nor can be asked; C{what} follows "to"."""
     if not yes and not (is_terminal(0) and is_terminal(2)):
         raise Failed(f"there is no terminal to ask whether to {what}: --yes says that you mean it", Exit.USAGE)
 
 
 async def confirm(reactor: Any, question: str) -> None:
-    """
-    Ask on the terminal whether the user is sure.
-
-    @raise Failed: the user is not
-    """
+    """Ask on the terminal; raise L{Failed} if the answer is not yes."""
     from twisted.internet.defer import CancelledError
 
     from phpmq.cli.stdio import Input

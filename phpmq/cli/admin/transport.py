@@ -32,12 +32,7 @@ _LITERAL = re.compile(r"\[[^]]*\]")
 
 
 class Reply(NamedTuple):
-    """
-    An answer.
-
-    @ivar media: its media type
-    @ivar properties: those of the message whose body is the answer's, as JSON
-    """
+    """An answer; C{media} is its media type, C{properties} is the JSON of the message whose body it has."""
 
     status: int
     media: str
@@ -49,10 +44,6 @@ class Transport:
     """The connections to one API."""
 
     def __init__(self, reactor: Any, address: ApiAddress, timeout: float, agent: IAgent | None = None) -> None:
-        """
-        @param timeout: seconds that an answer may take
-        @param agent: what makes connections; None for one that does
-        """
         self._reactor, self._address, self._timeout = reactor, address, timeout
         self._pool = HTTPConnectionPool(reactor)
         self._pool.cachedConnectionTimeout = _KEEP
@@ -71,13 +62,7 @@ class Transport:
         return Agent(self._reactor, connectTimeout=limit, pool=self._pool)
 
     async def request(self, what: str, method: str, url: str, content: bytes | None, most: int) -> Reply:
-        """
-        Send a request, and return its answer.
-
-        @param what: what cannot be done if this fails, such as C{list queues}
-        @param most: how many bytes the answer may have
-        @raise Failed: there is no answer
-        """
+        """Send a request, and return its answer of at most C{most} bytes; if it fails, the error says that it "cannot C{what}"."""
         changes = method != "GET"
         try:
             return await within(self._reactor, self._timeout, Deferred.fromCoroutine(self._exchange(method, url, content, most)))
@@ -126,18 +111,14 @@ class OneEndpoint:
         self._endpoint = endpoint
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:  # noqa: N802  # the interface's name
-        """See L{IAgentEndpointFactory}."""
         return self._endpoint
 
 
 @implementer(IAgent)
 class LiteralAgent:
-    """Asks an IPv6 address: treq takes every host for a name, and that is none."""
+    """Connects to an IPv6 address, which is C{localhost} in URLs: treq takes every host for a name."""
 
     def __init__(self, agent: IAgent, literal: str) -> None:
-        """
-        @param literal: the address in brackets; in URLs C{localhost} stands for it
-        """
         self._agent = agent
         self._literal = b"//" + literal.encode("ascii")
 
@@ -148,7 +129,6 @@ class LiteralAgent:
         headers: Headers | None = None,
         bodyProducer: IBodyProducer | None = None,  # noqa: N803  # the interface's name
     ) -> Deferred[IResponse]:
-        """Send a request; see L{IAgent}."""
         return self._agent.request(method, uri.replace(b"//localhost", self._literal, 1), headers, bodyProducer)
 
 
@@ -161,7 +141,6 @@ class _Body:
         self.length = len(content)
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802  # the interface's name
-        """Write it; see L{IBodyProducer}."""
         consumer.write(self._content)
         return succeed(None)
 
@@ -213,11 +192,7 @@ def _doubt(changes: bool) -> str:
 
 
 def lost(address: ApiAddress, what: str, error: Exception, changes: bool) -> Exception:
-    """
-    Return what to raise for an exception of Twisted's.
-
-    @param changes: whether the request was one that changes something
-    """
+    """Return what to raise for an exception of Twisted; C{changes} says whether the request changes something."""
     reasons = [error, *(failure.value for failure in getattr(error, "reasons", ()))]
     if any(isinstance(reason, CancelledError | ConnectingCancelledError) for reason in reasons):
         return CancelledError()

@@ -125,27 +125,23 @@ class WatchOptions:
 
 @dataclass(frozen=True)
 class Frame:
-    """
-    What a server said at one moment.
-
-    @ivar more: whether there are more queues
-    """
+    """A server's status and its first queues at one moment, and whether there are more queues."""
 
     status: Mapping[str, Any]
     queues: list[dict[str, Any]]
     more: bool
 
     def head(self) -> list[str]:
-        """The lines above the table."""
+        """Return the lines above the table."""
         return [terminal_safe(line) for line in status_lines(self.status)]
 
     def hint(self, shown: int) -> str:
-        """What is to be said below it."""
+        """Return the line below the table, of which so many rows are shown; empty for none."""
         return "no queues" if not self.queues else "and more queues" if self.more or shown < len(self.queues) else ""
 
 
 def _fitting(headings: Sequence[str], widths: Sequence[int], room: int) -> tuple[list[int], int]:
-    """Return the columns that fit on a screen, and the gap between them: a narrow screen has a smaller gap, and rather fewer columns."""
+    """Return the columns that fit on a screen, and the gap between them: a narrow screen has a smaller gap, and fewer columns."""
     columns, name = list(range(len(widths))), len(widths) - 1
 
     def need(gap: int, shown: int) -> int:
@@ -182,7 +178,7 @@ class Lines:
         self._output.put(text.encode())
 
     def trouble(self, error: Failed) -> None:
-        """Say once that the server does not answer."""
+        """Report once that the server does not answer."""
         if not self._troubled:
             self._troubled = True
             note(f"{error.sentence}; trying again")
@@ -257,7 +253,7 @@ def _grid(queues: Sequence[Mapping[str, Any]], room: int) -> Any:
 
 
 async def watch(api: Api, report: Report, options: WatchOptions) -> int:
-    """Show frame after frame: the exit code."""
+    """Show frame after frame."""
     from phpmq.cli.reactor_main import sleep
 
     screen = not report.as_json and is_terminal(1) and os.environ.get("TERM", "dumb") != "dumb"
