@@ -11,7 +11,7 @@ from click.shell_completion import get_completion_class
 
 from phpmq.addresses import ApiAddress, parse_api_address
 from phpmq.cli.admin.api import Api
-from phpmq.cli.admin.run import Target
+from phpmq.cli.admin.run import run_work
 from phpmq.cli.exit_codes import Failed
 from phpmq.cli.output import Report, note
 
@@ -95,14 +95,13 @@ def names_like(start: str, address: ApiAddress | None) -> list[str]:
     """Return names of queues that begin like this, from this API or the environment's; none if the API does not answer."""
     found: list[str] = []
 
-    async def work(api: Api, report: Report) -> int:
+    async def work(api: Api, report: Report) -> None:
         async for page in api.pages("list queues", "queues", most=_MOST, filter=f"{start}*"):
             found.extend(queue["name"] for queue in page)
-        return 0
 
     try:
         where = address or parse_api_address(os.environ.get("PHPMQ_API") or "http://127.0.0.1:9180")
-        Target(where, _PATIENCE).run(work)
+        run_work(work, where, _PATIENCE)
     except (Failed, ValueError):
         return []
     return [name for name in found if name.startswith(start) and _PLAIN.fullmatch(name)]

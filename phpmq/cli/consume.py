@@ -24,7 +24,7 @@ from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.ndjson import content
 from phpmq.cli.output import is_terminal, json_line, note
 from phpmq.cli.prefetch import Prefetch
-from phpmq.cli.reactor_main import Signals, within
+from phpmq.cli.reactor_main import Signals, sleep, wait_for, within
 from phpmq.cli.stdio import Output
 from phpmq.client import Delivery, QueueClient
 from phpmq.client_connection import backoff
@@ -119,33 +119,27 @@ class ConsumeOptions:
 
 
 class Printer:
-    """Writes messages to standard output: those that arrive together at once, the next ones when those are written."""
+    """Writes messages to standard output: those that arrive together at once, the next ones when those are written; C{busy} until then."""
 
     def __init__(self, reactor: Any, prefetch: Prefetch, format: Format, keep: bool, failed: Callable[[Failure], object]) -> None:
         self._reactor, self._prefetch, self._format, self._keep, self._failed = reactor, prefetch, format, keep, failed
         self._out = Output(reactor)
         self._out.closed().addCallback(lambda _: failed(Failure(BrokenPipeError())))
         self._batch: list[Delivery] = []
-        self._writing: Deferred[None] | None = None
         self._written: Deferred[None] | None = None
+        self._all_written: Deferred[None] = Deferred()
         self._ended = False
-
-    @property
-    def busy(self) -> bool:
-        """Whether a message is not written yet."""
-        return self._writing is not None
+        self.busy = False
 
     def take(self, delivery: Delivery) -> None:
         """Write a message, together with those that arrive in the same reactor turn."""
         self._batch.append(delivery)
-        if self._writing is None and not self._ended:
-            self._writing = Deferred()
-            self._reactor.callLater(0, self._start)
-
-    def _start(self) -> None:
-        Deferred.fromCoroutine(self._write()).addErrback(self._unwritten).addBoth(self._wrote)
+        if not self.busy and not self._ended:
+            self.busy = True
+            Deferred.fromCoroutine(self._write()).addErrback(self._unwritten).addBoth(self._wrote)
 
     async def _write(self) -> None:
+        await sleep(self._reactor, 0)
         while self._batch and not self._ended:
             batch, self._batch = self._batch, []
             # What the server took back comes again.
@@ -164,17 +158,17 @@ class Printer:
             self._failed(failure)
 
     def _wrote(self, _: object) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.callback(None)
+        self.busy = False
+        if self._ended:
+            self._all_written.callback(None)
 
     def end(self) -> Deferred[None]:
         """Fire when what is being written is written and acknowledged, or nobody reads it."""
         self._ended = True
-        if self._writing is None:
+        if not self.busy:
             return succeed(None)
         self._reactor.callLater(_GRACE, self.kill)
-        return self._writing
+        return self._all_written
 
     def kill(self) -> None:
         """Stop to wait for the reader: what is being written is not acknowledged."""
@@ -347,7 +341,6 @@ class Consumption:
     def __init__(self, reactor: Any, client: QueueClient, options: ConsumeOptions, signals: Signals) -> None:
         self._reactor, self._client, self._options, self._signals = reactor, client, options, signals
         self._over: Deferred[None] = Deferred()
-        self._waiting: list[Deferred[None]] = []
         keep = options.ack == "none"
         self.prefetch = Prefetch(reactor, client, options.queues, self._take, self._fail, options.held, options.count, options.lease, keep)
         self._handler: Printer | Runner
@@ -369,21 +362,14 @@ class Consumption:
         prefetch, options = self.prefetch, self._options
         self._signals.gracefully(self._end, self._handler.kill)
         prefetch.start()
-        self._until(prefetch.counted())
+        ends = [prefetch.counted()]
         if options.watched:
-            self._until(prefetch.watch(options.exit_empty, lambda: self._handler.busy))
+            ends.append(prefetch.watch(options.exit_empty, lambda: self._handler.busy))
         try:
-            await self._over
+            await wait_for([self._over, *map(Deferred.fromCoroutine, ends)])
         finally:
-            for waiting in self._waiting:
-                waiting.cancel()
             await self._finish()
         return self._report()
-
-    def _until(self, coroutine: Any) -> None:
-        waiting: Deferred[None] = Deferred.fromCoroutine(coroutine)
-        self._waiting.append(waiting)
-        waiting.addCallbacks(lambda _: self._end(), self._fail)
 
     def _end(self) -> None:
         if not self._over.called:

@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 from phpmq.cli.exit_codes import Exit
 from phpmq.errors import BadName
-from phpmq.message import check_name
+from phpmq.message import SORTS, check_name
 from phpmq.text import DURATION_EXAMPLES, parse_duration, parse_size, short_size
 
 if TYPE_CHECKING:
@@ -168,8 +168,6 @@ yes_option: _Option[Any] = click.option(
 def sort_options(default: str) -> _Option[Any]:
     """Add C{--sort} and C{--reverse}; the function gets C{sort} as the API takes it."""
 
-    from phpmq.results import SORTS
-
     def add(function: Any) -> Any:
         @wraps(function)
         def call(*arguments: Any, sort: str, reverse: bool, **options: Any) -> Any:
@@ -187,28 +185,6 @@ def order(sort: str, reverse: bool) -> str:
     return sort if (sort == "name") != reverse else f"-{sort}"
 
 
-def api_options(json_help: str = "", seconds: float = TIMEOUT) -> _Option[Any]:
-    """
-    Add C{--json}, C{--api} and C{--timeout}; the function gets them as C{target}, a L{phpmq.cli.admin.run.Target}.
-
-    @param json_help: what JSON is printed; without it there is no C{--json}
-    @param seconds: the default of C{--timeout}
-    """
-
-    def add(function: Any) -> Any:
-        @wraps(function)
-        def call(*arguments: Any, api: Any, timeout: float, as_json: bool = False, **options: Any) -> Any:
-            from phpmq.cli.admin.run import Target
-
-            return function(*arguments, target=Target(api, timeout, as_json), **options)
-
-        call = timeout_option("Give up when a request is not answered within S seconds.", seconds)(call)
-        call = _api_option(call)
-        return click.option("--json", "as_json", is_flag=True, help=json_help)(call) if json_help else call
-
-    return add
-
-
 _api_option: _Option[Any] = click.option(
     "--api",
     type=Value("address", _parse_api),
@@ -219,3 +195,14 @@ _api_option: _Option[Any] = click.option(
     metavar="WHERE",
     help="Where the server's HTTP API is: HOST, HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:PATH.",
 )
+
+
+def api_options(json_help: str = "", seconds: float = TIMEOUT) -> _Option[Any]:
+    """Add C{--json}, if there is a help text for it, C{--api}, and C{--timeout} with this default."""
+
+    def add(function: Any) -> Any:
+        function = timeout_option("Give up when a request is not answered within S seconds.", seconds)(function)
+        function = _api_option(function)
+        return click.option("--json", "as_json", is_flag=True, help=json_help)(function) if json_help else function
+
+    return add

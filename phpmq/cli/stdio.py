@@ -10,6 +10,7 @@ import os
 import select
 import stat
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -33,45 +34,42 @@ class _Descriptor:
     def __init__(self, reactor: Any, number: int) -> None:
         self._reactor = reactor
         self._number = number
-        self._readable: Deferred[None] | None = None
-        self._writable: Deferred[None] | None = None
+        # What is waited for, by what ends the wait at the reactor.
+        self._waiting: dict[Callable[[Any], object], Deferred[None]] = {}
 
     def readable(self) -> Deferred[None]:
-        """Fires when it can be read, or its other end is closed; one at a time. Can be cancelled."""
-        self._readable = Deferred(self._stop_reading)
-        self._reactor.addReader(self)
-        return self._readable
+        """Fire when it can be read, or its other end is closed; one wait at a time, which can be cancelled."""
+        return self._wait(self._reactor.addReader, self._reactor.removeReader)
 
     def writable(self) -> Deferred[None]:
-        """Fires when it can be written to, or its other end is closed; one at a time. Can be cancelled."""
-        self._writable = Deferred(self._stop_writing)
-        self._reactor.addWriter(self)
-        return self._writable
+        """Fire when it can be written to, or its other end is closed; one wait at a time, which can be cancelled."""
+        return self._wait(self._reactor.addWriter, self._reactor.removeWriter)
 
-    def _stop_reading(self, _: object = None) -> None:
-        self._reactor.removeReader(self)
-        self._readable = None
+    def _wait(self, add: Callable[[Any], object], remove: Callable[[Any], object]) -> Deferred[None]:
+        waiting = self._waiting[remove] = Deferred(lambda _: self._end(remove))
+        add(self)
+        return waiting
 
-    def _stop_writing(self, _: object = None) -> None:
-        self._reactor.removeWriter(self)
-        self._writable = None
+    def _end(self, remove: Callable[[Any], object]) -> None:
+        remove(self)
+        self._waiting.pop(remove, None)
+
+    def _ready(self, remove: Callable[[Any], object]) -> None:
+        waiting = self._waiting.get(remove)
+        self._end(remove)
+        if waiting is not None:
+            waiting.callback(None)
 
     def doRead(self) -> None:
         """See L{IReadWriteDescriptor}."""
-        readable = self._readable
-        self._stop_reading()
-        if readable is not None:
-            readable.callback(None)
+        self._ready(self._reactor.removeReader)
 
     def doWrite(self) -> None:
         """See L{IReadWriteDescriptor}."""
-        writable = self._writable
-        self._stop_writing()
-        if writable is not None:
-            writable.callback(None)
+        self._ready(self._reactor.removeWriter)
 
     def connectionLost(self, reason: Failure) -> None:
-        """Its other end is closed: to read or to write will say so."""
+        """End both waits: to read or to write will say that the other end is closed."""
         self.doRead()
         self.doWrite()
 

@@ -11,7 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from phpmq.errors import NoSuchQueue
 from phpmq.interfaces import IOperators, Steps
-from phpmq.results import STATES, QueueNumbers
+from phpmq.message import STATES
+from phpmq.results import QueueNumbers
 
 #: The name under which all queues are summed up that have no series of their own. A queue of that name never has.
 OTHER = "__other__"

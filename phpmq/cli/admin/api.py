@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -94,6 +95,10 @@ class Api:
         except (ValueError, TypeError) as error:
             raise strange(self.address, error) from error
 
+    async def now(self) -> str:
+        """Read the time of the server, whose clock gives the times of messages; see L{moment}."""
+        return str((await self.get("ask for the time", "status", wants=("now",)))["now"])
+
     async def pages(
         self, what: str, /, *parts: str, most: int | None = None, page: int = PAGE, **query: Any
     ) -> AsyncIterator[list[dict[str, Any]]]:
@@ -139,6 +144,11 @@ class Api:
         url = f"{self.address.url}/api/v1{path}" + (f"?{urlencode(given, quote_via=quote)}" if given else "")
         content = None if fields is None else json.dumps(fields).encode()
         return await self._transport.request(what, method, url, content, most)
+
+
+def moment(text: str) -> float:
+    """Return a time of the API, in seconds since the epoch."""
+    return datetime.fromisoformat(text).timestamp()
 
 
 class Refused(Failed):

@@ -14,14 +14,13 @@ from typing import Any
 
 import click
 
-from phpmq.cli.admin.api import Api
-from phpmq.cli.admin.format import moment
+from phpmq.cli.admin.api import Api, moment
 from phpmq.cli.admin.messages import STATE_NAMES
-from phpmq.cli.admin.run import Target, if_found
-from phpmq.cli.exit_codes import Exit, Failed
-from phpmq.cli.options import QUEUE, api_options, progress_option
+from phpmq.cli.admin.run import api_verb, if_found
+from phpmq.cli.exit_codes import Failed
+from phpmq.cli.options import QUEUE, progress_option
 from phpmq.cli.output import Progress, Report, Writer, is_terminal, json_line, note
-from phpmq.results import MAX_PREVIEW
+from phpmq.message import MAX_PREVIEW
 from phpmq.text import format_rate, format_seconds, plural
 
 #: States of messages that are to be there again after a disaster: dead letters wait for a decision, and are asked for.
@@ -45,8 +44,8 @@ PAGE = 1000
     "--output", "path", type=click.Path(dir_okay=False), metavar="FILE", help="Write to FILE, which is there once it is complete."
 )
 @progress_option
-@api_options()
-def export(queue: str, states: tuple[str, ...], path: str | None, progress: bool | None, target: Target) -> int:
+@api_verb()
+async def export(api: Api, report: Report, queue: str, states: tuple[str, ...], path: str | None, progress: bool | None) -> None:
     """
     Write the messages of QUEUE to standard output, or to a file, one JSON object a line; phpmq import reads them. The queue stays as it is.
 
@@ -57,30 +56,26 @@ def export(queue: str, states: tuple[str, ...], path: str | None, progress: bool
     phpmq export jobs --output jobs.ndjson
     phpmq export jobs | phpmq import jobs --server mq.example:9100
     """
-    wanted = {state.replace("-", "_") for state in states}
-    file = None if path == "-" else path
-    return target.run(lambda api, report: export_messages(api, report, queue, wanted, file, progress))
-
-
-async def export_messages(api: Api, report: Report, queue: str, states: set[str], path: str | None, wanted: bool | None) -> int:
-    """Write messages, and tell how many: the exit code."""
     from phpmq.cli.stdio import Output
 
-    found = await if_found(api.get(f"export {queue}", "queues", queue, wants=tuple(states)))
-    total = None if found is None else sum(found[state] for state in states)
+    wanted = {state.replace("-", "_") for state in states}
+    path = None if path == "-" else path
+    found = await if_found(api.get(f"export {queue}", "queues", queue, wants=tuple(wanted)))
+    total = None if found is None else sum(found[state] for state in wanted)
     started = api.reactor.seconds()
-    progress = Progress(api.reactor, f"exporting {queue}", total, False if wanted is None and path is None and is_terminal(1) else wanted)
+    if progress is None and path is None and is_terminal(1):
+        progress = False
+    shown = Progress(api.reactor, f"exporting {queue}", total, progress)
     try:
         with nullcontext() if path is None else replacing(path) as descriptor:
             output = report.output if descriptor is None else Output(api.reactor, descriptor, str(path))
-            export = Export(api, output, queue, states, progress)
+            export = Export(api, output, queue, wanted, shown)
             await export.run()
             await output.written()
     finally:
-        progress.close()
+        shown.close()
     duration = api.reactor.seconds() - started
     note(f"exported {plural(export.written)} in {format_seconds(duration)}, {format_rate(export.written, duration)}")
-    return Exit.OK
 
 
 class Seen:
@@ -132,7 +127,7 @@ class Export:
 
     async def run(self) -> None:
         """Write the messages; raise L{Failed} if the API cannot be read, and C{BrokenPipeError} if nobody reads the output."""
-        self._began = (await self._api.get("ask for the time", "status", wants=("now",)))["now"]
+        self._began = await self._api.now()
         self._ahead = moment(self._began) - self._api.reactor.seconds()
         try:
             for listed in self._lists():

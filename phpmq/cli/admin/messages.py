@@ -9,14 +9,13 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from phpmq.cli.admin.api import Api
-from phpmq.cli.admin.format import body_of, message_lines, messages, moment
-from phpmq.cli.admin.run import Target, check_askable, confirm, each
+from phpmq.cli.admin.api import Api, moment
+from phpmq.cli.admin.run import api_verb, check_askable, confirm, each
 from phpmq.cli.exit_codes import Exit, Failed
-from phpmq.cli.options import QUEUE, TEXT, api_options, size, want_verb, yes_option
+from phpmq.cli.options import QUEUE, TEXT, size, want_verb, yes_option
 from phpmq.cli.output import Report, is_terminal, note
 from phpmq.client_frames import MAX_BODY
-from phpmq.results import MAX_PREVIEW, STATES
+from phpmq.message import MAX_PREVIEW, STATES
 from phpmq.text import plural
 
 #: States of messages, as the user names them.
@@ -35,15 +34,21 @@ preview_option = click.option(
 )
 
 
+def _check_peek(id: str | None, **_: object) -> None:
+    source = click.get_current_context().get_parameter_source
+    for other in "state", "limit", "preview":
+        if id is not None and source(other) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--id excludes --{other}")
+
+
 @click.command()
 @click.argument("queue", type=QUEUE)
 @click.option("--state", type=click.Choice(STATE_NAMES), default="ready", show_default=True, help="Look at those in that state.")
 @click.option("--id", "id", type=TEXT, metavar="ID", help="Show this message, whatever its state, with its whole body.")
 @limit_option
 @preview_option
-@api_options("Print what the API answers, a JSON object for each message.")
-@click.pass_context
-def peek(context: click.Context, /, queue: str, state: str, id: str | None, limit: int, preview: int, target: Target) -> int:
+@api_verb("Print what the API answers, a JSON object for each message.", check=_check_peek)
+async def peek(api: Api, report: Report, queue: str, state: str, id: str | None, limit: int, preview: int) -> None:
     """
     Look at messages of QUEUE: the first ones, or one with --id. Nothing changes by that, and no attempt is counted.
 
@@ -54,16 +59,16 @@ def peek(context: click.Context, /, queue: str, state: str, id: str | None, limi
     phpmq peek jobs --id d7e7f68761d34838494b233148b5486c > body
     """
     if id is None:
-        return target.run(lambda api, report: list_messages(api, report, queue, state.replace("-", "_"), limit, preview))
-    for other in "state", "limit", "preview":
-        if context.get_parameter_source(other) is not ParameterSource.DEFAULT:
-            raise click.UsageError(f"--id excludes --{other}")
-    return target.run(lambda api, report: show_message(api, report, queue, id))
+        await list_messages(api, report, queue, state.replace("-", "_"), limit, preview)
+    else:
+        await show_message(api, report, queue, id)
 
 
-async def list_messages(api: Api, report: Report, queue: str, state: str, limit: int, preview: int) -> int:
+async def list_messages(api: Api, report: Report, queue: str, state: str, limit: int, preview: int) -> None:
     """Show the first messages of a state, page by page."""
-    now = 0.0 if report.as_json else await server_time(api)
+    from phpmq.cli.admin.format import messages
+
+    now = 0.0 if report.as_json else moment(await api.now())
     # One more than is shown tells that there are more.
     pages = api.pages(f"look at {queue}", "queues", queue, "messages", most=limit + 1, state=state, preview=preview)
     found = await report.put_pages(pages, *messages(state, now), limit)
@@ -72,35 +77,35 @@ async def list_messages(api: Api, report: Report, queue: str, state: str, limit:
         note(f"{queue} has no {kind}")
     elif found > limit and is_terminal(1):
         note(f"there are more than {plural(limit)}: --limit shows others")
-    return Exit.OK
 
 
-async def show_message(api: Api, report: Report, queue: str, id: str) -> int:
-    """Show one message: its body as it is in a pipe, and all of it on a terminal, where nothing of it is obeyed."""
+async def show_message(api: Api, report: Report, queue: str, id: str) -> None:
+    """Show one message: only its body in a pipe, all of it on a terminal, which must not obey any of it."""
+    from phpmq.cli.admin.format import body_of, message_lines
+
     message = await api.message(f"look at message {id} of {queue}", queue, id, MAX_BODY)
     if report.as_json:
         report.put(message)
     elif is_terminal(1):
-        lines = message_lines(queue, message, await server_time(api))
+        lines = message_lines(queue, message, moment(await api.now()))
         # Its lines stay lines; what would do more than that does not.
         text = body_of(message).decode("utf-8", "backslashreplace").removesuffix("\n").split("\n")
         report.put(message, *lines, "", *text)
     else:
         report.output.put(body_of(message))
-    return Exit.OK
 
 
-async def server_time(api: Api) -> float:
-    """Return the server's time in seconds since the epoch: its messages' times are by that clock."""
-    return moment((await api.get("ask for the time", "status", wants=("now",)))["now"])
+def _check_move(source: str, destination: str, **_: object) -> None:
+    if source == destination:
+        raise click.UsageError("FROM and TO are the same queue")
 
 
 @click.command()
 @click.argument("source", type=QUEUE, metavar="FROM")
 @click.argument("destination", type=QUEUE, metavar="TO")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="At most N, the first ones.  [default: all that are ready now]")
-@api_options("Print what the API answers, on one line.")
-def move(source: str, destination: str, count: int | None, target: Target) -> int:
+@api_verb("Print what the API answers, on one line.", check=_check_move)
+async def move(api: Api, report: Report, source: str, destination: str, count: int | None) -> None:
     """
     Move messages that are ready in the queue FROM to the tail of the queue TO, in their order.
 
@@ -109,17 +114,8 @@ def move(source: str, destination: str, count: int | None, target: Target) -> in
     \b
     phpmq move jobs.inspect jobs --count 10
     """
-    if source == destination:
-        raise click.UsageError("FROM and TO are the same queue")
-    return target.run(lambda api, report: move_messages(api, report, source, destination, count))
-
-
-async def move_messages(api: Api, report: Report, source: str, destination: str, count: int | None) -> int:
-    """Move messages, and tell how many."""
-    what = f"move messages of {source}"
-    done = await api.post(what, "queues", source, "move", target=destination, count=count, wants=("moved",))
+    done = await api.post(f"move messages of {source}", "queues", source, "move", target=destination, count=count, wants=("moved",))
     report.put(done, f"{plural(done['moved'])} moved from {source} to {destination}")
-    return Exit.OK
 
 
 @dataclass(frozen=True)
@@ -163,22 +159,22 @@ def dead(context: click.Context) -> None:
 @click.argument("queue", type=QUEUE)
 @limit_option
 @preview_option
-@api_options("Print what the API answers, a JSON object for each dead letter.")
-def list_verb(queue: str, limit: int, preview: int, target: Target) -> int:
+@api_verb("Print what the API answers, a JSON object for each dead letter.")
+async def list_verb(api: Api, report: Report, queue: str, limit: int, preview: int) -> None:
     """
     List dead letters of QUEUE, the oldest messages first: when and of what they died, and how often they were delivered.
 
     \b
     phpmq dead list jobs
     """
-    return target.run(lambda api, report: list_messages(api, report, queue, "dead", limit, preview))
+    await list_messages(api, report, queue, "dead", limit, preview)
 
 
 @dead.command(short_help="Requeue dead letters.")
 @click.option("--to", "into", type=QUEUE, metavar="NAME", help="Requeue them to that queue.  [default: where they were]")
 @_which_options
-@api_options("Print a JSON object.")
-def replay(which: Which, into: str | None, dry_run: bool, target: Target) -> int:
+@api_verb("Print a JSON object.")
+async def replay(api: Api, report: Report, which: Which, into: str | None, dry_run: bool) -> None:
     """
     Requeue dead letters of QUEUE to its tail, or to another queue's: all of them, unless options say which.
 
@@ -188,19 +184,17 @@ def replay(which: Which, into: str | None, dry_run: bool, target: Target) -> int
     phpmq dead replay jobs --reason max-attempts --count 10
     phpmq dead replay jobs --to jobs.inspect
     """
-
-    async def work(api: Api, report: Report) -> int:
-        letters = DeadLetters(api, report, which)
-        return await (letters.would("replay") if dry_run else letters.replay(into))
-
-    return target.run(work)
+    letters = DeadLetters(api, report, which)
+    await (letters.would("replay") if dry_run else letters.replay(into))
 
 
 @dead.command(short_help="Delete dead letters.")
 @_which_options
 @yes_option
-@api_options("Print a JSON object; with --id one for each.")
-def delete(which: Which, dry_run: bool, yes: bool, target: Target) -> int:
+@api_verb(
+    "Print a JSON object; with --id one for each.", check=lambda dry_run, yes, **_: check_askable(dry_run or yes, "forget dead letters")
+)
+async def delete(api: Api, report: Report, which: Which, dry_run: bool, yes: bool) -> int | None:
     """
     Delete dead letters of QUEUE for good: all of them, unless options say which.
 
@@ -208,18 +202,13 @@ def delete(which: Which, dry_run: bool, yes: bool, target: Target) -> int:
     phpmq dead delete jobs --reason expired --dry-run
     phpmq dead delete jobs --id d7e7f68761d34838494b233148b5486c --yes
     """
-    if not dry_run:
-        check_askable(yes, "forget dead letters")
-
-    async def work(api: Api, report: Report) -> int:
-        letters = DeadLetters(api, report, which)
-        if dry_run:
-            return await letters.would("delete")
-        if not yes and (number := await letters.count()):
-            await confirm(api.reactor, f"Forget {plural(number, 'dead letter')} of {which.queue} for ever?")
-        return await letters.delete()
-
-    return target.run(work)
+    letters = DeadLetters(api, report, which)
+    if dry_run:
+        await letters.would("delete")
+        return None
+    if not yes and (number := await letters.count()):
+        await confirm(api.reactor, f"Permanently delete {plural(number, 'dead letter')} of {which.queue}?")
+    return await letters.delete()
 
 
 class DeadLetters:
@@ -244,14 +233,13 @@ class DeadLetters:
             raise Failed(f"there is no dead letter {next(iter(missing))} of {which.queue}; phpmq dead list shows those that there are")
         return found
 
-    async def would(self, verb: str) -> int:
+    async def would(self, verb: str) -> None:
         """Print how many dead letters the verb would change."""
         found, queue = await self.count(), self._which.queue
         participle = {"replay": "replayed", "delete": "deleted"}[verb]
         self._report.put({"queue": queue, f"would_{verb}": found}, f"{queue}: {plural(found, 'dead letter')} would be {participle}")
-        return Exit.OK
 
-    async def replay(self, into: str | None) -> int:
+    async def replay(self, into: str | None) -> None:
         """Requeue the dead letters, and print how many."""
         which, target = self._which, into or self._which.queue
         what, path = f"replay dead letters of {which.queue}", ("queues", which.queue, "replay")
@@ -270,9 +258,8 @@ class DeadLetters:
             done += answer["replayed"]
         line = f"{which.queue}: {plural(done, 'dead letter')} replayed" + (f" to {target}" if target != which.queue else "")
         self._report.put({"queue": which.queue, "target": target, "replayed": done}, line)
-        return Exit.OK
 
-    async def delete(self) -> int:
+    async def delete(self) -> int | None:
         """Delete the dead letters, and print how many."""
         which = self._which
         if which.ids:
@@ -281,7 +268,7 @@ class DeadLetters:
         fields = {"state": "dead", "reason": which.reason, "count": which.count}
         done = await self._api.delete(what, "queues", which.queue, "messages", wants=("deleted",), **fields)
         self._report.put(done, f"{which.queue}: {plural(done['deleted'], 'dead letter')} deleted")
-        return Exit.OK
+        return None
 
     async def _delete(self, id: str) -> None:
         queue = self._which.queue

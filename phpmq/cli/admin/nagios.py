@@ -15,8 +15,9 @@ from typing import Any
 
 import click
 
+from phpmq.addresses import ApiAddress
 from phpmq.cli.admin.api import Api
-from phpmq.cli.admin.run import Target, if_found
+from phpmq.cli.admin.run import if_found, run_work
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.options import PATTERN, SECONDS, api_options
 from phpmq.cli.output import Report, note
@@ -72,7 +73,7 @@ class _Check(click.Command):
 @click.option("--min-consumers", type=_COUNT, metavar="N", help="Critical where there are fewer than N consumers.")
 @click.option("--mirror-lag", type=SECONDS, metavar="S", help="Critical if the file lags behind by more than S seconds.")
 @api_options(seconds=_TIMEOUT)
-def check(patterns: tuple[str, ...], target: Target, **limits: Any) -> int:
+def check(patterns: tuple[str, ...], api: ApiAddress, timeout: float, **limits: Any) -> int:
     """
     Check each QUEUE, and each that matches a GLOB; all queues without those. Also check the server's own alarms.
 
@@ -83,7 +84,7 @@ def check(patterns: tuple[str, ...], target: Target, **limits: Any) -> int:
     phpmq check jobs --ready-warn 1000 --ready-crit 10000 --min-consumers 1
     phpmq check 'mail-*' --dead-crit 0 --mirror-lag 30
     """
-    return check_server(target, Limits(patterns or ("*",), **limits))
+    return check_server(api, timeout, Limits(patterns or ("*",), **limits))
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ class Limits:
         return getattr(self, f"{kind}_warn"), getattr(self, f"{kind}_crit")
 
 
-def check_server(target: Target, limits: Limits) -> int:
-    """Check the server, and print the line: the exit code. The whole check takes at most the target's timeout."""
+def check_server(address: ApiAddress, timeout: float, limits: Limits) -> int:
+    """Check the server, and print the line: the exit code. The whole check takes at most C{timeout} seconds."""
 
     async def work(api: Api, report: Report) -> int:
         from twisted.internet.defer import Deferred
@@ -114,14 +115,14 @@ def check_server(target: Target, limits: Limits) -> int:
         from phpmq.cli.reactor_main import within
 
         try:
-            state, text = await within(api.reactor, target.timeout, Deferred.fromCoroutine(look(api, limits)))
+            state, text = await within(api.reactor, timeout, Deferred.fromCoroutine(look(api, limits)))
         except TimeoutError as error:
-            raise Failed(f"{api.address.name} does not answer within {target.timeout:g} s", Exit.TIMED_OUT) from error
+            raise Failed(f"{api.address.name} does not answer within {timeout:g} s", Exit.TIMED_OUT) from error
         report.output.put(line(state, text))
         return state
 
     try:
-        return target.run(work)
+        return run_work(work, address, timeout)
     except Failed as error:
         # That a server is not there is known, and critical. What is no answer to the question is unknown.
         state = State.CRITICAL if error.code in (Exit.UNREACHABLE, Exit.TIMED_OUT) else State.UNKNOWN

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from functools import wraps
 from typing import Any, TypeVar
 
 from phpmq.addresses import ApiAddress
 from phpmq.cli.admin.api import Api, strange
 from phpmq.cli.exit_codes import Exit, Failed
+from phpmq.cli.options import api_options
 from phpmq.cli.output import Report, is_terminal, note
 from phpmq.text import plural, terminal_safe
 
@@ -22,32 +23,43 @@ _FINAL = Exit.UNREACHABLE, Exit.TIMED_OUT
 # What a member causes that is missing, or of another type.
 _STRANGE = LookupError, TypeError, ValueError, AttributeError, OverflowError
 
+#: The work of a verb: a coroutine function that returns an exit code, or None for success.
+Work = Callable[[Api, Report], Coroutine[Any, Any, int | None]]
 
-#: The work of a verb, as a coroutine function.
-Work = Callable[[Api, Report], Coroutine[Any, Any, int]]
+
+def api_verb(json_help: str = "", check: Callable[..., object] | None = None) -> Callable[[Any], Any]:
+    """
+    Make a coroutine function the callback of a verb: it gets an L{Api} and a L{Report} before its own options.
+
+    @param json_help: the help of C{--json}; without it there is no such option
+    @param check: called with the same options before the reactor starts; raises an error for those that are wrong
+    """
+
+    def add(work: Callable[..., Coroutine[Any, Any, int | None]]) -> Any:
+        @wraps(work)
+        def call(*, api: ApiAddress, timeout: float, as_json: bool = False, **options: Any) -> int:
+            if check is not None:
+                check(**options)
+            return run_work(lambda client, report: work(client, report, **options), api, timeout, as_json)
+
+        return api_options(json_help)(call)
+
+    return add
 
 
-@dataclass(frozen=True)
-class Target:
-    """The API that a verb speaks to, the seconds that an answer may take, and how answers are shown."""
+def run_work(work: Work, address: ApiAddress, timeout: float, as_json: bool = False) -> int:
+    """Run the work of a verb, with answers within C{timeout} seconds, and write what it printed, also if it fails: its exit code."""
+    from phpmq.cli.reactor_main import Signals, run
+    from phpmq.cli.stdio import Output
 
-    address: ApiAddress
-    timeout: float
-    as_json: bool = False
+    async def reach(reactor: Any, signals: Signals) -> int:
+        report, api = Report(Output(reactor), as_json), Api(reactor, address, timeout)
+        try:
+            return await carry_out(api, report, work)
+        finally:
+            await api.close()
 
-    def run(self, work: Work) -> int:
-        """Run the work of a verb, and write what it printed, also if it fails: its exit code."""
-        from phpmq.cli.reactor_main import Signals, run
-        from phpmq.cli.stdio import Output
-
-        async def reach(reactor: Any, signals: Signals) -> int:
-            report, api = Report(Output(reactor), self.as_json), Api(reactor, self.address, self.timeout)
-            try:
-                return await carry_out(api, report, work)
-            finally:
-                await api.close()
-
-        return run(reach)
+    return run(reach)
 
 
 async def carry_out(api: Api, report: Report, work: Work) -> int:
@@ -66,7 +78,7 @@ async def carry_out(api: Api, report: Report, work: Work) -> int:
         await report.output.written()
         raise strange(api.address, error) from error
     await report.output.written()
-    return code
+    return code or Exit.OK
 
 
 async def each(report: Report, names: Sequence[_Name], act: Callable[[_Name], Awaitable[None]], thing: str = "queue") -> int:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from functools import partial
+from io import BytesIO
 from typing import Any, NamedTuple
 
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError, UserError
-from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import Cooperator
 from twisted.python.failure import Failure
-from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseDone
+from twisted.web.client import URI, Agent, FileBodyProducer, HTTPConnectionPool, ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
@@ -45,6 +48,7 @@ class Transport:
 
     def __init__(self, reactor: Any, address: ApiAddress, timeout: float, agent: IAgent | None = None) -> None:
         self._reactor, self._address, self._timeout = reactor, address, timeout
+        self._cooperator = Cooperator(scheduler=partial(reactor.callLater, 0))
         self._pool = HTTPConnectionPool(reactor)
         self._pool.cachedConnectionTimeout = _KEEP
         agent = self._make_agent() if agent is None else agent
@@ -82,7 +86,7 @@ class Transport:
             method,
             url.replace(self._literal, "localhost", 1) if self._literal else url,
             headers=headers,
-            data=None if content is None else _Body(content),
+            data=None if content is None else FileBodyProducer(BytesIO(content), self._cooperator),
             auth=self._address.login,
             allow_redirects=False,
             unbuffered=True,
@@ -130,24 +134,6 @@ class LiteralAgent:
         bodyProducer: IBodyProducer | None = None,  # noqa: N803  # the interface's name
     ) -> Deferred[IResponse]:
         return self._agent.request(method, uri.replace(b"//localhost", self._literal, 1), headers, bodyProducer)
-
-
-@implementer(IBodyProducer)
-class _Body:
-    """The body of a request, written at once, as the bodies that this command sends are small."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self.length = len(content)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802  # the interface's name
-        consumer.write(self._content)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """It is done already; see L{IBodyProducer}."""
-
-    resumeProducing = stopProducing = pauseProducing
 
 
 class _Whole(Protocol):
