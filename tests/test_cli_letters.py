@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from phpmq.cli.admin import messages
-from phpmq.cli.admin.messages import DeadLetters, Which, list_messages, show_message
+from phpmq.cli.admin.messages import DeadLetters, list_messages, show_message
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.output import Report
 from phpmq.cli.stdio import Output
@@ -130,7 +130,7 @@ class DeadTests(LettersTestCase):
 
     def letters(self, api: Any, report: Any, *ids: str, reason: str | None = None, count: int | None = None) -> DeadLetters:
         """Some dead letters of the queue."""
-        return DeadLetters(api, report, Which(ODD, ids, reason, count))
+        return DeadLetters(api, report, ODD, ids, reason, count)
 
     def bodies(self) -> list[str]:
         """What is still dead."""

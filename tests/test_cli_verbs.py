@@ -34,9 +34,9 @@ class ChoiceTests(SynchronousTestCase):
 class QueuesTests(VerbTestCase):
     """C{phpmq queues}."""
 
-    def rows(self, pattern: str = "*", order: str = "name", limit: int | None = None) -> list[str]:
+    def rows(self, pattern: str = "*", sort: str = "name", limit: int | None = None) -> list[str]:
         """The last columns of what is listed."""
-        code, text = self.verb(lambda api, report: list_queues(api, report, pattern, order, limit))
+        code, text = self.verb(lambda api, report: list_queues(api, report, pattern, sort, False, limit))
         self.assertEqual(code, 0)
         return [row.split("  ")[-1].strip() for row in text.splitlines()]
 
@@ -46,7 +46,7 @@ class QueuesTests(VerbTestCase):
         self.send(ODD, b"")
         self.send("\u202eabc", b"")
         self.done(self.api().post("pause", "queues", "jobs", "pause"))
-        code, text = self.verb(lambda api, report: list_queues(api, report, "*", "name", None))
+        code, text = self.verb(lambda api, report: list_queues(api, report, "*", "name", False, None))
         heading, *rows = text.splitlines()
         self.assertEqual(
             (code, heading.split()), (0, ["READY", "DELAYED", "IN", "FLIGHT", "DEAD", "SIZE", "AGE", "CONSUMERS", "IN", "OUT", "QUEUE"])
@@ -60,16 +60,16 @@ class QueuesTests(VerbTestCase):
             self.send(name, *[b"x"] * (number + 1))
         self.assertEqual([order("name", False), order("name", True)], ["name", "-name"])
         self.assertEqual([order("ready", False), order("ready", True)], ["-ready", "ready"])
-        self.assertEqual(self.rows(order="-ready"), ["QUEUE", "a2", "b", "a1"])
+        self.assertEqual(self.rows(sort="ready"), ["QUEUE", "a2", "b", "a1"])
         self.assertEqual(self.rows("A?", "ready"), ["QUEUE", "a1", "a2"])
-        self.assertEqual(self.rows(order="-ready", limit=1), ["QUEUE", "a2"])
+        self.assertEqual(self.rows(sort="ready", limit=1), ["QUEUE", "a2"])
 
     def test_many(self) -> None:
         """More than a page are one table."""
         for number in range(1203):
             self.server.send(f"q{number:04}", b"x")
         self.assertEqual(self.rows(), ["QUEUE", *(f"q{number:04}" for number in range(1203))])
-        code, found = self.objects(lambda api, report: list_queues(api, report, "q1*", "name", None))
+        code, found = self.objects(lambda api, report: list_queues(api, report, "q1*", "name", False, None))
         self.assertEqual((code, len(found), found[-1]["name"]), (0, 203, "q1202"))
 
     def test_none(self) -> None:
@@ -182,7 +182,7 @@ class TopTests(VerbTestCase):
 
     def watch(self, count: int | None = 2, limit: int | None = None, pattern: str = "*") -> Any:
         """A coroutine function."""
-        return lambda api, report: work_of(views.top)(api, report, pattern, "-messages", 1.0, count, limit)
+        return lambda api, report: work_of(views.top)(api, report, pattern, 1.0, count, limit, sort="messages", reverse=False)
 
     def done(self, work: Any) -> Any:
         """The result, however long it takes."""

@@ -171,8 +171,6 @@ class Bench:
         if self._watch is not None:
             self._watch.progress()
 
-    # Sending
-
     async def _send(self, client: QueueClient, messages: int, figures: Figures) -> None:
         options, outbox = self._options, client.connection.outbox
         failure: Deferred[None] = Deferred()
@@ -198,8 +196,6 @@ class Bench:
         figures.add(self._options.size, begun, perf_counter())
         if self._options.what == "send":
             self._progressed()
-
-    # Consuming
 
     async def _drain(self, client: QueueClient, messages: int, figures: Figures) -> None:
         """Take the messages of the queue, up to a number."""

@@ -51,11 +51,10 @@ def not_reached(error: Exception, server: str) -> Failed:
     if isinstance(error, ProtocolError):
         return Failed(f"{server} is not a phpmq server that speaks protocol 2: {error}", Exit.UNREACHABLE)
     if isinstance(error, NotConnected) and error.__cause__ is None:
-        untrusted, other = (
-            "its certificate is not trusted here",
-            "it may not be a phpmq server that speaks protocol 2, or take no more connections",
-        )
-        return Failed(f"{server} hung up without an answer: {untrusted if 'certificate' in str(error) else other}", Exit.UNREACHABLE)
+        reason = "it may not be a phpmq server that speaks protocol 2, or take no more connections"
+        if "certificate" in str(error):
+            reason = "its certificate is not trusted here"
+        return Failed(f"{server} hung up without an answer: {reason}", Exit.UNREACHABLE)
     reason, code = why(error.__cause__ or error)
     return Failed(f"cannot reach {server}: {reason}; see that phpmq is running, or name another --server", code)
 

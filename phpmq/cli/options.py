@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial, wraps
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -166,16 +166,12 @@ yes_option: _Option[Any] = click.option(
 
 
 def sort_options(default: str) -> _Option[Any]:
-    """Add C{--sort} and C{--reverse}; the function gets C{sort} as the API takes it."""
+    """Add C{--sort} and C{--reverse}; L{order} makes one value of both."""
 
     def add(function: Any) -> Any:
-        @wraps(function)
-        def call(*arguments: Any, sort: str, reverse: bool, **options: Any) -> Any:
-            return function(*arguments, sort=order(sort, reverse), **options)
-
-        call = click.option("--reverse", is_flag=True, help="The other way round.")(call)
+        function = click.option("--reverse", is_flag=True, help="The other way round.")(function)
         help = "Names from the first, numbers from the largest."
-        return click.option("--sort", type=click.Choice(SORTS), default=default, show_default=True, help=help)(call)
+        return click.option("--sort", type=click.Choice(SORTS), default=default, show_default=True, help=help)(function)
 
     return add
 

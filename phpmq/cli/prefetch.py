@@ -78,8 +78,6 @@ class Prefetch:
         self._deal()
         self._adjust_all()
 
-    # Windows
-
     def _deal(self) -> None:
         """Share the wanted messages among the queues, beginning with another queue each time."""
         if self._count is None:
@@ -124,8 +122,6 @@ class Prefetch:
         """Consume no more; end when the server knows, and all that was on its way has arrived."""
         stopping = [stopped for share in self._shares.values() if (stopped := self._stop(share)) is not None]
         await DeferredList(stopping, consumeErrors=True)
-
-    # Messages
 
     async def _pull(self, share: _Share, consumer: Consumer) -> None:
         async for delivery in consumer:
@@ -201,8 +197,6 @@ class Prefetch:
         """End when the server has answered all settlements."""
         while self.unanswered:
             await self._event()
-
-    # Emptiness
 
     async def watch(self, until_empty: bool, busy: Callable[[], bool]) -> None:
         """

@@ -23,7 +23,7 @@ from phpmq.errors import Closed, TimedOut, TooLarge
 from phpmq.text import format_rate, format_seconds, plural
 
 # More seconds than any receipt takes: it is progress that is watched, not each message.
-_FOR_EVER = 1e9
+_NO_LIMIT = 1e9
 
 # Bytes of ids that nobody reads, from which on nothing more is sent.
 _MAX_UNREAD = 1 << 20
@@ -128,8 +128,6 @@ class Sender:
         if self._options.as_json:
             self._out.put(json_line({"number": number, "error": getattr(error, "code", "internal"), "reason": str(error)}))
 
-    # What it comes to
-
     def tell(self, duration: float) -> None:
         """Report what was done in a number of seconds, if nothing went wrong."""
         before = f", {self.duplicates:,} of them stored before" if self.duplicates else ""
@@ -183,7 +181,7 @@ Feed = Callable[[Sender], Awaitable[None]]
 async def send_messages(reactor: Any, signals: Signals, options: SendOptions, feed: Feed | None = None) -> int:
     """Send messages, those of C{feed} or else those of the options: the exit code."""
     out = Output(reactor)
-    client = await connect(reactor, options.server, options.timeout, _FOR_EVER)
+    client = await connect(reactor, options.server, options.timeout, _NO_LIMIT)
     started = reactor.seconds()
     shown = False if options.progress is None and options.printing and is_terminal(1) else options.progress
     progress = Progress(reactor, f"sending to {options.queue}", None if options.lines else options.count, shown)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 import click
@@ -118,25 +116,14 @@ async def move(api: Api, report: Report, source: str, destination: str, count: i
     report.put(done, f"{plural(done['moved'])} moved from {source} to {destination}")
 
 
-@dataclass(frozen=True)
-class Which:
-    """Selects dead letters of a queue: by their ids, or by the reason of their death and at most C{count} of them, the oldest first."""
-
-    queue: str
-    ids: tuple[str, ...] = ()
-    reason: str | None = None
-    count: int | None = None
+def _check_letters(ids: tuple[str, ...], reason: str | None, count: int | None, dry_run: bool, yes: bool = True, **_: object) -> None:
+    if ids and (reason is not None or count is not None):
+        raise click.UsageError(f"--id excludes --{'reason' if reason is not None else 'count'}")
+    check_askable(dry_run or yes, "forget dead letters")
 
 
-def _which_options(function: Any) -> Any:
-    """Add the argument and the options that say which dead letters are meant; the function gets them as C{which}."""
-
-    @wraps(function)
-    def call(*, queue: str, ids: tuple[str, ...], reason: str | None, count: int | None, **options: Any) -> Any:
-        if ids and (reason is not None or count is not None):
-            raise click.UsageError(f"--id excludes --{'reason' if reason is not None else 'count'}")
-        return function(which=Which(queue, tuple(dict.fromkeys(ids)), reason, count), **options)
-
+def _letters_options(function: Any) -> Any:
+    """Add the argument and the options that select dead letters; see L{DeadLetters}."""
     for option in (
         click.option("-n", "--dry-run", is_flag=True, help="Count those that are meant, and do nothing."),
         click.option("--count", type=click.IntRange(1), metavar="N", help="At most N, the oldest ones."),
@@ -144,8 +131,8 @@ def _which_options(function: Any) -> Any:
         click.option("--id", "ids", type=TEXT, multiple=True, metavar="ID", help="Only the one of this id. May be repeated."),
         click.argument("queue", type=QUEUE),
     ):
-        call = option(call)
-    return call
+        function = option(function)
+    return function
 
 
 @click.group(invoke_without_command=True)
@@ -172,9 +159,9 @@ async def list_verb(api: Api, report: Report, queue: str, limit: int, preview: i
 
 @dead.command(short_help="Requeue dead letters.")
 @click.option("--to", "into", type=QUEUE, metavar="NAME", help="Requeue them to that queue.  [default: where they were]")
-@_which_options
-@api_verb("Print a JSON object.")
-async def replay(api: Api, report: Report, which: Which, into: str | None, dry_run: bool) -> None:
+@_letters_options
+@api_verb("Print a JSON object.", check=_check_letters)
+async def replay(api: Api, report: Report, into: str | None, dry_run: bool, **which: Any) -> None:
     """
     Requeue dead letters of QUEUE to its tail, or to another queue's: all of them, unless options say which.
 
@@ -184,17 +171,15 @@ async def replay(api: Api, report: Report, which: Which, into: str | None, dry_r
     phpmq dead replay jobs --reason max-attempts --count 10
     phpmq dead replay jobs --to jobs.inspect
     """
-    letters = DeadLetters(api, report, which)
+    letters = DeadLetters(api, report, **which)
     await (letters.would("replay") if dry_run else letters.replay(into))
 
 
 @dead.command(short_help="Delete dead letters.")
-@_which_options
+@_letters_options
 @yes_option
-@api_verb(
-    "Print a JSON object; with --id one for each.", check=lambda dry_run, yes, **_: check_askable(dry_run or yes, "forget dead letters")
-)
-async def delete(api: Api, report: Report, which: Which, dry_run: bool, yes: bool) -> int | None:
+@api_verb("Print a JSON object; with --id one for each.", check=_check_letters)
+async def delete(api: Api, report: Report, dry_run: bool, yes: bool, **which: Any) -> int | None:
     """
     Delete dead letters of QUEUE for good: all of them, unless options say which.
 
@@ -202,75 +187,81 @@ async def delete(api: Api, report: Report, which: Which, dry_run: bool, yes: boo
     phpmq dead delete jobs --reason expired --dry-run
     phpmq dead delete jobs --id d7e7f68761d34838494b233148b5486c --yes
     """
-    letters = DeadLetters(api, report, which)
+    letters = DeadLetters(api, report, **which)
     if dry_run:
         await letters.would("delete")
         return None
     if not yes and (number := await letters.count()):
-        await confirm(api.reactor, f"Permanently delete {plural(number, 'dead letter')} of {which.queue}?")
+        await confirm(api.reactor, f"Permanently delete {plural(number, 'dead letter')} of {letters.queue}?")
     return await letters.delete()
 
 
 class DeadLetters:
-    """The selected dead letters of a queue, and the requests that change them."""
+    """
+    Dead letters of a queue, and the requests that change them.
 
-    def __init__(self, api: Api, report: Report, which: Which) -> None:
-        self._api, self._report, self._which = api, report, which
+    They are selected by their ids, or by the reason of their death and at most C{count} of them, the oldest first.
+    """
+
+    def __init__(
+        self, api: Api, report: Report, queue: str, ids: tuple[str, ...] = (), reason: str | None = None, count: int | None = None
+    ) -> None:
+        self._api, self._report = api, report
+        self.queue, self._ids, self._reason, self._count = queue, list(dict.fromkeys(ids)), reason, count
 
     async def count(self) -> int:
         """Count the selected dead letters; raise L{Failed} if one of the ids does not exist."""
-        which, found = self._which, 0
-        missing = dict.fromkeys(which.ids)
-        what, path = f"count dead letters of {which.queue}", ("queues", which.queue, "messages")
+        found = 0
+        missing = dict.fromkeys(self._ids)
+        what, path = f"count dead letters of {self.queue}", ("queues", self.queue, "messages")
         async for page in self._api.pages(what, *path, page=1000, state="dead", preview=0):
-            if which.ids:
+            if self._ids:
                 found += sum(1 for letter in page if missing.pop(letter["id"], letter) is None)
             else:
-                found += sum(which.reason in (None, letter["reason"]) for letter in page)
-            if which.count is not None and found >= which.count:
-                return which.count
+                found += sum(self._reason in (None, letter["reason"]) for letter in page)
+            if self._count is not None and found >= self._count:
+                return self._count
         if missing:
-            raise Failed(f"there is no dead letter {next(iter(missing))} of {which.queue}; phpmq dead list shows those that there are")
+            raise Failed(f"there is no dead letter {next(iter(missing))} of {self.queue}; phpmq dead list shows those that there are")
         return found
 
     async def would(self, verb: str) -> None:
         """Print how many dead letters the verb would change."""
-        found, queue = await self.count(), self._which.queue
+        found, queue = await self.count(), self.queue
         participle = {"replay": "replayed", "delete": "deleted"}[verb]
         self._report.put({"queue": queue, f"would_{verb}": found}, f"{queue}: {plural(found, 'dead letter')} would be {participle}")
 
     async def replay(self, into: str | None) -> None:
         """Requeue the dead letters, and print how many."""
-        which, target = self._which, into or self._which.queue
-        what, path = f"replay dead letters of {which.queue}", ("queues", which.queue, "replay")
-        ids = list(which.ids)
+        target = into or self.queue
+        what, path = f"replay dead letters of {self.queue}", ("queues", self.queue, "replay")
+        ids = self._ids
         done = 0
         # Without ids it is one request that says which.
         for start in range(0, len(ids) or 1, _IDS):
             part = ids[start : start + _IDS] or None
             try:
-                fields = {"target": into, "ids": part, "reason": which.reason, "count": which.count}
+                fields = {"target": into, "ids": part, "reason": self._reason, "count": self._count}
                 answer = await self._api.post(what, *path, wants=("replayed",), **fields)
             except Failed as error:
                 if not done:
                     raise
                 raise Failed(f"{error.sentence}; {done:,} were replayed before", Exit.PARTLY) from error
             done += answer["replayed"]
-        line = f"{which.queue}: {plural(done, 'dead letter')} replayed" + (f" to {target}" if target != which.queue else "")
-        self._report.put({"queue": which.queue, "target": target, "replayed": done}, line)
+        line = f"{self.queue}: {plural(done, 'dead letter')} replayed" + (f" to {target}" if target != self.queue else "")
+        self._report.put({"queue": self.queue, "target": target, "replayed": done}, line)
 
     async def delete(self) -> int | None:
         """Delete the dead letters, and print how many."""
-        which = self._which
-        if which.ids:
-            return await each(self._report, which.ids, self._delete, "dead letter")
-        what = f"forget dead letters of {which.queue}"
-        fields = {"state": "dead", "reason": which.reason, "count": which.count}
-        done = await self._api.delete(what, "queues", which.queue, "messages", wants=("deleted",), **fields)
-        self._report.put(done, f"{which.queue}: {plural(done['deleted'], 'dead letter')} deleted")
+        if self._ids:
+            return await each(self._report, self._ids, self._delete, "dead letter")
+        what = f"forget dead letters of {self.queue}"
+        fields = {"state": "dead", "reason": self._reason, "count": self._count}
+        done = await self._api.delete(what, "queues", self.queue, "messages", wants=("deleted",), **fields)
+        self._report.put(done, f"{self.queue}: {plural(done['deleted'], 'dead letter')} deleted")
         return None
 
     async def _delete(self, id: str) -> None:
-        queue = self._which.queue
+        queue = self.queue
         await self._api.delete(f"forget dead letter {id} of {queue}", "queues", queue, "messages", id, wants=("deleted",))
         self._report.put({"id": id, "deleted": 1}, f"{queue}: dead letter {id} deleted")

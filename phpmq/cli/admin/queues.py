@@ -9,7 +9,7 @@ import click
 
 from phpmq.cli.admin.api import Api
 from phpmq.cli.admin.run import api_verb, check_askable, confirm, each, if_found
-from phpmq.cli.options import PATTERN, QUEUE, SECONDS, Value, size, sort_options, want_verb, yes_option
+from phpmq.cli.options import PATTERN, QUEUE, SECONDS, Value, order, size, sort_options, want_verb, yes_option
 from phpmq.cli.output import Listing, Report, note, table
 from phpmq.message import PAUSES, SETTINGS, QueueSettings
 from phpmq.text import plural
@@ -53,7 +53,7 @@ def _queues_argument(name: str, required: bool = True) -> Callable[[Any], Any]:
 @sort_options("name")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="List at most N queues.  [default: all]")
 @api_verb("Print a JSON object for each queue.")
-async def queues(api: Api, report: Report, pattern: str, sort: str, limit: int | None) -> None:
+async def queues(api: Api, report: Report, pattern: str, sort: str, reverse: bool, limit: int | None) -> None:
     """
     List the queues whose names match GLOB, where * and ? stand for what they do in a shell; all queues without it.
 
@@ -62,7 +62,7 @@ async def queues(api: Api, report: Report, pattern: str, sort: str, limit: int |
     """
     from phpmq.cli.admin.format import QUEUES
 
-    pages = api.pages("list queues", "queues", most=limit, filter=pattern, sort=sort)
+    pages = api.pages("list queues", "queues", most=limit, filter=pattern, sort=order(sort, reverse))
     if not await report.put_pages(pages, *QUEUES):
         note("there are no queues" if pattern == "*" else f"no queue matches {pattern}")
 

@@ -15,7 +15,7 @@ import click
 from phpmq.cli.admin.api import Api
 from phpmq.cli.admin.run import api_verb, each
 from phpmq.cli.exit_codes import Exit, Failed
-from phpmq.cli.options import INTERVAL, PATTERN, sort_options
+from phpmq.cli.options import INTERVAL, PATTERN, order, sort_options
 from phpmq.cli.output import Listing, Report, Writer, is_terminal, json_line, note
 from phpmq.text import plural, terminal_safe
 
@@ -96,7 +96,7 @@ async def _close_clients(api: Api, report: Report, ids: Sequence[int]) -> int:
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after N times.")
 @click.option("--limit", type=click.IntRange(1, 1000), metavar="N", help="Show at most N queues.  [default: the screen, or 20]")
 @api_verb("Print a JSON object each time.")
-async def top(api: Api, report: Report, pattern: str, sort: str, interval: float, count: int | None, limit: int | None) -> None:
+async def top(api: Api, report: Report, pattern: str, interval: float, count: int | None, limit: int | None, **sorted_by: Any) -> None:
     """
     Show what goes on, again and again: the server's numbers, and the queues that have most, or those that match GLOB. Ctrl-C ends it.
 
@@ -114,7 +114,7 @@ async def top(api: Api, report: Report, pattern: str, sort: str, interval: float
         for number in itertools.count(1):
             begun = api.reactor.seconds()
             try:
-                frame = await _ask(api, pattern, sort, limit or (_LARGEST if screen else _USUAL))
+                frame = await _ask(api, pattern, order(**sorted_by), limit or (_LARGEST if screen else _USUAL))
             except Failed as error:
                 if view is None or error.code not in _PASSING:
                     raise
