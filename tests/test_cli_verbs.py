@@ -34,9 +34,9 @@ class ChoiceTests(SynchronousTestCase):
 class QueuesTests(VerbTestCase):
     """C{phpmq queues}."""
 
-    def rows(self, pattern: str = "*", sort: str = "name", limit: int | None = None) -> list[str]:
+    def rows(self, pattern: str = "*", sort: str = "name", limit: int | None = None, reverse: bool = False) -> list[str]:
         """The last columns of what is listed."""
-        code, text = self.verb(lambda api, report: list_queues(api, report, pattern, sort, False, limit))
+        code, text = self.verb(lambda api, report: list_queues(api, report, pattern, sort, reverse, limit))
         self.assertEqual(code, 0)
         return [row.split("  ")[-1].strip() for row in text.splitlines()]
 
@@ -61,7 +61,7 @@ class QueuesTests(VerbTestCase):
         self.assertEqual([order("name", False), order("name", True)], ["name", "-name"])
         self.assertEqual([order("ready", False), order("ready", True)], ["-ready", "ready"])
         self.assertEqual(self.rows(sort="ready"), ["QUEUE", "a2", "b", "a1"])
-        self.assertEqual(self.rows("A?", "ready"), ["QUEUE", "a1", "a2"])
+        self.assertEqual(self.rows("A?", "ready", reverse=True), ["QUEUE", "a1", "a2"])
         self.assertEqual(self.rows(sort="ready", limit=1), ["QUEUE", "a2"])
 
     def test_many(self) -> None:

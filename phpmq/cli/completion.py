@@ -31,7 +31,6 @@ _BASH_COMPLETION = (
 
 # Who has pressed a key does not wait for longer, in seconds, and reads no more names.
 _PATIENCE, _MOST = 1.0, 50
-
 # Other names would need quotes, which shells do not put around what they complete.
 _PLAIN = re.compile(r"[\w./@%+=,][\w./@%+=,-]*")
 

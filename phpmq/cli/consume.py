@@ -35,7 +35,6 @@ WINDOW = 100
 
 # Seconds that the server has to answer the last settlements; and when somebody waits for the end.
 _LAST_ANSWERS, _LAST_ANSWERS_NOW = 5.0, 1.0
-
 # Seconds that the reader of the output has to take what is being written when the command is to end.
 _GRACE = 1.0
 
@@ -369,7 +368,9 @@ class Consumption:
             await wait_for([self._over, *map(Deferred.fromCoroutine, ends)])
         finally:
             await self._finish()
-        return self._report()
+        if (complaint := self._complaint()) is not None:
+            raise Failed(complaint.sentence, Exit.INTERRUPTED) if self._signals.count else complaint
+        return Exit.OK
 
     def _end(self) -> None:
         if not self._over.called:
@@ -390,14 +391,6 @@ class Consumption:
             await within(self._reactor, patience, stopping)
             await within(self._reactor, patience, Deferred.fromCoroutine(self.prefetch.answered()))
         self._watch.close()
-
-    def _report(self) -> int:
-        complaint = self._complaint()
-        if complaint is not None and self._signals.count:
-            raise Failed(complaint.sentence, Exit.INTERRUPTED)
-        if complaint is not None:
-            raise complaint
-        return Exit.OK
 
     def _complaint(self) -> Failed | None:
         options, prefetch, handler = self._options, self.prefetch, self._handler

@@ -13,7 +13,6 @@ from phpmq.text import format_rate, json_safe, plural, terminal_safe
 
 # The least characters of a column that is folded.
 _FOLDED = 12
-
 # Seconds after which progress is shown, and between two looks, on a terminal and elsewhere.
 _AFTER, _TERMINAL, _ELSEWHERE = 0.4, 0.1, 1.0
 

@@ -13,7 +13,6 @@ from phpmq.client import Consumer, Delivery, QueueClient
 
 # The server's own limit, unless it is told another.
 _MAX_WINDOW = 65535
-
 # Seconds to wait when no queue had anything.
 _PAUSE = 0.1
 

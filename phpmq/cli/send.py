@@ -24,16 +24,12 @@ from phpmq.text import format_rate, format_seconds, plural
 
 # More seconds than any receipt takes: it is progress that is watched, not each message.
 _NO_LIMIT = 1e9
-
 # Bytes of ids that nobody reads, from which on nothing more is sent.
 _MAX_UNREAD = 1 << 20
-
 # Seconds that receipts under way have after Ctrl-C.
 _GRACE = 1.0
-
 # The most bytes of a line: JSON may take six characters for a byte; the rest is for headers and facts.
 _MAX_LINE = 6 * MAX_BODY + 1024 * 1024
-
 # How many bad lines are told one by one.
 _TOLD = 10
 

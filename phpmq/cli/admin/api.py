@@ -43,9 +43,7 @@ _STATUSES = {
     401: ("wants a login", "give it as https://USER:PASSWORD@HOST", Exit.NOT_ALLOWED),
     403: ("forbids it", "ask who runs it", Exit.NOT_ALLOWED),
     407: ("wants a login for a proxy", "name an address that needs none", Exit.NOT_ALLOWED),
-    502: ("is a proxy that does not reach the server", "see that phpmq is running", Exit.UNREACHABLE),
-    503: ("is a proxy that does not reach the server", "see that phpmq is running", Exit.UNREACHABLE),
-    504: ("is a proxy that does not reach the server", "see that phpmq is running", Exit.UNREACHABLE),
+    **dict.fromkeys((502, 503, 504), ("is a proxy that does not reach the server", "see that phpmq is running", Exit.UNREACHABLE)),
 }
 
 

@@ -25,13 +25,10 @@ from phpmq.text import format_duration, plural, terminal_safe
 
 # Seconds after which Nagios itself gives up on a plugin.
 _TIMEOUT = 10.0
-
 # Queues that are asked for at a time: as many as the server gives, since each time it looks at all names.
 _PAGE = 1000
-
 # How many of the things that are wrong are named.
 _NAMED = 5
-
 # The numbers of a queue that have limits: the unit, and the text for a value.
 _COMPARED: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "ready": ("", lambda value: f"{value:,} ready"),
@@ -84,7 +81,29 @@ def check(patterns: tuple[str, ...], api: ApiAddress, timeout: float, **limits: 
     phpmq check jobs --ready-warn 1000 --ready-crit 10000 --min-consumers 1
     phpmq check 'mail-*' --dead-crit 0 --mirror-lag 30
     """
-    return check_server(api, timeout, Limits(patterns or ("*",), **limits))
+
+    async def work(client: Api, report: Report) -> int:
+        from twisted.internet.defer import Deferred
+
+        from phpmq.cli.reactor_main import within
+
+        try:
+            state, text = await within(client.reactor, timeout, Deferred.fromCoroutine(look(client, Limits(patterns or ("*",), **limits))))
+        except TimeoutError as error:
+            raise Failed(f"{client.address.name} does not answer within {timeout:g} s", Exit.TIMED_OUT) from error
+        report.output.put(line(state, text))
+        return state
+
+    try:
+        return run_work(work, api, timeout)
+    except Failed as error:
+        # That a server is not there is known, and critical. What is no answer to the question is unknown.
+        state = State.CRITICAL if error.code in (Exit.UNREACHABLE, Exit.TIMED_OUT) else State.UNKNOWN
+        return say(state, error.sentence)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return say(State.UNKNOWN, f"failed unexpectedly, {type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)
@@ -104,33 +123,6 @@ class Limits:
     def of(self, kind: str) -> tuple[float | None, float | None]:
         """Return the limits of a number: above the first one it is a warning, above the second one critical."""
         return getattr(self, f"{kind}_warn"), getattr(self, f"{kind}_crit")
-
-
-def check_server(address: ApiAddress, timeout: float, limits: Limits) -> int:
-    """Check the server, and print the line: the exit code. The whole check takes at most C{timeout} seconds."""
-
-    async def work(api: Api, report: Report) -> int:
-        from twisted.internet.defer import Deferred
-
-        from phpmq.cli.reactor_main import within
-
-        try:
-            state, text = await within(api.reactor, timeout, Deferred.fromCoroutine(look(api, limits)))
-        except TimeoutError as error:
-            raise Failed(f"{api.address.name} does not answer within {timeout:g} s", Exit.TIMED_OUT) from error
-        report.output.put(line(state, text))
-        return state
-
-    try:
-        return run_work(work, address, timeout)
-    except Failed as error:
-        # That a server is not there is known, and critical. What is no answer to the question is unknown.
-        state = State.CRITICAL if error.code in (Exit.UNREACHABLE, Exit.TIMED_OUT) else State.UNKNOWN
-        return say(state, error.sentence)
-    except BrokenPipeError:
-        raise
-    except Exception as error:
-        return say(State.UNKNOWN, f"failed unexpectedly, {type(error).__name__}: {error}")
 
 
 def say(state: State, text: str) -> int:

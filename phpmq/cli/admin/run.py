@@ -19,7 +19,6 @@ _T = TypeVar("_T")
 
 # After these errors the others would fail as well.
 _FINAL = Exit.UNREACHABLE, Exit.TIMED_OUT
-
 # What a member causes that is missing, or of another type.
 _STRANGE = LookupError, TypeError, ValueError, AttributeError, OverflowError
 

@@ -29,7 +29,6 @@ from phpmq.cli.reactor_main import within
 
 # Seconds to make a connection, to keep one that nothing is asked of, and to close all.
 _CONNECT, _KEEP, _CLOSE = 5.0, 30, 1.0
-
 # An IPv6 address in a URL.
 _LITERAL = re.compile(r"\[[^]]*\]")
 

@@ -21,7 +21,6 @@ from phpmq.text import plural, terminal_safe
 
 # Queues that are asked for where frames are printed, and for a screen, which may become larger.
 _USUAL, _LARGEST = 20, 200
-
 # How much of a name is shown at least, and the columns that a narrow screen can spare, the first one first.
 _SHORTEST = 10
 _SPARED = ">SIZE", ">CONSUMERS", ">DELAYED", ">AGE", ">OUT", ">IN", ">DEAD", ">IN FLIGHT"
