@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.cli.admin import queues, views
-from phpmq.cli.admin.nagios import Limits, State, line, look
+from phpmq.cli.admin.nagios import State, line, look
 from phpmq.cli.admin.queues import delete_question, set_verb
 from phpmq.cli.exit_codes import Exit
 from phpmq.cli.options import order
@@ -233,7 +233,7 @@ class CheckTests(VerbTestCase):
 
     def check(self, *patterns: str, **limits: Any) -> tuple[State, str, str]:
         """State, text and numbers."""
-        state, text = self.done(look(self.api(), Limits(patterns or ("*",), **limits)))
+        state, text = self.done(look(self.api(), patterns or ("*",), limits))
         words, bar, numbers = text.partition(" | ")
         self.assertEqual((bar, text.count("|")), (" | ", 1))
         for number in numbers.split(" "):

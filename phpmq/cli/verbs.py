@@ -119,12 +119,7 @@ def import_verb(queue: str, path: str | None, skip_bad: bool, level: str, **opti
 @click.argument("queues", type=QUEUE, nargs=-1, required=True, metavar="QUEUE...")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after N messages, and take no more than those.")
 @click.option("--exit-empty", is_flag=True, help="End when no message is ready.")
-@click.option(
-    "--window",
-    type=click.IntRange(1, 65535),
-    metavar="N",
-    help="Hold at most N messages of a queue.  [default: 100, or --jobs]",
-)
+@click.option("--window", type=click.IntRange(1, 65535), metavar="N", help="Hold at most N messages of a queue.  [default: 100, or --jobs]")
 @click.option(
     "--ack",
     type=click.Choice(["after", "none"]),

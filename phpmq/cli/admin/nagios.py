@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -37,6 +36,9 @@ _COMPARED: Mapping[str, tuple[str, Callable[[Any], str]]] = {
 }
 
 _COUNT = click.IntRange(0)
+
+#: The limits that the options give, by the names of these; a limit of None is not checked.
+Limits = Mapping[str, float | None]
 
 
 class State(IntEnum):
@@ -88,7 +90,7 @@ def check(patterns: tuple[str, ...], api: ApiAddress, timeout: float, **limits: 
         from phpmq.cli.reactor_main import within
 
         try:
-            state, text = await within(client.reactor, timeout, Deferred.fromCoroutine(look(client, Limits(patterns or ("*",), **limits))))
+            state, text = await within(client.reactor, timeout, Deferred.fromCoroutine(look(client, patterns or ("*",), limits)))
         except TimeoutError as error:
             raise Failed(f"{client.address.name} does not answer within {timeout:g} s", Exit.TIMED_OUT) from error
         report.output.put(line(state, text))
@@ -104,25 +106,6 @@ def check(patterns: tuple[str, ...], api: ApiAddress, timeout: float, **limits: 
         raise
     except Exception as error:
         return say(State.UNKNOWN, f"failed unexpectedly, {type(error).__name__}: {error}")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The patterns of queues to check, and the limits of their numbers, as the options give them."""
-
-    patterns: tuple[str, ...]
-    mirror_lag: float | None = None
-    ready_warn: int | None = None
-    ready_crit: int | None = None
-    age_warn: float | None = None
-    age_crit: float | None = None
-    dead_warn: int | None = None
-    dead_crit: int | None = None
-    min_consumers: int | None = None
-
-    def of(self, kind: str) -> tuple[float | None, float | None]:
-        """Return the limits of a number: above the first one it is a warning, above the second one critical."""
-        return getattr(self, f"{kind}_warn"), getattr(self, f"{kind}_crit")
 
 
 def say(state: State, text: str) -> int:
@@ -146,7 +129,7 @@ def line(state: State, text: str) -> bytes:
     return f"{state.name} - {terminal_safe(text)}\n".encode()
 
 
-async def look(api: Api, limits: Limits) -> tuple[State, str]:
+async def look(api: Api, patterns: Sequence[str], limits: Limits) -> tuple[State, str]:
     """Return the state of the server and its queues, and the text of the line."""
     findings = Findings(limits)
     status = await api.get("ask for the status", "status", wants=("alarms", "mirror", "messages"))
@@ -154,12 +137,12 @@ async def look(api: Api, limits: Limits) -> tuple[State, str]:
         # Who stops a server knows it.
         findings.add(State.WARNING if alarm["name"] == "running" else State.CRITICAL, str(alarm["text"]))
     lag = status["mirror"].get("lag_seconds")
-    findings.compare(lag or 0.0, None, limits.mirror_lag, f"the file is {format_duration(lag)} late")
-    for pattern in limits.patterns:
+    findings.compare(lag or 0.0, None, limits.get("mirror_lag"), f"the file is {format_duration(lag)} late")
+    for pattern in patterns:
         async for queue in _matching(api, pattern):
             findings.add_queue(queue)
-    if not findings.names and limits.min_consumers:
-        findings.add(State.CRITICAL, f"no queue matches {' or '.join(limits.patterns)}")
+    if not findings.names and limits.get("min_consumers"):
+        findings.add(State.CRITICAL, f"no queue matches {' or '.join(patterns)}")
     return findings.state, f"{str(findings).replace('|', '/')} | {findings.numbers(lag)}"
 
 
@@ -210,9 +193,10 @@ class Findings:
         for kind, value in values.items():
             self._values[kind].append(value)
         for kind, (_, text) in _COMPARED.items():
-            self.compare(values[kind], *self._limits.of(kind), f"{name}: {text(values[kind])}")
-        if queue["consumers"] < (self._limits.min_consumers or 0):
-            self.add(State.CRITICAL, f"{name}: {plural(queue['consumers'], 'consumer')}, fewer than {self._limits.min_consumers:,}")
+            self.compare(values[kind], *_limits_of(kind, self._limits), f"{name}: {text(values[kind])}")
+        least = self._limits.get("min_consumers") or 0
+        if queue["consumers"] < least:
+            self.add(State.CRITICAL, f"{name}: {plural(queue['consumers'], 'consumer')}, fewer than {least:,}")
 
     def __str__(self) -> str:
         """Return the problems; the sums if there are none."""
@@ -228,15 +212,20 @@ class Findings:
     def numbers(self, lag: float | None) -> str:
         """Return the performance data, for graphs."""
         limits, values = self._limits, self._values
-        least = "" if limits.min_consumers is None else f"{limits.min_consumers}:"
-        found = [_number(kind, max(values[kind], default=0), unit, *limits.of(kind)) for kind, (unit, _) in _COMPARED.items()]
+        consumers = limits.get("min_consumers")
+        least = "" if consumers is None else f"{consumers}:"
+        found = [_number(kind, max(values[kind], default=0), unit, *_limits_of(kind, limits)) for kind, (unit, _) in _COMPARED.items()]
         found.append(f"consumers={min(values['consumers'], default=0):.0f};;{least};0")
         if len(self.names) != 1:
             found += [f"{kind}_total={sum(values[kind]):.0f};;;0" for kind in ("ready", "dead", "consumers")]
             found.append(f"queues={len(self.names)};;;0")
         if lag is not None:
-            found.append(_number("mirror_lag", lag, "s", None, limits.mirror_lag))
+            found.append(_number("mirror_lag", lag, "s", None, limits.get("mirror_lag")))
         return " ".join(found)
+
+
+def _limits_of(kind: str, limits: Limits) -> tuple[float | None, float | None]:
+    return limits.get(f"{kind}_warn"), limits.get(f"{kind}_crit")
 
 
 def _number(label: str, value: float, unit: str, warn: float | None, crit: float | None) -> str:
