@@ -261,7 +261,7 @@ class ForeignTests(SynchronousTestCase):
             (untrusted, 69, "not trusted"),
             (plain, 69, "http:// is without"),
         ):
-            failure = lost(place, "ask", error, False)
+            failure = lost(place, "ask", error, "")
             assert isinstance(failure, Failed)
             self.assertEqual(failure.code, code)
             self.assertIn(text, failure.sentence)

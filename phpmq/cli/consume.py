@@ -267,6 +267,7 @@ class Runner:
                 threading.Thread(target=self._work, args=(job,), daemon=True).start()
 
     def _work(self, job: Job) -> None:
+        """Run a command in its own thread, and report to the reactor's."""
         try:
             code = job.run(self._command)
             outcome = "" if code == 0 else f"exit code {code}" if code > 0 else f"killed by {_SIGNALS.get(-code, f'signal {-code}')}"

@@ -181,24 +181,21 @@ def order(sort: str, reverse: bool) -> str:
     return sort if (sort == "name") != reverse else f"-{sort}"
 
 
-_api_option: _Option[Any] = click.option(
-    "--api",
-    type=Value("address", _parse_api),
-    envvar="PHPMQ_API",
-    default="http://127.0.0.1:9180",
-    show_default=True,
-    show_envvar=True,
-    metavar="WHERE",
-    help="Where the server's HTTP API is: HOST, HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:PATH.",
-)
-
-
 def api_options(json_help: str = "", seconds: float = TIMEOUT) -> _Option[Any]:
     """Add C{--json}, if there is a help text for it, C{--api}, and C{--timeout} with this default."""
 
     def add(function: Any) -> Any:
         function = timeout_option("Give up when a request is not answered within S seconds.", seconds)(function)
-        function = _api_option(function)
+        function = click.option(
+            "--api",
+            type=Value("address", _parse_api),
+            envvar="PHPMQ_API",
+            default="http://127.0.0.1:9180",
+            show_default=True,
+            show_envvar=True,
+            metavar="WHERE",
+            help="Where the server's HTTP API is: HOST, HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:PATH.",
+        )(function)
         return click.option("--json", "as_json", is_flag=True, help=json_help)(function) if json_help else function
 
     return add

@@ -142,6 +142,7 @@ class Prefetch:
         self._changed()
 
     def _look_at_connection(self) -> None:
+        """Correct the counts after a lost connection: the server has taken back what was not settled."""
         connection = self._client.connection.number
         if connection != self._connection:
             self._connection = connection

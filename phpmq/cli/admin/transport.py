@@ -66,16 +66,16 @@ class Transport:
 
     async def request(self, what: str, method: str, url: str, content: bytes | None, most: int) -> Reply:
         """Send a request, and return its answer of at most C{most} bytes; if it fails, the error says that it "cannot C{what}"."""
-        changes = method != "GET"
+        doubt = "" if method == "GET" else ", and may have done it"
         try:
             return await within(self._reactor, self._timeout, Deferred.fromCoroutine(self._exchange(method, url, content, most)))
         except TimeoutError as error:
-            late = f"{self._address.name} does not answer within {self._timeout:g} s{_doubt(changes)}"
+            late = f"{self._address.name} does not answer within {self._timeout:g} s{doubt}"
             raise Failed(f"cannot {what}: {late}; --timeout is for more", Exit.TIMED_OUT) from error
         except (Failed, CancelledError):
             raise
         except Exception as error:
-            raise lost(self._address, what, error, changes) from error
+            raise lost(self._address, what, error, doubt) from error
 
     async def _exchange(self, method: str, url: str, content: bytes | None, limit: int) -> Reply:
         headers = self._headers.copy()
@@ -172,12 +172,8 @@ class _Whole(Protocol):
                 self.complete.errback(reason)
 
 
-def _doubt(changes: bool) -> str:
-    return ", and may have done it" if changes else ""
-
-
-def lost(address: ApiAddress, what: str, error: Exception, changes: bool) -> Exception:
-    """Return what to raise for an exception of Twisted; C{changes} says whether the request changes something."""
+def lost(address: ApiAddress, what: str, error: Exception, doubt: str) -> Exception:
+    """Return what to raise for an exception of Twisted; C{doubt} follows that there is no answer."""
     reasons = [error, *(failure.value for failure in getattr(error, "reasons", ()))]
     if any(isinstance(reason, CancelledError | ConnectingCancelledError) for reason in reasons):
         return CancelledError()
@@ -192,5 +188,5 @@ def lost(address: ApiAddress, what: str, error: Exception, changes: bool) -> Exc
         return Failed(f"cannot {what}: the certificate of {address.name} is not trusted here, or is another host's", Exit.UNREACHABLE)
     if "SSL routines" in text:
         return Failed(f"cannot {what}: {address.name} speaks no TLS that is understood here; http:// is without", Exit.UNREACHABLE)
-    hung_up = f"{address.name} hung up without an answer{_doubt(changes)}"
+    hung_up = f"{address.name} hung up without an answer{doubt}"
     return Failed(f"cannot {what}: {hung_up}; see that it is the address of --http, port 9180 unless told otherwise", Exit.UNREACHABLE)
