@@ -248,6 +248,31 @@ class ForeignTests(SynchronousTestCase):
         self.failureResultOf(result, CancelledError)
         self.assertEqual(clock.getDelayedCalls(), [])
 
+    def test_never_complete(self) -> None:
+        """An answer that begins in time and does not end in time is not read further."""
+        requests: list[Request] = []
+
+        class Slow(Resource):
+            isLeaf = True
+
+            def render(self, request: Request) -> Any:
+                """See L{Resource}."""
+                request.write(b"{")
+                requests.append(request)
+                return NOT_DONE_YET
+
+        clock, agent = Clock(), RequestTraversalAgent(Slow())
+        result = Deferred.fromCoroutine(Api(clock, parse_api_address("http://mq.example"), 5, agent).get("ask", "status"))
+        agent.flush()
+        clock.advance(5)
+        error = self.failureResultOf(result, Failed).value
+        assert isinstance(error, Failed)
+        self.assertEqual(error.code, Exit.TIMED_OUT)
+        ended = requests[0].notifyFinish()
+        requests[0].write(b" ")
+        agent.flush()
+        self.failureResultOf(ended)
+
     def test_lost(self) -> None:
         """What Twisted says of a connection is a sentence of ours."""
         place = parse_api_address("https://mq.example")

@@ -13,11 +13,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError, UserError
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Cooperator
-from twisted.python.failure import Failure
-from twisted.web.client import URI, Agent, FileBodyProducer, HTTPConnectionPool, ResponseDone
-from twisted.web.http import PotentialDataLoss
+from twisted.web.client import URI, Agent, FileBodyProducer, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
@@ -92,12 +89,28 @@ class Transport:
             reactor=self._reactor,
         )
         (media, *_) = response.headers.getRawHeaders("Content-Type", [""])
-        whole = _Whole(limit)
-        response.deliverBody(whole)
-        if not await whole.complete:
-            raise Failed(f"the answer of {self._address.name} has more than {limit >> 20} MiB, and is not read further")
+        body = await self._read(response, limit)
         (properties, *_) = response.headers.getRawHeaders("Phpmq-Message", [""])
-        return Reply(response.code, media.partition(";")[0].strip().lower(), properties, b"".join(whole.blocks))
+        return Reply(response.code, media.partition(";")[0].strip().lower(), properties, body)
+
+    async def _read(self, response: Any, limit: int) -> bytes:
+        blocks: list[bytes] = []
+        left = limit
+
+        def take(block: bytes) -> None:
+            nonlocal left
+            left -= len(block)
+            if left < 0:
+                # An error ends the connection.
+                raise Failed(f"the answer of {self._address.name} has more than {limit >> 20} MiB, and is not read further")
+            blocks.append(block)
+
+        try:
+            await response.collect(take)
+        except CancelledError:
+            left = 0
+            raise
+        return b"".join(blocks)
 
     async def close(self) -> None:
         """Close its connections."""
@@ -133,43 +146,6 @@ class LiteralAgent:
         bodyProducer: IBodyProducer | None = None,  # noqa: N803  # the interface's name
     ) -> Deferred[IResponse]:
         return self._agent.request(method, uri.replace(b"//localhost", self._literal, 1), headers, bodyProducer)
-
-
-class _Whole(Protocol):
-    """
-    Receives the body of an answer.
-
-    @ivar blocks: what was received
-    @ivar complete: fires with whether it is complete; otherwise it is too long
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.blocks: list[bytes] = []
-        self.complete: Deferred[bool] = Deferred(lambda _: self._stop())
-        self._left = limit
-
-    def _stop(self) -> None:
-        transport: Any = self.transport
-        if transport is not None:
-            (getattr(transport, "abortConnection", None) or transport.loseConnection)()
-
-    def dataReceived(self, data: bytes) -> None:
-        """See L{Protocol}."""
-        self._left -= len(data)
-        if self._left >= 0:
-            self.blocks.append(data)
-        elif not self.complete.called:
-            self.complete.callback(False)
-            self._stop()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """See L{Protocol}."""
-        if not self.complete.called:
-            # An answer without a length may have been cut: if it was, it is no JSON.
-            if reason.check(ResponseDone, PotentialDataLoss):
-                self.complete.callback(True)
-            else:
-                self.complete.errback(reason)
 
 
 def lost(address: ApiAddress, what: str, error: Exception, doubt: str) -> Exception:
