@@ -33,7 +33,7 @@ from phpmq.text import plural, terminal_safe
 #: The most messages of a queue that are held at a time, when bodies are written.
 WINDOW = 100
 
-# Seconds that the server has to answer the last settlements; and when somebody waits for the end.
+# Seconds that the server has to answer the last settlements; and after a signal.
 _LAST_ANSWERS, _LAST_ANSWERS_NOW = 5.0, 1.0
 # Seconds that the reader of the output has to take what is being written when the command is to end.
 _GRACE = 1.0
