@@ -144,7 +144,7 @@ class Progress:
         """
         @param wanted: None for "on a terminal"; elsewhere it prints a line a second
         """
-        from twisted.internet.task import LoopingCall
+        from twisted.internet.defer import CancelledError, Deferred
 
         self.done = 0
         self._reactor = reactor
@@ -152,20 +152,22 @@ class Progress:
         self._started = reactor.seconds()
         self._live: Any = None
         self._task: Any = None
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = reactor
-        self._begin: Any = None
-        if is_terminal(2) if wanted is None else wanted:
-            self._begin = reactor.callLater(_AFTER, self._start)
+        shown = is_terminal(2) if wanted is None else wanted
+        self._showing: Deferred[None] = Deferred.fromCoroutine(self._show()) if shown else Deferred()
+        self._showing.addErrback(lambda failure: failure.trap(CancelledError))
 
-    def _start(self) -> None:
-        self._begin = None
+    async def _show(self) -> None:
+        from phpmq.cli.reactor_main import sleep
+
+        await sleep(self._reactor, _AFTER)
         if is_terminal(2):
             self._live = _bar(self._total)
             if self._live is not None:
                 self._task = self._live.add_task(self._label, total=self._total, rate="")
                 self._live.start()
-        self._looking.start(_ELSEWHERE if self._live is None else _TERMINAL)
+        while True:
+            self._look()
+            await sleep(self._reactor, _ELSEWHERE if self._live is None else _TERMINAL)
 
     def _look(self) -> None:
         speed = format_rate(self.done, self._reactor.seconds() - self._started)
@@ -186,11 +188,7 @@ class Progress:
 
     def close(self) -> None:
         """Remove the progress bar."""
-        if self._begin is not None:
-            self._begin.cancel()
-            self._begin = None
-        if self._looking.running:
-            self._looking.stop()
+        self._showing.cancel()
         if self._live is not None:
             self._live.stop()
             self._live = None

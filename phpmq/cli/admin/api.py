@@ -66,27 +66,27 @@ class Api:
         @param wants: members that the answer must have
         @param query: parameters; None leaves one out
         """
-        return await self._request(what, "GET", parts, wants, query, most=most)
+        return self._document(what, wants, await self._request(what, "GET", parts, query, most=most))
 
     async def post(self, what: str, /, *parts: str, wants: Sequence[str] = (), **fields: object) -> dict[str, Any]:
         """Do something; fields that are None are left out. Otherwise like L{get}."""
         given = {name: value for name, value in fields.items() if value is not None}
-        return await self._request(what, "POST", parts, wants, fields=given)
+        return self._document(what, wants, await self._request(what, "POST", parts, fields=given))
 
     async def put(self, what: str, /, *parts: str, fields: Mapping[str, object], wants: Sequence[str] = ()) -> dict[str, Any]:
         """Change something; fields that are None are null. Otherwise like L{get}."""
-        return await self._request(what, "PUT", parts, wants, fields=fields)
+        return self._document(what, wants, await self._request(what, "PUT", parts, fields=fields))
 
     async def delete(self, what: str, /, *parts: str, wants: Sequence[str] = (), **query: object) -> dict[str, Any]:
         """Remove something; otherwise like L{get}."""
-        return await self._request(what, "DELETE", parts, wants, query)
+        return self._document(what, wants, await self._request(what, "DELETE", parts, query))
 
     async def message(self, what: str, queue: str, id: str, most: int) -> dict[str, Any]:
         """Read one message with its whole body, of at most C{most} bytes: in JSON, a body has a field only up to a smaller size."""
-        reply = await self._ask(what, "GET", ("queues", queue, "messages", id, "body"), {}, None, most)
+        reply = await self._request(what, "GET", ("queues", queue, "messages", id, "body"), most=most)
         if reply.media != "application/octet-stream":
             # It is a problem document.
-            document_of(self.address, what, reply.status, reply.media, reply.body)
+            self._document(what, (), reply)
             raise strange(self.address)
         try:
             return {**json.loads(reply.properties), **body_fields(reply.body)}
@@ -118,27 +118,23 @@ class Api:
             if after is None or (most is not None and most <= 0):
                 return
 
-    async def _request(
-        self,
-        what: str,
-        method: str,
-        parts: Sequence[str],
-        wants: Sequence[str],
-        query: Mapping[str, object] | None = None,
-        fields: Mapping[str, object] | None = None,
-        most: int = LIMIT,
-    ) -> dict[str, Any]:
-        reply = await self._ask(what, method, parts, query or {}, fields, most)
+    def _document(self, what: str, wants: Sequence[str], reply: Any) -> dict[str, Any]:
         document = document_of(self.address, what, reply.status, reply.media, reply.body)
         if any(name not in document for name in wants):
             raise strange(self.address)
         return document
 
-    async def _ask(
-        self, what: str, method: str, parts: Sequence[str], query: Mapping[str, object], fields: Mapping[str, object] | None, most: int
+    async def _request(
+        self,
+        what: str,
+        method: str,
+        parts: Sequence[str],
+        query: Mapping[str, object] | None = None,
+        fields: Mapping[str, object] | None = None,
+        most: int = LIMIT,
     ) -> Any:
         path = "".join(f"/{quote(part, safe='')}" for part in parts)
-        given = {name: value for name, value in query.items() if value is not None}
+        given = {name: value for name, value in (query or {}).items() if value is not None}
         url = f"{self.address.url}/api/v1{path}" + (f"?{urlencode(given, quote_via=quote)}" if given else "")
         content = None if fields is None else json.dumps(fields).encode()
         return await self._transport.request(what, method, url, content, most)
