@@ -12,7 +12,7 @@ from phpmq.cli.admin.nagios import State, line, look
 from phpmq.cli.admin.queues import delete_question, set_verb
 from phpmq.cli.exit_codes import Exit
 from phpmq.cli.options import order
-from phpmq.message import SETTINGS, QueueSettings
+from phpmq.message import DEFAULT_SETTINGS, QueueSettings
 from tests.verbs import VerbTestCase, work_of
 from tests.web import ODD
 
@@ -25,8 +25,8 @@ class ChoiceTests(SynchronousTestCase):
 
     def test_choices(self) -> None:
         """There is an option for each setting of a queue, with the choices that the server has, and C{default}."""
-        settings = {param.name: param.type for param in set_verb.params if param.name in SETTINGS}
-        self.assertEqual(list(settings), list(SETTINGS))
+        settings = {param.name: param.type for param in set_verb.params if param.name in vars(DEFAULT_SETTINGS)}
+        self.assertEqual(list(settings), list(vars(DEFAULT_SETTINGS)))
         for name, choices in QueueSettings._CHOICES.items():
             self.assertEqual(list(settings[name].choices), [*choices, "default"])  # type: ignore[attr-defined]
 

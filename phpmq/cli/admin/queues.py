@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 import click
 
@@ -11,7 +11,7 @@ from phpmq.cli.admin.api import Api
 from phpmq.cli.admin.run import api_verb, check_askable, confirm, each, if_found
 from phpmq.cli.options import PATTERN, QUEUE, SECONDS, Value, order, size, sort_options, want_verb, yes_option
 from phpmq.cli.output import Listing, Report, note, table
-from phpmq.message import PAUSES, SETTINGS, QueueSettings
+from phpmq.message import DEFAULT_SETTINGS, PAUSES, QueueSettings
 from phpmq.text import plural
 
 #: What resets a setting.
@@ -29,7 +29,9 @@ def _setting(kind: click.ParamType[Any]) -> Value:
 def _setting_options(function: Any) -> Any:
     """Add an option for each setting of a queue."""
     kinds: dict[str, tuple[click.ParamType[Any], str]] = {"max_bytes": (size(_MOST), "B"), "lease": (SECONDS, "S"), "dedup": (SECONDS, "S")}
-    for name, help in reversed(list(SETTINGS.items())):
+    hints = get_type_hints(QueueSettings, include_extras=True)
+    for name in reversed(vars(DEFAULT_SETTINGS)):
+        (help,) = hints[name].__metadata__
         kind, metavar = kinds.get(name, (click.IntRange(0, _MOST), "N"))
         if name in QueueSettings._CHOICES:
             option: Any = {"type": click.Choice([*QueueSettings._CHOICES[name], DEFAULT])}
