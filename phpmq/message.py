@@ -20,6 +20,18 @@ KEY_OVERHEAD = 96
 #: The longest name of a queue, in bytes of UTF-8.
 MAX_NAME = 255
 
+#: States of messages.
+STATES = "ready", "delayed", "in_flight", "dead"
+
+#: What can be paused.
+PAUSES = "deliveries", "sends", "all"
+
+#: What queues can be sorted by; C{messages} are those ready, delayed and in flight.
+SORTS = "name", "ready", "in_flight", "messages", "dead", "bytes", "age", "rate"
+
+#: The most items of a page, and the most bytes of each body in a list of messages.
+MAX_PAGE, MAX_PREVIEW = 1000, 65536
+
 
 def key_size(length: int, count: int = 1) -> int:
     """What remembered keys with so many bytes count against the memory limit."""

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from phpmq import results
 from phpmq.admin.admin import Admin
 from phpmq.errors import NoSuchQueue
-from phpmq.results import STATES, Formats, Table, Unit, as_json, consumed, paused
+from phpmq.message import STATES
+from phpmq.results import Formats, Table, Unit, as_json, consumed, paused
 from phpmq.text import cut, format_count, format_duration, format_rate, format_size, plural, terminal_safe, width
 
 #: How much of a body a line shows, in columns; in bytes that is four times as much at most.

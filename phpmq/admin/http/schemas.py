@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from phpmq.errors import BadSetting
-from phpmq.message import MAX_NAME, QueueSettings
-from phpmq.results import LISTED, MAX_PAGE, MAX_PREVIEW, PAUSES, SORTS, Schema, schema_of
+from phpmq.message import MAX_NAME, MAX_PAGE, MAX_PREVIEW, PAUSES, SORTS, QueueSettings
+from phpmq.results import LISTED, Schema, schema_of
 
 #: The most items of an array.
 MAX_ITEMS = 1000
