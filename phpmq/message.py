@@ -103,36 +103,30 @@ class QueueSettings:
 DEFAULT_SETTINGS = QueueSettings()
 
 
+@dataclass(slots=True, eq=False)
 class QueueRecord:
-    """The facts of a queue that outlive the process."""
+    """
+    The facts of a queue that outlive the process.
 
-    __slots__ = ("flushed_to", "keys_forgotten_to", "name", "number", "paused", "settings")
+    @ivar number: the queue's key in the store
+    @ivar flushed_to: messages up to this position were flushed
+    @ivar paused: bits: 1 no deliveries, 2 no sends
+    @ivar keys_forgotten_to: the keys of messages up to this number were forgotten
+    """
 
-    def __init__(
-        self,
-        number: int,
-        name: str,
-        flushed_to: int = 0,
-        paused: int = 0,
-        settings: QueueSettings = DEFAULT_SETTINGS,
-        keys_forgotten_to: int = 0,
-    ) -> None:
-        #: The queue's key in the store.
-        self.number = number
-        self.name = name
-        #: Messages up to this position were flushed.
-        self.flushed_to = flushed_to
-        #: Bits: 1 no deliveries, 2 no sends.
-        self.paused = paused
-        self.settings = settings
-        #: The keys of messages up to this number were forgotten.
-        self.keys_forgotten_to = keys_forgotten_to
+    number: int
+    name: str
+    flushed_to: int = 0
+    paused: int = 0
+    settings: QueueSettings = DEFAULT_SETTINGS
+    keys_forgotten_to: int = 0
 
     def remembers_from(self, now: int) -> int:
         """Its dedup window: the keys of messages that were accepted later than that are known, whatever became of the messages."""
         return now - int(self.settings.dedup * 1000)
 
 
+@dataclass(slots=True, eq=False)
 class Properties:
     """
     What only some messages have.
@@ -142,12 +136,9 @@ class Properties:
     @ivar headers: a JSON object of strings; empty for none
     """
 
-    __slots__ = ("due", "headers", "key")
-
-    def __init__(self, due: int = 0, key: str = "", headers: bytes = b"") -> None:
-        self.due = due
-        self.key = key
-        self.headers = headers
+    due: int = 0
+    key: str = ""
+    headers: bytes = b""
 
     @property
     def size(self) -> int:
@@ -201,6 +192,7 @@ class Message:
         self.size = len(body) if properties is None else len(body) + properties.size
 
 
+@dataclass(slots=True, eq=False)
 class DeadMessage:
     """
     A message that nobody will get any more, kept for the operator.
@@ -214,30 +206,14 @@ class DeadMessage:
     @ivar length: bytes of its body, of which C{body} may be only the beginning
     """
 
-    __slots__ = ("accepted", "attempts", "body", "died", "headers", "length", "number", "queue", "reason", "size", "text")
-
-    def __init__(
-        self,
-        number: int,
-        queue: str,
-        reason: str,
-        text: str,
-        accepted: int,
-        died: int,
-        attempts: int,
-        body: bytes,
-        headers: bytes,
-        size: int,
-        length: int,
-    ) -> None:
-        self.number = number
-        self.queue = queue
-        self.reason = reason
-        self.text = text
-        self.accepted = accepted
-        self.died = died
-        self.attempts = attempts
-        self.body = body
-        self.headers = headers
-        self.size = size
-        self.length = length
+    number: int
+    queue: str
+    reason: str
+    text: str
+    accepted: int
+    died: int
+    attempts: int
+    body: bytes
+    headers: bytes
+    size: int
+    length: int
