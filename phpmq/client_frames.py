@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from functools import cache, lru_cache
 
-from phpmq.errors import BadFrame, TooLarge
+from phpmq.errors import TooLarge
 from phpmq.frames import (
     ATTEMPTS,
     CODE,
@@ -212,20 +212,3 @@ def encode_dead_letter(tag: bytes, message_id: bytes, reason: str = "") -> bytes
 def encode_hello(tag: bytes, producer: bytes = b"") -> bytes:
     """A hello; without a producer's name it is just a ping."""
     return _frame(10, packet(TAG, tag), packet(PRODUCER, producer) if producer else b"")
-
-
-def headers_of(content: bytes | None) -> dict[str, str]:
-    """
-    The headers of a delivery; empty for None.
-
-    @raise BadFrame: they are no JSON object of strings
-    """
-    if content is None:
-        return {}
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
-        raise BadFrame("headers are not JSON") from None
-    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise BadFrame("headers are not a JSON object of strings")
-    return value

@@ -7,6 +7,7 @@ length (29 digits) and as many bytes of content. Source: docs/reference/protocol
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
@@ -24,22 +25,12 @@ TAG, DELAY, LEVEL, HEADERS, KEY, ATTEMPTS, REASON, CODE, LEASE, USER, SECRET, DU
 DEFAULT_LIMITS: Mapping[int, int] = {
     QUEUE: MAX_NAME,
     CONTENT: 16 * 1024 * 1024,
-    ID: 64,
-    COUNT: 20,
-    TTL: 20,
-    TAG: 64,
-    DELAY: 20,
-    LEVEL: 20,
+    **dict.fromkeys((COUNT, TTL, DELAY, LEVEL, ATTEMPTS, LEASE), 20),
+    **dict.fromkeys((ID, TAG, CODE, PRODUCER), 64),
+    **dict.fromkeys((KEY, USER, SECRET), 255),
     HEADERS: 8192,
-    KEY: 255,
-    ATTEMPTS: 20,
     REASON: 1024,
-    CODE: 64,
-    LEASE: 20,
-    USER: 255,
-    SECRET: 255,
     DUPLICATE: 1,
-    PRODUCER: 64,
 }
 
 #: The longest content of a packet type that is not known, where such packets are ignored.
@@ -61,11 +52,12 @@ class FrameShape:
 
     @ivar header: the eight bytes that the frame starts with
     @ivar packets: its packet types; contents are handed out in this order, whatever the order on the wire, None for one that is missing
-    @ivar required: how many of them, the first, must be there
+    @ivar required: how many of them, the first, must be there; all of them and nothing else where none is given
     @ivar count: how many packets the frame has
     @ivar varying: the slot of the packet that differs from one such frame of a peer to the next, while the others mostly do not; -1 where
         more than one differs
     @ivar tag: the slot of the tag, which may differ as well; -1 where there is none
+    @ivar known: slot and length of the content by packet header, filled as they come
     """
 
     __slots__ = ("_limits", "_slots", "count", "header", "known", "name", "open", "packets", "required", "tag", "varying")
@@ -79,10 +71,6 @@ class FrameShape:
         required: int | None = None,
         count: int | None = None,
     ) -> None:
-        """
-        @param required: None if all packets must be there and nothing else
-        @param count: None if it is the number of packets
-        """
         self.name = name
         self.header = header
         self.packets = packets
@@ -93,7 +81,6 @@ class FrameShape:
         self._limits = limits
         self.varying = next((self._slots[packet] for packet in (CONTENT, ID) if packet in packets[: self.required]), 0)
         self.tag = self._slots.get(TAG, -1)
-        #: packet header -> (slot, length of the content), filled as they come.
         self.known: dict[bytes, tuple[int, int]] = {}
 
     def packet(self, header: bytes) -> tuple[int, int]:
@@ -300,6 +287,21 @@ class FrameDecoder:
         if header[:1] != b"H" or not header[1:].isdigit():
             return BadFrame("frame header expected")
         return Unsupported(f"version {header[1:3].decode()} type {header[3:6].decode()} with {header[6:].decode()} packets")
+
+
+def json_headers(content: bytes) -> dict[str, str]:
+    """
+    Decode the content of a packet of headers.
+
+    @raise BadFrame: it is no JSON object of strings
+    """
+    try:
+        value = json.loads(content.decode("utf-8"))  # it would take UTF-16 as well
+    except (ValueError, RecursionError):
+        raise BadFrame("headers are not JSON") from None
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise BadFrame("headers are not a JSON object of strings")
+    return value
 
 
 def frame_header(version: int, frame_type: int, count: int) -> bytes:

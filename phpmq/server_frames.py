@@ -7,7 +7,6 @@ time to live, re-queue and dead letter. Version 02 answers. Source: docs/referen
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -35,6 +34,7 @@ from phpmq.frames import (
     USER,
     FrameShape,
     frame_header,
+    json_headers,
     open_shapes,
     packet,
     packet_header,
@@ -152,16 +152,11 @@ def text(content: bytes | None) -> str:
 @lru_cache(maxsize=1024)
 def headers(content: bytes) -> bytes:
     """
-    Headers as they came, if they are a JSON object of strings.
+    Headers as they came.
 
-    @raise BadFrame: they are something else
+    @raise BadFrame: they are no JSON object of strings
     """
-    try:
-        value = json.loads(content.decode("utf-8"))  # it would take UTF-16 as well
-    except (ValueError, RecursionError):
-        raise BadFrame("headers are not JSON") from None
-    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise BadFrame("headers are not a JSON object of strings")
+    json_headers(content)
     return content
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.broker import SENDS
-from phpmq.client_connection import ClientConnection, DuplicateId, MessageId, State
+from phpmq.client_connection import ClientConnection, Delivery, DuplicateId, MessageId, State
 from phpmq.client_frames import encode_ack, encode_dead_letter, encode_requeue, encode_touch
 from phpmq.errors import (
     BadFrame,
@@ -760,6 +760,7 @@ class ConsumeTests(Case):
         [delivery] = self.inbox.got
         self.assertEqual((delivery.queue, delivery.body, delivery.attempts, delivery.headers), ("q", b"0", 1, {"n": "0"}))
         self.assertEqual((delivery.ttl, delivery.settled, delivery.lost), (60.0, False, False))
+        self.assertEqual(Delivery(self.client, "q", b"", b"", 1, None, None).headers, {})
         self.assertIn(delivery.id, self.server.ids())
         self.assertEqual(repr(delivery), f"<Delivery {delivery.id} from 'q', 1 bytes, attempt 1>")
 

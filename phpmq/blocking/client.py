@@ -10,10 +10,7 @@ from typing import Any, Self
 from phpmq.addresses import parse_address
 from phpmq.blocking.consumer import Consumer, Delivery, check_timeout
 from phpmq.blocking.reconnector import Reconnector, Submission
-from phpmq.client_connection import MAX_UNCONFIRMED, MAX_UNCONFIRMED_SIZE, TIMEOUT, MessageId
-
-#: Seconds of silence after which a client that waits asks whether the server is still there.
-HEARTBEAT = 30.0
+from phpmq.client_connection import HEARTBEAT, MAX_UNCONFIRMED, MAX_UNCONFIRMED_SIZE, TIMEOUT, MessageId
 
 
 class QueueClient:

@@ -238,27 +238,22 @@ class Reconnector:
         delivery: type[Delivery[Any]],
         timeout: float,
         heartbeat: float,
-        max_unconfirmed: int,
-        max_unconfirmed_size: int,
+        *limits: int,
     ) -> None:
         """
+        @param limits: those of the connection's outbox
         @raise ValueError: a number is not positive, or the address is none for this client
         """
         check_address(address, tls)
-        if not heartbeat > 0:
-            raise ValueError(f"a heartbeat is a number of seconds above 0, not {heartbeat!r}")
         self._address = address
         self._tls = tls
         self._timeout = timeout
-        self._heartbeat = heartbeat
         # Longest time to wait for the socket at once: requests that are late are looked at in between.
         self._step = min(_LOOK_UP, timeout, heartbeat)
         self._waited = 0.0
-        self.connection = ClientConnection(lambda: self._waited, delivery, timeout, max_unconfirmed, max_unconfirmed_size)
+        self.connection = ClientConnection(lambda: self._waited, delivery, timeout, heartbeat, *limits)
         self._socket: BufferedSocket | None = None
-        # Since when: the last word of the server; the question whether it is there; trouble to reach it.
-        self._heard = 0.0
-        self._asked: float | None = None
+        # Since when there is trouble to reach the server.
         self._unreachable: float | None = None
         # When, on the system's clock, to try again, and the pause after that.
         self._try_at = 0.0
@@ -319,9 +314,9 @@ class Reconnector:
             if data is None:
                 if choked and line.written > written:
                     # The server reads, so it is there, though the answer to a large message may take long.
-                    self._heard, self._asked = self._waited, None
+                    self.connection.heard()
                 else:
-                    self._check_silence()
+                    self.connection.check_silence()
                 return
             self.connection.receive(data)
         except (OSError, EOFError, PHPMQError) as error:
@@ -332,16 +327,8 @@ class Reconnector:
             # The handler of a signal raised it, and it is not known what was done before.
             self._lose(NotConnected("interrupted"))
             raise
-        self._heard, self._asked, self._unreachable = self._waited, None, None
+        self._unreachable = None
         self._pause = _PAUSES[0]
-
-    def _check_silence(self) -> None:
-        if self._asked is not None:
-            if self._waited - self._asked >= self._heartbeat:
-                raise EOFError(f"nothing was heard of the server for {self._waited - self._heard:.0f} s")
-        elif self._waited - self._heard >= self._heartbeat:
-            self._asked = self._waited
-            self.connection.ping()
 
     def _lose(self, error: Exception) -> None:
         self.close()
@@ -386,5 +373,4 @@ class Reconnector:
         except OSError as error:
             raise NotConnected(f"the server at {self._address.text} cannot be reached: {error}") from error
         self._socket = opened
-        self._heard, self._asked = self._waited, None
         self.connection.connected(opened.write)

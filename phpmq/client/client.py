@@ -21,11 +21,8 @@ from twisted.python.runtime import seconds as system_seconds
 from phpmq.addresses import KINDS, parse_address
 from phpmq.client.consumer import Consumer, Delivery, Worker
 from phpmq.client.reconnector import Reconnector, answer
-from phpmq.client_connection import MAX_UNCONFIRMED, MAX_UNCONFIRMED_SIZE, TIMEOUT, ClientConnection, MessageId
+from phpmq.client_connection import HEARTBEAT, MAX_UNCONFIRMED, MAX_UNCONFIRMED_SIZE, TIMEOUT, ClientConnection, MessageId
 from phpmq.errors import ClientError, Closed
-
-#: Seconds of silence after which a client asks whether the server is still there.
-HEARTBEAT = 30.0
 
 # Seconds between two looks at what is late.
 _CHECK_INTERVAL = 1.0
@@ -92,17 +89,14 @@ class QueueClient(Service):
         @param retry: from the number of failed attempts, 1 or more, to the seconds before the next one
         @raise ValueError: the string is no address, or a number is not positive
         """
-        if not heartbeat > 0:
-            raise ValueError(f"a heartbeat is a number of seconds above 0, not {heartbeat!r}")
         if reactor is None:
             from twisted.internet import reactor
         where = client_endpoint(reactor, endpoint) if isinstance(endpoint, str) else endpoint
         # A reactor follows the system's time unless it has another clock; a step of that time must not look like a silent server.
         seconds = time.monotonic if reactor.seconds is system_seconds else reactor.seconds
-        self.connection = ClientConnection(seconds, Delivery, timeout, max_unconfirmed, max_unconfirmed_size)
+        self.connection = ClientConnection(seconds, Delivery, timeout, heartbeat, max_unconfirmed, max_unconfirmed_size)
         self.connection.outbox.on_answered = self._answered
-        retry = retry or backoffPolicy(0.1, 10.0, 1.5, _jitter)
-        self._reconnector = Reconnector(where, self.connection, reactor, seconds, heartbeat, retry)
+        self._reconnector = Reconnector(where, self.connection, reactor, retry or backoffPolicy(0.1, 10.0, 1.5, _jitter))
         self._checks = LoopingCall(self._check)
         self._checks.clock = reactor
         self._wanting_room: deque[Deferred[None]] = deque()

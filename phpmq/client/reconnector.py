@@ -33,14 +33,11 @@ class ClientProtocol(Protocol):
     """
     One connection of a client.
 
-    @ivar heard: when the server last said something
-    @ivar asked: when the server was asked whether it is there; 0 if it said something since
     @ivar deadline: aborts a connection that takes too long to close
     """
 
     transport: Any
     deadline: IDelayedCall | None = None
-    heard = asked = 0.0
 
     def __init__(
         self,
@@ -88,19 +85,13 @@ class Reconnector:
         endpoint: IStreamClientEndpoint,
         connection: ClientConnection,
         clock: Any,
-        seconds: Callable[[], float],
-        heartbeat: float,
         retry: Callable[[int], float],
     ) -> None:
         """
-        @param seconds: the time, for C{heartbeat}
-        @param heartbeat: seconds of silence after which the server is asked whether it is there
         @param retry: from the number of failed attempts to the seconds before the next one
         """
         self._connection = connection
         self._clock = clock
-        self._seconds = seconds
-        self._heartbeat = heartbeat
         self._endpoint = _Watched(endpoint, self._failed)
         factory = Factory.forProtocol(lambda: ClientProtocol(self._made, self._received, self._lost))
         factory.noisy = False
@@ -146,21 +137,16 @@ class Reconnector:
     def check(self) -> None:
         """Give up a connection whose other end is silent; to be called about once a second."""
         protocol = self.protocol
-        if protocol is None:
-            return
-        now = self._seconds()
-        if protocol.asked:
-            if now - protocol.asked >= self._heartbeat:
-                self._give_up(protocol, NotConnected(f"nothing was heard of the server for {now - protocol.heard:.0f} s"))
-        elif now - protocol.heard >= self._heartbeat:
-            protocol.asked = now
-            self._connection.ping()
+        if protocol is not None:
+            try:
+                self._connection.check_silence()
+            except EOFError as error:
+                self._give_up(protocol, NotConnected(str(error)))
 
     def _made(self, protocol: ClientProtocol) -> None:
         """Go on over a new connection, and see whether a server answers."""
         self.protocol = protocol
         self._answered = False
-        protocol.heard = self._seconds()
         self._connection.connected(protocol.transport.write)
         ping = answer(self._connection.ping())
         ping.addCallbacks(self._proved, lambda failure: self._give_up(protocol, failure.value))
@@ -174,8 +160,6 @@ class Reconnector:
 
     def _received(self, protocol: ClientProtocol, data: bytes) -> None:
         if protocol is self.protocol:
-            protocol.heard = self._seconds()
-            protocol.asked = 0.0
             try:
                 self._connection.receive(data)
             except PHPMQError as error:

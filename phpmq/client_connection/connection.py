@@ -1,8 +1,4 @@
-"""
-The state of a client's connection, without I/O: the requests that have no answer yet, and what the next connection has to repeat.
-
-L{phpmq.client} and L{phpmq.blocking} put a transport around it.
-"""
+"""The state of a client's connection, without I/O: the requests that have no answer yet, and what the next connection has to repeat."""
 
 from __future__ import annotations
 
@@ -20,14 +16,16 @@ from phpmq.client_frames import (
     encode_requeue,
     encode_send,
     encode_touch,
-    headers_of,
     server_shapes,
 )
 from phpmq.errors import BadFrame, Closed, NotConnected, PHPMQError, TimedOut, TooLarge, from_code
-from phpmq.frames import FrameDecoder
+from phpmq.frames import FrameDecoder, json_headers
 
 #: Seconds after which a request that is not answered fails.
 TIMEOUT = 60.0
+
+#: Seconds of silence after which a client asks whether the server is still there.
+HEARTBEAT = 30.0
 
 _R = TypeVar("_R", bound=Request)
 _Outcome = TypeVar("_Outcome", covariant=True)
@@ -105,7 +103,7 @@ class Delivery(Generic[_Outcome]):
     @property
     def headers(self) -> dict[str, str]:
         """The headers that its sender put beside the body."""
-        return headers_of(self._headers)
+        return {} if self._headers is None else json_headers(self._headers)
 
     @property
     def lost(self) -> bool:
@@ -167,6 +165,7 @@ class ClientConnection:
         now: Callable[[], float],
         delivery: type[Delivery[Any]] = Delivery,
         timeout: float = TIMEOUT,
+        heartbeat: float = HEARTBEAT,
         max_unconfirmed: int = MAX_UNCONFIRMED,
         max_unconfirmed_size: int = MAX_UNCONFIRMED_SIZE,
     ) -> None:
@@ -174,13 +173,19 @@ class ClientConnection:
         @param now: seconds of a clock that is never set back
         @param delivery: the class of deliveries
         @param timeout: seconds after which a request that is not answered fails
-        @raise ValueError: the timeout or a limit is not positive
+        @param heartbeat: seconds of silence after which the server is asked whether it is there
+        @raise ValueError: a number of seconds or a limit is not positive
         """
-        if not timeout > 0:
-            raise ValueError(f"a timeout is a number of seconds above 0, not {timeout!r}")
+        for name, seconds in ("timeout", timeout), ("heartbeat", heartbeat):
+            if not seconds > 0:
+                raise ValueError(f"a {name} is a number of seconds above 0, not {seconds!r}")
         self._now = now
         self._delivery = delivery
         self._timeout = timeout
+        self._heartbeat = heartbeat
+        # When the server last said something, and when it was asked since whether it is there.
+        self._heard = 0.0
+        self._asked: float | None = None
         self.outbox = Outbox(max_unconfirmed, max_unconfirmed_size)
         self.receivers: dict[str, Receiver] = {}
         self.number = 0
@@ -204,6 +209,7 @@ class ClientConnection:
         self.trouble = None
         self._decoder = FrameDecoder(server_shapes())
         self._write = write
+        self.heard()
         for queue, receiver in self.receivers.items():
             self._start(queue, receiver)
         self.outbox.connected(write)
@@ -243,6 +249,24 @@ class ClientConnection:
         if sends := list(takewhile(late, self.outbox.sends.values())):
             self.outbox.fail(sends, error)
         self._fail(takewhile(late, self._requests.values()), error)
+
+    def heard(self) -> None:
+        """Note that the server is there."""
+        self._heard, self._asked = self._now(), None
+
+    def check_silence(self) -> None:
+        """
+        Ask a silent server whether it is there; to be called about once a second while there is a connection.
+
+        @raise EOFError: it did not answer for as long as a heartbeat: close the connection
+        """
+        now = self._now()
+        if self._asked is not None:
+            if now - self._asked >= self._heartbeat:
+                raise EOFError(f"nothing was heard of the server for {now - self._heard:.0f} s")
+        elif now - self._heard >= self._heartbeat:
+            self._asked = now
+            self.ping()
 
     def forget(self, request: Request) -> None:
         """Expect no answer to a request any more."""
@@ -383,6 +407,7 @@ class ClientConnection:
 
         @raise PHPMQError: it broke the protocol, or ended the connection: close it
         """
+        self._heard, self._asked = self._now(), None
         self._decoder.receive(data)
         handlers, number = self._handlers, self.number
         for shape, _, contents in self._decoder.frames():
