@@ -67,12 +67,7 @@ def _queue_packet(name: str) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _seconds(what: str, packet_type: int, seconds: float) -> bytes:
-    """
-    A packet with a number of seconds, at least a millisecond and at most 30,000 years; nothing for 0.
-
-    @raise TypeError: they are no number
-    @raise ValueError: they are negative, or "not a number"
-    """
+    """A packet with a number of seconds, at least a millisecond and at most 30,000 years; nothing for 0."""
     if not seconds:
         return b""
     if not isinstance(seconds, int | float):
@@ -111,16 +106,7 @@ def encode_send(
     key: str | None = None,
     level: str = "stored",
 ) -> bytes:
-    """
-    A send.
-
-    @param ttl: seconds until it expires; 0 for never
-    @param delay: seconds until it is ready
-    @raise BadName: no queue can have that name
-    @raise TooLarge: body, key or headers are longer than any server takes
-    @raise TypeError: the body is not C{bytes}, or name, key or a header no string
-    @raise ValueError: a number of seconds is negative, key or headers cannot be UTF-8, the key is empty, or there is no such level
-    """
+    """Encode a send; parameters and errors are those of L{phpmq.client.QueueClient.send}."""
     if not isinstance(body, bytes):
         raise TypeError(f"a body is bytes, not {type(body).__name__}")
     if len(body) > MAX_BODY:
@@ -146,15 +132,7 @@ def _encode_full_send(
 
 
 def encode_consume(tag: bytes, queue: str, window: int, lease: float = 0) -> bytes:
-    """
-    A consume.
-
-    @param window: the most messages to hold; 0 ends it
-    @param lease: seconds that a message may be held; 0 for no limit
-    @raise BadName: no queue can have that name
-    @raise TypeError: the name is no string, or the window no integer
-    @raise ValueError: window or lease are negative, or the window is beyond all measure
-    """
+    """Encode a consume, which a window of 0 ends; other parameters and errors are those of L{phpmq.client.QueueClient.consume}."""
     if not isinstance(window, int):
         raise TypeError(f"a window is an integer, not {type(window).__name__}")
     if not 0 <= window < 10 ** DEFAULT_LIMITS[COUNT]:
@@ -172,11 +150,7 @@ _ACK, _UNTAGGED_ACK, _TOUCH = frame_header(2, 4, 2), frame_header(2, 4, 1), fram
 
 
 def encode_ack(tag: bytes, message_id: bytes) -> bytes:
-    """
-    An acknowledgement.
-
-    @param tag: empty for one that is not answered
-    """
+    """Encode an acknowledgement; one with an empty tag is not answered."""
     if not tag:
         return b"%b%b%b" % (_UNTAGGED_ACK, packet_header(ID, len(message_id)), message_id)
     return b"%b%b%b%b%b" % (_ACK, packet_header(ID, len(message_id)), message_id, packet_header(TAG, len(tag)), tag)
@@ -188,20 +162,12 @@ def encode_touch(tag: bytes, message_id: bytes) -> bytes:
 
 
 def encode_requeue(tag: bytes, message_id: bytes, ttl: float = 0, delay: float = 0) -> bytes:
-    """
-    A re-queue.
-
-    @raise ValueError: a number of seconds is negative
-    """
+    """Encode a re-queue; a number of seconds that is negative is a C{ValueError}."""
     return _frame(5, packet(ID, message_id), packet(TAG, tag), _seconds("ttl", TTL, ttl), _seconds("delay", DELAY, delay))
 
 
 def encode_dead_letter(tag: bytes, message_id: bytes, reason: str = "") -> bytes:
-    """
-    A dead letter; of a reason that is too long the beginning is sent.
-
-    @raise TypeError: the reason is no string
-    """
+    """Encode a dead letter; a reason that is too long is cut, and one that is no string is a C{TypeError}."""
     if not isinstance(reason, str):
         raise TypeError(f"a reason is a string, not {type(reason).__name__}")
     # A character that the limit cuts in two is left out.

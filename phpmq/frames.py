@@ -71,9 +71,7 @@ class FrameShape:
         required: int | None = None,
         count: int | None = None,
     ) -> None:
-        self.name = name
-        self.header = header
-        self.packets = packets
+        self.name, self.header, self.packets = name, header, packets
         self.open = required is not None
         self.required = len(packets) if required is None else required
         self.count = len(packets) if count is None else count
@@ -290,11 +288,7 @@ class FrameDecoder:
 
 
 def json_headers(content: bytes) -> dict[str, str]:
-    """
-    Decode the content of a packet of headers.
-
-    @raise BadFrame: it is no JSON object of strings
-    """
+    """Decode the content of a packet of headers; anything but a JSON object of strings is a L{BadFrame}."""
     try:
         value = json.loads(content.decode("utf-8"))  # it would take UTF-16 as well
     except (ValueError, RecursionError):

@@ -27,11 +27,7 @@ def key_size(length: int, count: int = 1) -> int:
 
 
 def check_name(name: str) -> str:
-    """
-    The name, if a queue may have it.
-
-    @raise BadName: it may not
-    """
+    """Return a name that a queue may have; any other is a L{BadName}."""
     if not name:
         raise BadName("queue name is empty")
     try:
@@ -73,9 +69,7 @@ class QueueSettings:
     _SECONDS: ClassVar[tuple[str, ...]] = "lease", "dedup"
 
     def __post_init__(self) -> None:
-        """
-        @raise BadSetting: a value is not one that the setting can have
-        """
+        """Refuse a value that the setting cannot have with L{BadSetting}."""
         for name, value in asdict(self).items():
             choices = self._CHOICES.get(name)
             if choices is not None:
@@ -87,11 +81,7 @@ class QueueSettings:
                 raise BadSetting(f"{name} is a whole number, not {value!r}")
 
     def changed(self, changes: Mapping[str, Any]) -> QueueSettings:
-        """
-        Settings that differ in some; None stands for the default.
-
-        @raise BadSetting: there is no such setting, or it cannot have that value
-        """
+        """Return settings that differ in some, None for the default; L{BadSetting} if there is none of that name, or it cannot be so."""
         known = asdict(DEFAULT_SETTINGS)
         for name in changes:
             if name not in known:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from phpmq.errors import BadFrame, BadName
 from phpmq.frames import (
@@ -97,11 +97,7 @@ class Versions:
 
 @lru_cache(maxsize=4096)
 def queue_name(content: bytes) -> str:
-    """
-    A queue's name from its packet: 1-255 bytes of UTF-8 that no output could mistake for anything but text.
-
-    @raise BadName: it is something else
-    """
+    """Decode a queue's name; anything but 1-255 bytes of UTF-8 that no output could mistake for anything but text is a L{BadName}."""
     try:
         name = content.decode("utf-8")
     except UnicodeDecodeError:
@@ -110,11 +106,7 @@ def queue_name(content: bytes) -> str:
 
 
 def number(content: bytes) -> int:
-    """
-    A count or a time to live from its packet.
-
-    @raise BadFrame: anything but ASCII digits
-    """
+    """Decode a count or a time to live; anything but ASCII digits is a L{BadFrame}."""
     if not content.isdigit():
         raise BadFrame("number expected")
     return int(content)
@@ -138,11 +130,7 @@ def milliseconds(content: bytes | None) -> int:
 
 
 def text(content: bytes | None) -> str:
-    """
-    A reason, or a key, in UTF-8; empty for None.
-
-    @raise BadFrame: it is something else
-    """
+    """Decode a reason or a key, empty for None; anything but UTF-8 is a L{BadFrame}."""
     try:
         return (content or b"").decode("utf-8")
     except UnicodeDecodeError:
@@ -151,11 +139,7 @@ def text(content: bytes | None) -> str:
 
 @lru_cache(maxsize=1024)
 def headers(content: bytes) -> bytes:
-    """
-    Headers as they came.
-
-    @raise BadFrame: they are no JSON object of strings
-    """
+    """Check headers, and return them as they came; anything but a JSON object of strings is a L{BadFrame}."""
     json_headers(content)
     return content
 
@@ -168,15 +152,13 @@ def _queue_packet(name: str) -> bytes:
     return packet(QUEUE, name.encode("utf-8"))
 
 
-@lru_cache(maxsize=4096)
-def _content_header(length: int) -> bytes:
-    return packet_header(CONTENT, length)
-
-
 @lru_cache(maxsize=256)
 def _attempts_packet(attempts: int) -> bytes:
     return packet(ATTEMPTS, b"%d" % attempts)
 
+
+_content_header = lru_cache(maxsize=4096)(partial(packet_header, CONTENT))
+_tag_header = lru_cache(maxsize=256)(partial(packet_header, TAG))
 
 _DELIVERY_ORIGINAL, _DELIVERY_DOCUMENTED, _DELIVERY_02 = frame_header(1, 3, 3), frame_header(1, 3, 4), frame_header(2, 3, 4)
 _ID_HEADER = packet_header(ID, 32)
@@ -218,13 +200,6 @@ def encode_delivery_02(queue: str, body: bytes, message_id: bytes, attempts: int
 
 
 _DUPLICATE = packet(DUPLICATE, b"1")
-
-
-@lru_cache(maxsize=256)
-def _tag_header(length: int) -> bytes:
-    return packet_header(TAG, length)
-
-
 _RECEIPT_1, _RECEIPT_2, _RECEIPT_3 = frame_header(2, 7, 1), frame_header(2, 7, 2), frame_header(2, 7, 3)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.broker import SENDS
-from phpmq.client_connection import ClientConnection, Delivery, DuplicateId, MessageId, State
+from phpmq.client_connection import ClientConnection, Delivery, DuplicateId, MessageId
+from phpmq.client_connection.outbox import State
 from phpmq.client_frames import encode_ack, encode_dead_letter, encode_requeue, encode_touch
 from phpmq.errors import (
     BadFrame,

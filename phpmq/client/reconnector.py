@@ -31,7 +31,7 @@ def answer(request: Request) -> Deferred[Any]:
 
 class ClientProtocol(Protocol):
     """
-    One connection of a client.
+    One connection of a client, which tells its owner that it is made, what it received and that it is lost.
 
     @ivar deadline: aborts a connection that takes too long to close
     """
@@ -45,26 +45,19 @@ class ClientProtocol(Protocol):
         received: Callable[[ClientProtocol, bytes], object],
         lost: Callable[[ClientProtocol, Failure], object],
     ) -> None:
-        """
-        @param made: called once it is connected
-        @param received: called with bytes of the server
-        @param lost: called once it is closed
-        """
         self._made, self._received, self._lost = made, received, lost
 
     def connectionMade(self) -> None:
-        """Set the options of a TCP connection, and tell that it is made."""
+        """Set the options of a TCP connection."""
         if isinstance(self.transport.getPeer(), IPv4Address | IPv6Address):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
         self._made(self)
 
     def dataReceived(self, data: bytes) -> None:
-        """Hand on bytes of the server."""
         self._received(self, data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Tell that the connection is closed."""
         if self.deadline is not None and self.deadline.active():
             self.deadline.cancel()
         self._lost(self, reason)
@@ -80,25 +73,17 @@ class Reconnector:
     @ivar protocol: the connection that there is
     """
 
-    def __init__(
-        self,
-        endpoint: IStreamClientEndpoint,
-        connection: ClientConnection,
-        clock: Any,
-        retry: Callable[[int], float],
-    ) -> None:
+    def __init__(self, endpoint: IStreamClientEndpoint, connection: ClientConnection, clock: Any, retry: Callable[[int], float]) -> None:
         """
         @param retry: from the number of failed attempts to the seconds before the next one
         """
-        self._connection = connection
-        self._clock = clock
+        self._connection, self._clock = connection, clock
         self._endpoint = _Watched(endpoint, self._failed)
         factory = Factory.forProtocol(lambda: ClientProtocol(self._made, self._received, self._lost))
         factory.noisy = False
         self._service = ClientService(self._endpoint, factory, retryPolicy=lambda _: retry(self._failures), clock=clock)
         self.protocol: ClientProtocol | None = None
-        self._answered = False
-        self._failures = 0
+        self._answered, self._failures = False, 0
         # The Deferreds that wait for an answer of the server, and for how many attempts; None for any number.
         self._waiting: dict[Deferred[None], int | None] = {}
 
@@ -123,11 +108,7 @@ class Reconnector:
         return self._service.stopService()
 
     def when_answered(self, attempts: int | None) -> Deferred[None]:
-        """
-        Fires once the server has answered over the connection that there is.
-
-        @param attempts: give up after that many failed attempts; None for never
-        """
+        """Fires once the server has answered over this connection; fails after that many failed attempts, or never if it is None."""
         if self.protocol is not None and self._answered:
             return succeed(None)
         waiting: Deferred[None] = Deferred(self._waiting.__delitem__)
@@ -204,8 +185,7 @@ class _Watched:
     connecting = False
 
     def __init__(self, endpoint: IStreamClientEndpoint, failed: Callable[[Exception], object]) -> None:
-        self._endpoint = endpoint
-        self._failed = failed
+        self._endpoint, self._failed = endpoint, failed
 
     def connect(self, protocolFactory: Any) -> Deferred[Any]:  # noqa: N803  # the interface's name
         """Connect; see L{IStreamClientEndpoint}."""

@@ -54,9 +54,7 @@ class Receiver(Protocol):
 
 class Delivery(Generic[_Outcome]):
     """
-    A message that this client holds until it is settled.
-
-    A client's own class of deliveries says what the methods that settle return.
+    A message that this client holds until it is settled. A client's own class says what the methods that settle return.
 
     @ivar queue: the queue that it came from
     @ivar body: the content of the message
@@ -77,14 +75,10 @@ class Delivery(Generic[_Outcome]):
         ttl: bytes | None,
         headers: bytes | None,
     ) -> None:
-        self._connection = connection
-        self._number = connection.number
-        self.queue = queue
-        self.body = body
-        self.message_id = message_id
-        self.attempts = attempts
-        self._ttl = ttl
-        self._headers = headers
+        self._connection, self._number = connection, connection.number
+        self.queue, self.body = queue, body
+        self.message_id, self.attempts = message_id, attempts
+        self._ttl, self._headers = ttl, headers
         self.settled = False
 
     def __repr__(self) -> str:
@@ -179,10 +173,8 @@ class ClientConnection:
         for name, seconds in ("timeout", timeout), ("heartbeat", heartbeat):
             if not seconds > 0:
                 raise ValueError(f"a {name} is a number of seconds above 0, not {seconds!r}")
-        self._now = now
-        self._delivery = delivery
-        self._timeout = timeout
-        self._heartbeat = heartbeat
+        self._now, self._delivery = now, delivery
+        self._timeout, self._heartbeat = timeout, heartbeat
         # When the server last said something, and when it was asked since whether it is there.
         self._heard = 0.0
         self._asked: float | None = None
@@ -291,7 +283,7 @@ class ClientConnection:
         level: str = "stored",
     ) -> Send:
         """
-        Send a message, now or as soon as there is a connection; parameters and errors are those of L{encode_send}.
+        Send a message, now or as soon as there is a connection; parameters and errors are those of L{phpmq.client.QueueClient.send}.
 
         @raise ClientFull: too many sends have no receipt
         @raise Closed: the client was closed
@@ -309,14 +301,8 @@ class ClientConnection:
 
     def consume(self, queue: str, receiver: Receiver, window: int, lease: float) -> Start | None:
         """
-        Consume a queue over this connection and the next ones; returns the request that is made now.
-
-        @param window: the most deliveries to hold unsettled
-        @param lease: seconds that each may be held; 0 for no limit
-        @raise BadName: no queue can have that name
-        @raise TypeError: the name is no string, the window no integer or the lease no number
-        @raise ValueError: the window is not positive, or the lease negative
-        @raise Closed: the client was closed
+        Consume a queue over this connection and the next ones; returns the request that is made now. Parameters and errors are those of
+        L{phpmq.client.QueueClient.consume}.
         """
         self._check_open()
         encode_consume(b"", queue, window, lease)  # An error is better here than with the next connection.
@@ -333,9 +319,7 @@ class ClientConnection:
         return request
 
     def stop_consuming(self, queue: str, receiver: Receiver) -> Stop | None:
-        """
-        Consume a queue no more, if this receiver does; returns the request, if one is needed. Deliveries go on until it is answered.
-        """
+        """Consume a queue no more, if this receiver does; returns the request, if one is needed. Deliveries go on until it is answered."""
         if self.receivers.get(queue) is not receiver:
             return None
         receiver.window = 0
@@ -367,9 +351,8 @@ class ClientConnection:
 
     def settle(self, delivery: Delivery[Any], encode: Callable[..., bytes], *arguments: object, final: bool = True) -> Settlement | None:
         """
-        Settle a delivery, or touch it; None if this client does not hold it any more.
+        Settle a delivery by an encoder of L{phpmq.client_frames}; None if this client does not hold it any more.
 
-        @param encode: one of the encoders of L{phpmq.client_frames}
         @param final: whether the client holds the message no longer
         """
         if delivery.settled or delivery.lost:
@@ -420,7 +403,9 @@ class ClientConnection:
         name = queue.decode("utf-8", "replace")
         receiver = self.receivers.get(name)
         if receiver is not None:
-            receiver.deliver(self._delivery(self, name, body, message_id, _attempts(attempts), ttl, headers))
+            if not attempts.isdigit():
+                raise BadFrame("number expected")
+            receiver.deliver(self._delivery(self, name, body, message_id, int(attempts), ttl, headers))
 
     def _receipt(self, tag: bytes, message_id: bytes | None, duplicate: bytes | None) -> None:
         if self.outbox.receipted(tag, message_id, duplicate):
@@ -458,9 +443,3 @@ class ClientConnection:
         "refused": _refused,
         "draining": _drain,
     }
-
-
-def _attempts(content: bytes) -> int:
-    if not content.isdigit():
-        raise BadFrame("number expected")
-    return int(content)

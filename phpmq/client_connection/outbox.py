@@ -53,8 +53,7 @@ class Outbox:
         """
         if not (max_unconfirmed > 0 and max_unconfirmed_size > 0):
             raise ValueError(f"a client must be able to hold a send, not {max_unconfirmed!r} with {max_unconfirmed_size!r} bytes")
-        self.max_unconfirmed = max_unconfirmed
-        self.max_unconfirmed_size = max_unconfirmed_size
+        self.max_unconfirmed, self.max_unconfirmed_size = max_unconfirmed, max_unconfirmed_size
         self.on_answered: Callable[[], object] = lambda: None
         self.state = State.OFFLINE
         self.sends: dict[bytes, Send] = {}

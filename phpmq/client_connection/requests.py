@@ -18,11 +18,7 @@ class MessageId(str):
 
 
 class DuplicateId(MessageId):
-    """
-    The id of the message that was there already.
-
-    It is empty where the server no longer knows it: when the receipt was lost together with a connection.
-    """
+    """The id of the message that was there already; empty if the server did not say which, as the receipt was lost with a connection."""
 
     __slots__ = ()
     duplicate = True
@@ -67,9 +63,7 @@ class Request:
     answer: Answer
 
     def __init__(self, owner: Owner, tag: bytes, deadline: float) -> None:
-        self.owner = owner
-        self.tag = tag
-        self.deadline = deadline
+        self.owner, self.tag, self.deadline = owner, tag, deadline
         self.answer = _IGNORED
 
     def cancel(self, _: object = None) -> None:
@@ -90,18 +84,14 @@ class Request:
 
 
 class Settlement(Request):
-    """
-    The settlement of a delivery. It never fails: where the answer is False, the message may be delivered again.
-    """
+    """The settlement of a delivery. It never fails: where the answer is False, the message may be delivered again."""
 
     __slots__ = ()
 
     def confirmed(self, message_id: bytes | None, duplicate: bytes | None) -> None:
-        """Tell that the delivery is settled."""
         self.answer.callback(True)
 
     def failed(self, error: Exception) -> None:
-        """Tell that the client did not hold the message any more, or that this is not known."""
         self.answer.callback(False)
 
 
@@ -117,7 +107,6 @@ class Start(Request):
     over: Callable[[Exception], object]
 
     def refused(self, error: Exception) -> None:
-        """Tell that the queue cannot be consumed."""
         self.over(error)
         super().refused(error)
 
@@ -134,17 +123,14 @@ class Stop(Request):
     over: Callable[[], object]
 
     def confirmed(self, message_id: bytes | None, duplicate: bytes | None) -> None:
-        """Tell that nothing more is delivered."""
         self.over()
         super().confirmed(message_id, duplicate)
 
     def failed(self, error: Exception) -> None:
-        """Take a lost connection for the answer."""
         self.confirmed(None, None)
 
     def cancel(self, _: object = None) -> None:
-        """Ignore the answer; the queue is consumed no more in any case."""
-        self.answer = _IGNORED
+        self.answer = _IGNORED  # The queue is consumed no more in any case.
 
 
 class Send(Request):
@@ -159,11 +145,8 @@ class Send(Request):
 
     def __init__(self, owner: Owner, tag: bytes, deadline: float, frame: bytes, body_size: int, group: tuple[str, str]) -> None:
         super().__init__(owner, tag, deadline)
-        self.frame = frame
-        self.body_size = body_size
-        self.group = group
+        self.frame, self.body_size, self.group = frame, body_size, group
         self.written = False
 
     def confirmed(self, message_id: bytes | None, duplicate: bytes | None) -> None:
-        """Tell that the server has the message, or had it before."""
         self.answer.callback((DuplicateId if duplicate else MessageId)(message_id or b"", "ascii", "replace"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -145,10 +146,7 @@ class StoreFile:
                 upgrade(database, version)
 
     def _set_damaged_aside(self, memory: sqlite3.Connection) -> int:
-        """
-        Messages whose checksum is wrong go to the table C{damaged}, in memory and in the file. Their keys are forgotten: whoever has no
-        receipt can send again.
-        """
+        """Move messages whose checksum is wrong to the table C{damaged}. Their keys are forgotten: who has no receipt can send again."""
         queues = {number for (number,) in memory.execute("SELECT number FROM queue")}
         damaged = []
         for number, queue, position, accepted, expires, attempts, crc, body in memory.execute("SELECT * FROM message"):
@@ -186,8 +184,7 @@ class StoreFile:
 
         @raise StoreError: it is not; the next call starts over with a fresh connection
         """
-        try:
-            database = self._connect()
+        with self._connected() as database:
             database.execute("ATTACH ':memory:' AS delta")
             database.deserialize(delta.image, name="delta")
             database.execute("BEGIN IMMEDIATE")
@@ -197,6 +194,11 @@ class StoreFile:
             self._commits += 1
             database.execute("DETACH delta")
             os.pwrite(self._lock, b"%019d\n" % self._commits, 0)
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        try:
+            yield self._connect()
         except (sqlite3.Error, OSError) as error:
             self._disconnect()
             raise StoreError(f"{self.path}: {error}") from error
@@ -219,19 +221,11 @@ class StoreFile:
             run(f"INSERT OR REPLACE INTO main.{table} SELECT * FROM delta.{table}")
 
     def vacuum(self) -> bool:
-        """
-        Give free pages back, a part of them at a time; false when there are none.
-
-        @raise StoreError: that failed, which harms nothing
-        """
-        try:
-            database = self._connect()
+        """Give free pages back, a part of them at a time; false when there are none. A L{StoreError} harms nothing."""
+        with self._connected() as database:
             # Not execute(): that takes one step of the statement, which is one page.
             database.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
             (free,) = database.execute("PRAGMA freelist_count").fetchone()
-        except sqlite3.Error as error:
-            self._disconnect()
-            raise StoreError(f"{self.path}: {error}") from error
         return bool(free)
 
     def _disconnect(self) -> None:

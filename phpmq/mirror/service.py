@@ -23,9 +23,8 @@ from phpmq.store import ChangeLog, Delta
 
 _T = TypeVar("_T")
 
-# Size of one delta: what is drawn in one reactor turn (5-20 ms) and written in one transaction.
-_DELTA_MESSAGES = 10_000
-_DELTA_BYTES = 4 * 1024 * 1024
+# Size of one delta: the messages and bytes that are drawn in one reactor turn (5-20 ms) and written in one transaction.
+_DELTA_SIZE = 10_000, 4 * 1024 * 1024
 
 # While the mirror fails, seconds between two alarms in the log.
 _ALARM_INTERVAL = 60.0
@@ -70,11 +69,9 @@ class MirrorService(Service):
         reactor: IReactorTime,
         pool: ThreadPool | None = None,
     ) -> None:
-        self._changelog = changelog
-        self._file = file
+        self._changelog, self._file = changelog, file
         self.interval, self.path = interval, file.path
-        self._clock = clock
-        self._reactor = reactor
+        self._clock, self._reactor = clock, reactor
         # A pool of its own with one thread: the reactor's is also for others, and stops before this service has written all.
         self._pool = pool or ThreadPool(1, 1, "phpmq-mirror")
         self._loop = LoopingCall(self._write)
@@ -89,17 +86,11 @@ class MirrorService(Service):
         self.last_success = clock.seconds()
         self._next_alarm = 0.0
         self._alarmed = False  # since the file was last written
-        # By how much the system's clock is ahead of the steady one, as the file knows it; milliseconds.
-        self._ahead = 0
-        # Whether the file may have free pages to give back, which is done while there is nothing to write.
-        self._free_pages = True
+        self._ahead = 0  # milliseconds by which the system's clock is ahead of the steady one, as the file knows it
+        self._free_pages = True  # whether the file may have some to give back, which is done while there is nothing to write
 
     def startService(self) -> None:
-        """
-        Write once, then every interval.
-
-        @raise StartError: the file cannot be written
-        """
+        """Write once, then every interval; raises L{StartError} if the file cannot be written."""
         super().startService()
         # This start's range of message numbers has to be in the file before the first number is used.
         delta = self._extract()
@@ -130,7 +121,7 @@ class MirrorService(Service):
             # The system's time was set. The file has to know, or the next start would take it for time that has passed.
             self._ahead = ahead
             self._changelog.note_meta()
-        return self._changelog.extract(_DELTA_MESSAGES, _DELTA_BYTES, {**reading})
+        return self._changelog.extract(*_DELTA_SIZE, {**reading})
 
     def sync_soon(self) -> None:
         """Write as soon as this reactor turn is over and no other write is running; see L{IMirror}."""
@@ -194,24 +185,19 @@ class MirrorService(Service):
 
     def _succeeded(self) -> None:
         self.last_success = self._clock.seconds()
-        if self.failing:
-            self.failing = False
-            if self._alarmed:
-                self._alarmed = False
-                self._log.info("the store's file is written again; nothing was lost")
+        self.failing = False
+        if self._alarmed:
+            self._alarmed = False
+            self._log.info("the store's file is written again; nothing was lost")
 
     def _failed(self, error: Exception) -> None:
         self.failing = True
         self.errors += 1
         now = self._clock.seconds()
         if now >= self._next_alarm:
-            self._next_alarm = now + _ALARM_INTERVAL
-            self._alarmed = True
-            self._log.critical(
-                "the store's file cannot be written ({error}); {pending} changes are in memory only",
-                error=error,
-                pending=self._changelog.pending,
-            )
+            self._next_alarm, self._alarmed = now + _ALARM_INTERVAL, True
+            text = "the store's file cannot be written ({error}); {pending} changes are in memory only"
+            self._log.critical(text, error=error, pending=self._changelog.pending)
 
     def stopService(self) -> Deferred[None]:
         """Write what is left, then close the file."""
