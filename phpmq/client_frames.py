@@ -12,13 +12,10 @@ from functools import cache, lru_cache
 
 from phpmq.errors import TooLarge
 from phpmq.frames import (
-    ATTEMPTS,
-    CODE,
     CONTENT,
     COUNT,
     DEFAULT_LIMITS,
     DELAY,
-    DUPLICATE,
     HEADERS,
     ID,
     KEY,
@@ -27,6 +24,7 @@ from phpmq.frames import (
     PRODUCER,
     QUEUE,
     REASON,
+    SERVER_02,
     TAG,
     TTL,
     FrameShape,
@@ -43,19 +41,11 @@ MAX_BODY = 512 * 1024 * 1024
 # More seconds than anybody means; a number of the protocol has 20 digits at most.
 _MAX_SECONDS = 10.0**12
 
-# name, type, packets that must be there, packets that may be
-_SERVER = (
-    ("deliver", 3, (QUEUE, CONTENT, ID, ATTEMPTS), (TTL, HEADERS)),
-    ("receipt", 7, (TAG,), (ID, DUPLICATE)),
-    ("refused", 8, (CODE, REASON), (TAG,)),
-    ("draining", 11, (REASON,), ()),
-)
-
 
 @cache
 def server_shapes() -> Mapping[bytes, FrameShape]:
     """The frames that a server sends, by header; the same for all connections."""
-    return open_shapes(_SERVER, {**DEFAULT_LIMITS, CONTENT: MAX_BODY})
+    return open_shapes(SERVER_02, {**DEFAULT_LIMITS, CONTENT: MAX_BODY})
 
 
 @lru_cache(maxsize=4096)
@@ -113,19 +103,12 @@ def encode_send(
         raise TooLarge(f"a body of {len(body)} bytes, no server takes more than {MAX_BODY}")
     if level == "stored" and not (ttl or delay or headers or key is not None):
         return b"".join((_PLAIN_SEND, _queue_packet(queue), packet_header(CONTENT, len(body)), body, packet_header(TAG, len(tag)), tag))
-    return _encode_full_send(tag, queue, body, ttl, delay, headers, key, level)
-
-
-def _encode_full_send(
-    tag: bytes, queue: str, body: bytes, ttl: float, delay: float, headers: Mapping[str, str] | None, key: str | None, level: str
-) -> bytes:
-    optional = [_LEVELS.get(level)]
-    if optional[0] is None:
+    if level not in _LEVELS:
         raise ValueError(f"a level is stored or synced, not {level!r}")
     if key == "":
         raise ValueError("a key is not empty")
-    optional += [_seconds("ttl", TTL, ttl), _seconds("delay", DELAY, delay), _headers(headers) if headers else b""]
-    optional.append(b"" if key is None else _text("a key", KEY, key))
+    times = _seconds("ttl", TTL, ttl), _seconds("delay", DELAY, delay)
+    optional = _LEVELS[level], *times, _headers(headers) if headers else b"", b"" if key is None else _text("a key", KEY, key)
     there = [one for one in optional if one]
     start = frame_header(2, 1, 3 + len(there)), _queue_packet(queue), packet_header(CONTENT, len(body)), body
     return b"".join((*start, *there, packet_header(TAG, len(tag)), tag))

@@ -36,6 +36,28 @@ DEFAULT_LIMITS: Mapping[int, int] = {
 #: The longest content of a packet type that is not known, where such packets are ignored.
 UNKNOWN_LIMIT = 8192
 
+# Name, type, packets of what a client may send in version 01: in both its revisions, and in one of them.
+COMMON_01 = (("consume", 2, (QUEUE, COUNT)), ("acknowledge", 4, (QUEUE, ID)))
+ORIGINAL_01 = (("send original", 1, (QUEUE, CONTENT)),)
+DOCUMENTED_01 = (("send", 1, (QUEUE, CONTENT, TTL)), ("requeue", 5, (QUEUE, ID, TTL)), ("dead letter", 6, (QUEUE, ID)))
+
+# Name, type, packets that must be there, packets that may be: what a client may send in version 02, and what a server may.
+CLIENT_02 = (
+    ("send", 1, (QUEUE, CONTENT), (TTL, DELAY, LEVEL, HEADERS, KEY, TAG)),
+    ("consume", 2, (QUEUE, COUNT), (LEASE, TAG)),
+    ("acknowledge", 4, (ID,), (TAG,)),
+    ("requeue", 5, (ID,), (TTL, DELAY, TAG)),
+    ("dead letter", 6, (ID,), (REASON, TAG)),
+    ("touch", 9, (ID,), (TAG,)),
+    ("hello", 10, (TAG,), (PRODUCER, USER, SECRET)),
+)
+SERVER_02 = (
+    ("deliver", 3, (QUEUE, CONTENT, ID, ATTEMPTS), (TTL, HEADERS)),
+    ("receipt", 7, (TAG,), (ID, DUPLICATE)),
+    ("refused", 8, (CODE, REASON), (TAG,)),
+    ("draining", 11, (REASON,), ()),
+)
+
 #: The most packets of a frame: its count has two digits.
 MAX_PACKETS = 99
 

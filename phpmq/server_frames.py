@@ -14,24 +14,20 @@ from functools import lru_cache, partial
 from phpmq.errors import BadFrame, BadName
 from phpmq.frames import (
     ATTEMPTS,
+    CLIENT_02,
     CODE,
+    COMMON_01,
     CONTENT,
-    COUNT,
     DEFAULT_LIMITS,
-    DELAY,
+    DOCUMENTED_01,
     DUPLICATE,
     HEADERS,
     ID,
-    KEY,
-    LEASE,
-    LEVEL,
-    PRODUCER,
+    ORIGINAL_01,
     QUEUE,
     REASON,
-    SECRET,
     TAG,
     TTL,
-    USER,
     FrameShape,
     frame_header,
     json_headers,
@@ -43,27 +39,6 @@ from phpmq.message import check_name
 
 #: Revisions of version 01; 0 stands for not known yet.
 ORIGINAL, DOCUMENTED = 1, 2
-
-# name, type, packets of what a client may send
-_COMMON = (("consume", 2, (QUEUE, COUNT)), ("acknowledge", 4, (QUEUE, ID)))
-_ORIGINAL = (("send original", 1, (QUEUE, CONTENT)),)
-_DOCUMENTED = (
-    ("send", 1, (QUEUE, CONTENT, TTL)),
-    ("requeue", 5, (QUEUE, ID, TTL)),
-    ("dead letter", 6, (QUEUE, ID)),
-)
-
-
-# name, type, packets that must be there, packets that may be
-_VERSION_02 = (
-    ("send", 1, (QUEUE, CONTENT), (TTL, DELAY, LEVEL, HEADERS, KEY, TAG)),
-    ("consume", 2, (QUEUE, COUNT), (LEASE, TAG)),
-    ("acknowledge", 4, (ID,), (TAG,)),
-    ("requeue", 5, (ID,), (TTL, DELAY, TAG)),
-    ("dead letter", 6, (ID,), (REASON, TAG)),
-    ("touch", 9, (ID,), (TAG,)),
-    ("hello", 10, (TAG,), (PRODUCER, USER, SECRET)),
-)
 
 
 class Versions:
@@ -87,11 +62,11 @@ class Versions:
             }
 
         self.version01 = {
-            0: shapes(_COMMON, _ORIGINAL, _DOCUMENTED),
-            ORIGINAL: shapes(_COMMON, _ORIGINAL),
-            DOCUMENTED: shapes(_COMMON, _DOCUMENTED),
+            0: shapes(COMMON_01, ORIGINAL_01, DOCUMENTED_01),
+            ORIGINAL: shapes(COMMON_01, ORIGINAL_01),
+            DOCUMENTED: shapes(COMMON_01, DOCUMENTED_01),
         }
-        self.version02 = open_shapes(_VERSION_02, limits)
+        self.version02 = open_shapes(CLIENT_02, limits)
         self.first: Mapping[bytes, FrameShape] = {**self.version01[0], **self.version02}
 
 
@@ -117,7 +92,7 @@ _DECIMAL = re.compile(rb"[0-9]+(?:\.[0-9]+)?")
 
 def milliseconds(content: bytes | None) -> int:
     """
-    A time to live, a delay or a lease of version 02, in seconds with decimals allowed; what is above 0 is at least 1. 0 for None.
+    Decode a time to live, a delay or a lease of version 02, in seconds with decimals allowed; above 0 it is at least 1. 0 for None.
 
     @raise BadFrame: anything but digits with at most one dot between them
     """
@@ -204,12 +179,7 @@ _RECEIPT_1, _RECEIPT_2, _RECEIPT_3 = frame_header(2, 7, 1), frame_header(2, 7, 2
 
 
 def encode_receipt(tag: bytes, message_id: bytes = b"", duplicate: bool = False) -> tuple[bytes, ...]:
-    """
-    The parts of the answer to a request that was carried out.
-
-    @param message_id: 32 bytes; empty for none
-    @param duplicate: nothing was stored, as it was there already
-    """
+    """The parts of the answer to a request that was carried out; C{duplicate} if nothing was stored, as the message was there already."""
     if not duplicate:
         if message_id:
             return _RECEIPT_2, _tag_header(len(tag)), tag, _ID_HEADER, message_id

@@ -147,8 +147,7 @@ class QueueClient:
         """
         @param address: C{HOST}, C{HOST:PORT}, C{tcp:HOST:PORT}, C{unix:PATH} or C{tls:HOST:PORT}; see L{phpmq.addresses}
         @param timeout: seconds of waiting after which a request that is not answered fails, or a server that cannot be reached is given up
-        @param heartbeat: seconds of waiting in silence after which the server is asked whether it is there; after as long again without
-            an answer the connection is given up
+        @param heartbeat: seconds of waiting in silence after which the server is asked whether it is there; twice that, and it is given up
         @param max_unconfirmed: how many submitted sends may wait for their receipts
         @param max_unconfirmed_size: how many bytes they may have
         @param tls: for C{tls:}, how to check the server's certificate, instead of what the address says
@@ -241,11 +240,7 @@ class QueueClient:
         return submission
 
     def confirmed(self) -> None:
-        """
-        Wait until no send waits for its receipt.
-
-        @raise PHPMQError: as L{send} does, for the first send that failed and whose result was not asked for
-        """
+        """Wait until no send waits for its receipt; raises why the first send failed whose result was not asked for."""
         self._reconnector.wait(lambda: not self._connection.outbox.sends)
         failed, self._failed = self._failed, {}
         for error in failed.values():

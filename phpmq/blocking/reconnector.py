@@ -180,10 +180,7 @@ class Submission(Generic[_T]):
     __slots__ = ("_error", "_failed", "_result", "_wait", "done")
 
     def __init__(self, wait: Callable[[Callable[[], object]], None], failed: dict[Any, Exception]) -> None:
-        """
-        @param wait: works until a function returns true
-        @param failed: the errors of submissions that failed, until their results are asked for
-        """
+        """C{wait} works until a function returns true; C{failed} has the errors until their results are asked for."""
         self._wait, self._failed = wait, failed
         self.done = False
         self._result: Any = None
@@ -221,10 +218,7 @@ class Reconnector:
     def __init__(
         self, address: Address, tls: ssl.SSLContext | None, delivery: type[Delivery[Any]], timeout: float, heartbeat: float, *limits: int
     ) -> None:
-        """
-        @param limits: those of the connection's outbox
-        @raise ValueError: a number is not positive, or the address is none for this client
-        """
+        """C{limits} are those of the connection's outbox; C{ValueError} if a number is not positive, or by L{check_address}."""
         check_address(address, tls)
         self._address, self._tls, self._timeout = address, tls, timeout
         # Longest time to wait for the socket at once: late requests are failed in between.
@@ -244,11 +238,7 @@ class Reconnector:
         return submission.result()
 
     def wait(self, done: Callable[[], object], timeout: float | None = None) -> None:
-        """
-        Work until something is done, or for a number of seconds.
-
-        @raise NotConnected: the server could not be reached for as long as the client's timeout
-        """
+        """Work until something is done, or for that many seconds; L{NotConnected} if no server was reached for the client's timeout."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not done():
             now = time.monotonic()

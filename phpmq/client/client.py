@@ -29,17 +29,8 @@ from phpmq.errors import ClientError, Closed
 _CHECK_INTERVAL = 1.0
 
 
-def _jitter() -> float:
-    """Seconds by which the clients of a server that comes back differ."""
-    return random() / 10
-
-
 def client_endpoint(reactor: Any, address: str) -> IStreamClientEndpoint:
-    """
-    Return the endpoint of a server's address, or of a client description of Twisted's of another kind.
-
-    @raise ValueError: it is neither
-    """
+    """Return the endpoint of a server's address, or of another client description of Twisted's; C{ValueError} if it is neither."""
     description, wrong = address, None
     try:
         description = parse_address(address).description
@@ -86,10 +77,7 @@ class Consumer:
     _log = Logger()
 
     def __init__(self, queue: str, stop: Callable[[Consumer], Deferred[None]], worker: Worker | None = None) -> None:
-        """
-        @param stop: ends the deliveries of a consumer
-        @param worker: gets the messages, if not the tasks that iterate
-        """
+        """C{stop} ends the deliveries of a consumer; a C{worker} gets them, if not the tasks that iterate."""
         self.queue, self.window, self.lease = queue, 0, 0.0
         self._stop, self._worker = stop, worker
         self._working = 0
@@ -212,8 +200,7 @@ class QueueClient(Service):
         @param endpoint: where the server listens; a string is an address (see L{phpmq.addresses}) or a client description of Twisted's
         @param reactor: None for the one that is installed
         @param timeout: seconds after which a request that is not answered fails
-        @param heartbeat: seconds of silence after which the server is asked whether it is there; after as long again without an answer
-            the connection is given up
+        @param heartbeat: seconds of silence after which the server is asked whether it is there; after twice that it is given up
         @param max_unconfirmed: how many sends may wait for their receipts
         @param max_unconfirmed_size: how many bytes they may have
         @param retry: from the number of failed attempts, 1 or more, to the seconds before the next one
@@ -226,7 +213,9 @@ class QueueClient(Service):
         seconds = time.monotonic if reactor.seconds is system_seconds else reactor.seconds
         self.connection = ClientConnection(seconds, Delivery, timeout, heartbeat, max_unconfirmed, max_unconfirmed_size)
         self.connection.outbox.on_answered = self._answered
-        self._reconnector = Reconnector(where, self.connection, reactor, retry or backoffPolicy(0.1, 10.0, 1.5, _jitter))
+        # The jitter is for the server that comes back: its clients do not connect at the same moment.
+        retry = retry or backoffPolicy(0.1, 10.0, 1.5, jitter=lambda: random() / 10)
+        self._reconnector = Reconnector(where, self.connection, reactor, retry)
         self._checks = LoopingCall(self._check)
         self._checks.clock = reactor
         self._wanting_room: deque[Deferred[None]] = deque()

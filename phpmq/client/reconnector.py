@@ -74,9 +74,6 @@ class Reconnector:
     """
 
     def __init__(self, endpoint: IStreamClientEndpoint, connection: ClientConnection, clock: Any, retry: Callable[[int], float]) -> None:
-        """
-        @param retry: from the number of failed attempts to the seconds before the next one
-        """
         self._connection, self._clock = connection, clock
         self._endpoint = _Watched(endpoint, self._failed)
         factory = Factory.forProtocol(lambda: ClientProtocol(self._made, self._received, self._lost))

@@ -119,11 +119,7 @@ class Delivery(Generic[_Outcome]):
         return self._settle(encode_requeue, ttl, delay)
 
     def dead_letter(self, reason: str = "") -> _Outcome:
-        """
-        Set it aside for the operator, who reads the reason (the first 1024 bytes of it).
-
-        @raise TypeError: the reason is no string
-        """
+        """Set it aside for the operator, who reads the reason, a string (the first 1024 bytes of it)."""
         return self._settle(encode_dead_letter, reason)
 
     def touch(self) -> _Outcome:
@@ -338,11 +334,7 @@ class ClientConnection:
         receiver.end(error)
 
     def ping(self) -> Request:
-        """
-        Ask the server for an answer after all that was written before; sends may still wait to be written.
-
-        @raise NotConnected: there is no connection
-        """
+        """Ask the server for an answer after all that was written before; L{NotConnected} if there is no connection."""
         if not self.online:
             raise NotConnected("there is no connection to the server")
         request = self._request(Request)
