@@ -311,17 +311,17 @@ class QueueClient(Service):
 
     def room(self) -> Deferred[None]:
         """Fires when one more send may wait for its receipt, in the order of the calls; fails with C{Closed} if the client is closed."""
-        return self._want(self._wanting_room)
+        wanting: Deferred[None] = Deferred(self._wanting_room.remove)
+        self._wanting_room.append(wanting)
+        self._answered()
+        return wanting
 
     def confirmed(self) -> Deferred[None]:
         """Fires when no send waits for its receipt, with or without success."""
-        return self._want(self._wanting_receipts)
-
-    def _want(self, wanting: deque[Deferred[None]]) -> Deferred[None]:
-        one: Deferred[None] = Deferred(wanting.remove)
-        wanting.append(one)
+        wanting: Deferred[None] = Deferred(self._wanting_receipts.remove)
+        self._wanting_receipts.append(wanting)
         self._answered()
-        return one
+        return wanting
 
     def _answered(self) -> None:
         outbox = self.connection.outbox
