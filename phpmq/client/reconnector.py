@@ -105,7 +105,7 @@ class Reconnector:
         return self._service.stopService()
 
     def when_answered(self, attempts: int | None) -> Deferred[None]:
-        """Fires once the server has answered over this connection; fails after that many failed attempts, or never if it is None."""
+        """Fires once the server has answered over this connection; fails after C{attempts} that failed, or never if it is None."""
         if self.protocol is not None and self._answered:
             return succeed(None)
         waiting: Deferred[None] = Deferred(self._waiting.__delitem__)

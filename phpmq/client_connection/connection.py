@@ -119,7 +119,11 @@ class Delivery(Generic[_Outcome]):
         return self._settle(encode_requeue, ttl, delay)
 
     def dead_letter(self, reason: str = "") -> _Outcome:
-        """Set it aside for the operator, who reads the reason, a string (the first 1024 bytes of it)."""
+        """
+        Set it aside for the operator, who reads the reason (the first 1024 bytes of it).
+
+        @raise TypeError: the reason is no string
+        """
         return self._settle(encode_dead_letter, reason)
 
     def touch(self) -> _Outcome:
