@@ -6,11 +6,7 @@ from typing import ClassVar
 
 
 class PHPMQError(Exception):
-    """
-    Base of every error that phpmq raises on purpose.
-
-    @cvar code: what a refusal calls it, or a kind of it that has no code of its own
-    """
+    """Base of every error that phpmq raises on purpose; a kind that has no C{code} of its own has its base's."""
 
     code: ClassVar[str] = "internal"
 

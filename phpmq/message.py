@@ -169,11 +169,16 @@ class Message:
         body: bytes,
         properties: Properties | None = None,
     ) -> None:
-        self.number, self.queue, self.position = number, queue, position
-        self.accepted, self.expires, self.attempts = accepted, expires, attempts
-        self.body, self.properties = body, properties
+        self.number = number
+        self.queue = queue
+        self.position = position
+        self.accepted = accepted
+        self.expires = expires
+        self.attempts = attempts
+        self.body = body
         self.id = b""
         self.consumer: Any = None
+        self.properties = properties
         self.size = len(body) if properties is None else len(body) + properties.size
 
 

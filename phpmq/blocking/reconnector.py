@@ -209,11 +209,7 @@ class Submission(Generic[_T]):
 
 
 class Reconnector:
-    """
-    Keeps a client connected as long as a call waits. Its time is the seconds that calls waited: what no call waited for cannot be late.
-
-    @ivar connection: what is sent and consumed
-    """
+    """Keeps a client connected while a call waits. Its time is the seconds that calls waited: what no call waited for is never late."""
 
     def __init__(
         self, address: Address, tls: ssl.SSLContext | None, delivery: type[Delivery[Any]], timeout: float, heartbeat: float, *limits: int

@@ -75,10 +75,14 @@ class Delivery(Generic[_Outcome]):
         ttl: bytes | None,
         headers: bytes | None,
     ) -> None:
-        self._connection, self._number = connection, connection.number
-        self.queue, self.body = queue, body
-        self.message_id, self.attempts = message_id, attempts
-        self._ttl, self._headers = ttl, headers
+        self._connection = connection
+        self._number = connection.number
+        self.queue = queue
+        self.body = body
+        self.message_id = message_id
+        self.attempts = attempts
+        self._ttl = ttl
+        self._headers = headers
         self.settled = False
 
     def __repr__(self) -> str:
@@ -346,11 +350,7 @@ class ClientConnection:
         return request
 
     def settle(self, delivery: Delivery[Any], encode: Callable[..., bytes], *arguments: object, final: bool = True) -> Settlement | None:
-        """
-        Settle a delivery by an encoder of L{phpmq.client_frames}; None if this client does not hold it any more.
-
-        @param final: whether the client holds the message no longer
-        """
+        """Settle a delivery by an encoder; None if this client does not hold it. If C{final} is false, it goes on to hold it."""
         if delivery.settled or delivery.lost:
             return None
         request = self._request(Settlement)

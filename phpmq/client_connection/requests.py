@@ -63,7 +63,9 @@ class Request:
     answer: Answer
 
     def __init__(self, owner: Owner, tag: bytes, deadline: float) -> None:
-        self.owner, self.tag, self.deadline = owner, tag, deadline
+        self.owner = owner
+        self.tag = tag
+        self.deadline = deadline
         self.answer = _IGNORED
 
     def cancel(self, _: object = None) -> None:
@@ -96,11 +98,7 @@ class Settlement(Request):
 
 
 class Start(Request):
-    """
-    The start of consuming a queue. If it gets no answer, the next connection repeats it.
-
-    @ivar over: called if the server refuses
-    """
+    """The start of consuming a queue. Without an answer, the next connection repeats it; C{over} is called if the server refuses."""
 
     __slots__ = ("over",)
 
@@ -112,11 +110,7 @@ class Start(Request):
 
 
 class Stop(Request):
-    """
-    The end of consuming a queue. It never fails: a connection that is lost ends it as well.
-
-    @ivar over: called once nothing more is delivered
-    """
+    """The end of consuming a queue. It never fails, as a lost connection ends it, too; C{over} is called once nothing is delivered."""
 
     __slots__ = ("over",)
 
@@ -145,7 +139,9 @@ class Send(Request):
 
     def __init__(self, owner: Owner, tag: bytes, deadline: float, frame: bytes, body_size: int, group: tuple[str, str]) -> None:
         super().__init__(owner, tag, deadline)
-        self.frame, self.body_size, self.group = frame, body_size, group
+        self.frame = frame
+        self.body_size = body_size
+        self.group = group
         self.written = False
 
     def confirmed(self, message_id: bytes | None, duplicate: bytes | None) -> None:
