@@ -192,7 +192,7 @@ class Request(http.Request):
             if operation.body is None:
                 raise Problem("bad-request", "this takes no body")
             # What is too much also when there is no other body is not refused as if it were worth to try again.
-            self.limit = min(api.admin.server.max_message_size if self._raw else JSON_LIMIT, api.connections.max_held)
+            self.limit = min(api.admin.server.settings.max_message_size if self._raw else JSON_LIMIT, api.connections.max_held)
             if media != JSON and not self._raw:
                 types = f"{JSON}, in UTF-8," + (f" or {RAW}," if operation.raw else "")
                 raise Problem("unsupported-media-type", f"a body is {types} not compressed")
