@@ -90,12 +90,7 @@ class ApiAddress(NamedTuple):
 
 
 def parse_address(text: str, port: int = QUEUE_PORT) -> Address:
-    """
-    Parse the address of a server.
-
-    @param port: the port of an address that names none
-    @raise ValueError: it is no address; says why
-    """
+    """Parse the address of a server; C{port} is that of one that names none. A C{ValueError} says why it is no address."""
     kind, rest = _split(text)
     options = _arguments(text, kind, rest)
     if "timeout" in options:
@@ -112,11 +107,7 @@ def parse_address(text: str, port: int = QUEUE_PORT) -> Address:
 
 
 def parse_api_address(text: str) -> ApiAddress:
-    """
-    Parse the address of an HTTP API: a URL, or any address of a server.
-
-    @raise ValueError: it is no address; says why
-    """
+    """Parse the address of an HTTP API: a URL, or any address of a server. A C{ValueError} says why it is none."""
     _check(text, text.isprintable() and " " not in text, "it has spaces, or characters that are not printable")
     if "://" in text and _PREFIX.match(text) is None:
         return _parse_url(text)
