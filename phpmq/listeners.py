@@ -14,15 +14,16 @@ from twisted.application.strports import service
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolFactory
 
+from phpmq.addresses import API_PORT, QUEUE_PORT, listening_description
 from phpmq.errors import StartError
 
 #: Connections that the system completes before the server takes them, for each listener that does not name its own number.
 _BACKLOG = 1024
 
-# The parts of a strports string, in which a backslash takes a colon its meaning.
-_PARTS = re.compile(r"((?:[^:\\]|\\.)*)(?::|$)")
+# Ports of addresses that name none; those of the other options are for queues.
+_PORTS = {"--console": 9101, "--http": API_PORT}
 
-# Where the address stands in the string when it is not named.
+# Where the address stands in a strports string when it is not named.
 _ADDRESSES = {"tcp": 2, "tcp6": 2, "ssl": 5}
 
 
@@ -31,17 +32,19 @@ class Listener:
     A place where the server listens.
 
     @ivar option: the option that asks for it, such as C{--listen}
-    @ivar description: how it does so, a strports string
+    @ivar description: the strports string of what was asked for
     @ivar port: its service
     """
 
     def __init__(self, option: str, description: str, factory: IProtocolFactory, reactor: Any) -> None:
         """
+        @param description: a strports string, or an address with a host or a path
         @raise ValueError: the description is none
         """
-        self.option, self.description = option, description
+        self.option = option
         try:
-            self.port: Any = service(_with_backlog(description), factory, reactor)
+            self.description = listening_description(description, _PORTS.get(option, QUEUE_PORT))
+            self.port: Any = service(_with_backlog(self.description), factory, reactor)
         except (ValueError, TypeError, LookupError, ImportError, OSError) as error:
             raise ValueError(f"{option} {description}: {error or type(error).__name__}") from error
 
@@ -111,15 +114,15 @@ def _cannot_listen(option: str, description: str, error: Exception) -> str:
 
 def is_local(description: str) -> bool:
     """Tell whether only this machine's own users can connect to a listener; false if the strports string does not say it."""
-    kind, *parts = (re.sub(r"\\(.)", r"\1", part) for part in _PARTS.findall(description)[:-1] or [""])
+    # A backslash takes a colon its meaning.
+    kind, *parts = (part.replace("\\:", ":") for part in re.split(r"(?<!\\):", description))
     named = dict(part.split("=", 1) for part in parts if "=" in part)
     if kind == "unix" or (kind == "systemd" and named.get("domain") == "UNIX"):
         return True
     if kind not in _ADDRESSES:
         return False
     unnamed = [kind, *(part for part in parts if "=" not in part)]
-    place = _ADDRESSES[kind]
-    address = named.get("interface", unnamed[place] if place < len(unnamed) else "")
+    address = named.get("interface", "".join(unnamed[_ADDRESSES[kind] :][:1]))
     try:
         return address == "localhost" or ip_address(address).is_loopback
     except ValueError:

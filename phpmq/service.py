@@ -131,13 +131,15 @@ class QueueService(MultiService):
         """Queues that the metrics have series of their own for."""
         return self.settings.metrics_queues
 
-    def _listen(self, option: str, description: str, factory: IProtocolFactory) -> None:
-        self._listeners.append(Listener(option, description, factory, self._reactor))
+    def _listen(self, option: str, description: str, factory: IProtocolFactory) -> Listener:
+        listener = Listener(option, description, factory, self._reactor)
+        self._listeners.append(listener)
+        return listener
 
     def _listen_for_operators(self, option: str, description: str, factory: IProtocolFactory) -> None:
-        self._listen(option, description, factory)
+        listener = self._listen(option, description, factory)
         if not self.settings.insecure_admin:
-            require_local(option, description)
+            require_local(option, listener.description)
 
     def _listen_for_http(self, settings: Settings) -> None:
         # A server without it need not have twisted.web in memory.
