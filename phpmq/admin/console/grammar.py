@@ -24,13 +24,10 @@ class BadCommand(AdminError):
 @dataclass(frozen=True)
 class Answer:
     """
-    What comes of a command, and what the console is to do then.
+    What comes of a command, and what the console is to do then: show a monitor, clear the screen, or close the connection.
 
-    @ivar data: the same for programs; None if they have no use for it
-    @ivar view: the monitor to show
+    @ivar data: the same as the lines, for programs; None if they have no use for it
     @ivar style: how to show things from here on: C{plain} or C{colour}
-    @ivar clear: whether to clear the screen
-    @ivar close: whether to close the connection
     """
 
     lines: Sequence[str] = ()
@@ -46,7 +43,6 @@ class Call:
     """
     A command with what it was given.
 
-    @ivar words: its arguments
     @ivar json: whether a program wants to read the answer
     @ivar size: columns and rows of a monitor's screen; None for the usual ones
     """
@@ -57,11 +53,7 @@ class Call:
     size: tuple[int, int] | None = None
 
     async def run(self, admin: Admin) -> Answer:
-        """
-        Do it.
-
-        @raise PHPMQError: it could not be done
-        """
+        """Run the command; raises a L{PHPMQError} if it cannot be done."""
         answer = self.command.run(admin, self)
         return answer if isinstance(answer, Answer) else await answer
 
@@ -72,10 +64,7 @@ class Command:
     A command.
 
     @ivar arguments: what it is called with; what is in brackets may be left out
-    @ivar summary: what it does, in a line
-    @ivar text: more about it
-    @ivar run: does it
-    @ivar options: C{--json}, C{--size} and the like
+    @ivar summary: what it does, in a line; C{text} is more about it
     @ivar changes: whether it changes anything for others
     """
 
@@ -116,28 +105,20 @@ def parse(line: str, commands: Mapping[str, Command]) -> Call | None:
     except ValueError:
         hint = "a name with ' in it goes into \" and the other way"
         raise BadCommand(f"a quote is not closed, or nothing follows a backslash; {hint}") from None
-    if not name:
-        return None
-    return _options(find(name, commands), rest)
+    return _options(find(name, commands), rest) if name else None
 
 
 def find(name: str, commands: Mapping[str, Command]) -> Command:
-    """
-    The command of that name.
-
-    @raise BadCommand: there is none
-    """
-    command = commands.get(name)
-    if command is None:
-        near = get_close_matches(name.lower(), commands, 1)
-        raise BadCommand(f"there is no command {name!r}" + (f", did you mean {near[0]}?" if near else "; help lists them all"))
-    return command
+    """Return the command of that name, or raise L{BadCommand}."""
+    if name in commands:
+        return commands[name]
+    near = get_close_matches(name.lower(), commands, 1)
+    raise BadCommand(f"there is no command {name!r}" + (f", did you mean {near[0]}?" if near else "; help lists them all"))
 
 
 def _options(command: Command, rest: list[str]) -> Call:
     words: list[str] = []
-    json, size = False, None
-    left = iter(rest)
+    json, size, left = False, None, iter(rest)
     for word in left:
         if word == "--":
             words += left
