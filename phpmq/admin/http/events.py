@@ -35,16 +35,13 @@ class Events:
     """
     Sends all readers the same: what a second's status costs does not depend on how many readers there are.
 
-    @ivar readers: the requests of the clients that read
-    @ivar most: how many there may be at a time
+    @ivar readers: the requests of the clients that read, C{most} at a time
     """
 
     _log = Logger()
 
     def __init__(self, admin: Admin, reactor: Any, connections: int) -> None:
-        """
-        @param connections: how many connections there may be
-        """
+        """@param connections: how many connections there may be"""
         self._admin = admin
         self.most = max(1, int(connections * _SHARE))
         self.readers: dict[Request, None] = {}
@@ -55,11 +52,7 @@ class Events:
         self._status = b""
 
     def serve(self, request: Request) -> None:
-        """
-        Answer with events.
-
-        @raise Problem: there are too many readers
-        """
+        """Answer with events, or raise L{Problem} if there are too many readers."""
         if request.method == b"HEAD":
             request.begin(200, "text/event-stream")
             request.write(b"")
