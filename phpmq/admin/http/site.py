@@ -28,10 +28,9 @@ _IDLE_TIMEOUT, _CLOSE_TIMEOUT = 60.0, 5.0
 def _metrics(admin: Admin) -> Any:
     """Return what serves the metrics; None without that part."""
     try:
-        module = import_module("phpmq.admin.metrics")
+        return import_module("phpmq.admin.metrics").MetricsResource(admin)
     except ImportError:
         return None
-    return module.MetricsResource(admin)
 
 
 class Site(Factory):
@@ -39,13 +38,10 @@ class Site(Factory):
     The API of one server.
 
     @ivar api: what its connections have in common
-    @ivar connections: the connections
-    @ivar events: those who read events; see L{open}
+    @ivar events: those who read events; set before the first connection is accepted
     """
 
     noisy = False
-
-    #: Set before the first connection is accepted.
     events: Events
 
     def __init__(
@@ -94,7 +90,6 @@ class Site(Factory):
 
 
 def _render(metrics: Any, request: Request) -> None:
-    """Answer with metrics."""
     request.begin(200, METRICS.media)
     content = metrics.render(request)
     if content is not NOT_DONE_YET:
