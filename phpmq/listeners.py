@@ -49,11 +49,7 @@ class Listener:
             raise ValueError(f"{option} {description}: {error or type(error).__name__}") from error
 
     def bind(self) -> None:
-        """
-        Begin; where a dead server's unix socket is in its place, the socket goes.
-
-        @raise StartError: it cannot be bound
-        """
+        """Begin, or raise L{StartError}; where a dead server's unix socket is in its place, the socket goes."""
         try:
             try:
                 self.port.privilegedStartService()
@@ -66,11 +62,7 @@ class Listener:
 
 
 def _with_backlog(description: str) -> str:
-    """
-    The description with room for a burst of connections: scripts connect for each request.
-
-    Twisted's default of 50 lets the 51st of a burst wait for its second try, a second later.
-    """
+    # Scripts connect for each request. Twisted's default of 50 lets the 51st of a burst wait for its second try, a second later.
     kind = description.partition(":")[0]
     if kind in ("tcp", "tcp6", "ssl", "unix") and ":backlog=" not in description:
         return f"{description}:backlog={_BACKLOG}"
@@ -78,11 +70,8 @@ def _with_backlog(description: str) -> str:
 
 
 def _remove_dead_socket(path: bytes | int) -> bool:
-    """
-    Remove a unix socket that nobody listens on any more, with its lock; whether it was one.
-
-    Twisted does so only if no process has the number that the lock names. In a container a server has the same one at each start.
-    """
+    """Remove a unix socket that nobody listens on any more, with its lock; whether it was one."""
+    # Twisted does so only if no process has the number that the lock names. In a container a server has the same one at each start.
     if isinstance(path, int):
         return False  # It is a port.
     try:
@@ -130,11 +119,7 @@ def is_local(description: str) -> bool:
 
 
 def require_local(option: str, description: str) -> None:
-    """
-    Refuse a listener that others than this machine's own users can connect to.
-
-    @raise StartError: it is one
-    """
+    """Raise L{StartError} for a listener that others than this machine's own users can connect to."""
     if not is_local(description):
         raise StartError(
             f"phpmq: {option} {description} may be reached from other machines, and there is no login: "

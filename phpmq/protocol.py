@@ -213,10 +213,6 @@ class QueueFactory(Factory):
     noisy = False
 
     def __init__(self, connections: Connections[QueueProtocol], open_session: Callable[[IConnection], Session], listener: str = "") -> None:
-        """
-        @param open_session: makes the session of a connection
-        @param listener: its description
-        """
         self._connections = connections
         self._open_session = open_session
         self._listener = listener

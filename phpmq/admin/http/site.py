@@ -28,9 +28,10 @@ _IDLE_TIMEOUT, _CLOSE_TIMEOUT = 60.0, 5.0
 def _metrics(admin: Admin) -> Any:
     """Return what serves the metrics; None without that part."""
     try:
-        return import_module("phpmq.admin.metrics").MetricsResource(admin)
+        module = import_module("phpmq.admin.metrics")
     except ImportError:
         return None
+    return module.MetricsResource(admin)
 
 
 class Site(Factory):
