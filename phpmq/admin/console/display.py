@@ -205,12 +205,11 @@ def format_messages(found: list[dict[str, Any]], now: float) -> list[str]:
 def format_dead_letters(found: list[dict[str, Any]], now: float) -> list[str]:
     """Dead letters, with the beginning of their bodies in a second line each."""
     formats = {**_FORMATS, Unit.MOMENT: lambda moment: f"{_since(moment, now)} ago"}
-    rows = [[*_DEAD_LETTERS.row(one, formats), _why(one)] for one in found]
+    rows = []
+    for one in found:
+        said = f": {cut(terminal_safe(one['text']), BODY)}" if one["text"] else ""
+        rows.append([*_DEAD_LETTERS.row(one, formats), one["reason"] + said])
     return _with_bodies(table([*_DEAD_LETTERS.headings, "REASON"], rows), found)
-
-
-def _why(one: Mapping[str, Any]) -> str:
-    return f"{one['reason']}: {cut(terminal_safe(one['text']), BODY)}" if one["text"] else str(one["reason"])
 
 
 def _with_bodies(lines: list[str], found: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -282,9 +281,13 @@ class Screens:
         return self._drawn[view]
 
     async def _overview(self, admin: Admin, view: View) -> list[str]:
-        status, largest = await self._ask(admin, view.rows)
+        if self._status is None or view.rows > self._rows:
+            self._rows = max(view.rows, self._rows)
+            self._largest = as_json(await admin.queues.list(sort="-messages", limit=self._rows))["items"]
+            self._status = as_json(admin.status())
+        status = self._status
         lines = [*format_status(status), ""]
-        largest = largest[: max(1, view.rows - len(lines) - 2)]
+        largest = self._largest[: max(1, view.rows - len(lines) - 2)]
         # In an order that does not change while somebody reads.
         shown = sorted(largest, key=lambda queue: str(queue["name"]))
         most = max((_waiting(queue) + queue["in_flight"] for queue in shown), default=0)
@@ -292,14 +295,6 @@ class Screens:
         lines += table(headings, [_row(queue, most) for queue in shown], _OVERVIEW) if shown else ["no queues"]
         hidden = status["queues"] - len(shown)
         return [*lines, f"{plural(hidden, 'smaller queue')}. {_HINT}" if hidden > 0 else _HINT]
-
-    async def _ask(self, admin: Admin, rows: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The server's numbers, with the largest queues for a screen of so many rows."""
-        if self._status is None or rows > self._rows:
-            self._rows = max(rows, self._rows)
-            self._largest = as_json(await admin.queues.list(sort="-messages", limit=self._rows))["items"]
-            self._status = as_json(admin.status())
-        return self._status, self._largest
 
 
 def _waiting(queue: Mapping[str, Any]) -> int:

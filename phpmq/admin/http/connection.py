@@ -86,20 +86,17 @@ class Api:
         return {**self.connections.timeouts, **self.excess}
 
     def problem_of(self, what: str, error: Exception) -> Problem:
-        """Return the answer to a request that failed; what should never happen is logged, once a minute."""
+        """Return the answer to a request that failed; what no client should do or meet is logged, once a minute."""
         if isinstance(error, Problem):
+            if error.status == HTTPStatus.FORBIDDEN and (left_out := self._limiter.admit(error.code)) is not None:
+                line = "HTTP: a request is refused: {problem} ({left_out} more since the last line)"
+                self._log.warn(line, problem=str(error), left_out=left_out)
             return error
         if isinstance(error, PHPMQError):
             return Problem(error.code if error.code in CODES else "internal", str(error))
         if self._limiter.admit(f"{what} {type(error)}") is not None:
             self._log.failure("HTTP: {what} failed", Failure(error), what=what)
         return Problem("internal", "an error of the server; its log has more")
-
-    def log_refusal(self, problem: Problem) -> None:
-        """Log that a request is refused, once a minute."""
-        if (left_out := self._limiter.admit(problem.code)) is not None:
-            line = "HTTP: a request is refused: {problem} ({left_out} more since the last line)"
-            self._log.warn(line, problem=str(problem), left_out=left_out)
 
 
 class Request(http.Request):
@@ -140,8 +137,6 @@ class Request(http.Request):
             self._open(length)
         except Exception as error:
             self.problem = self._api.problem_of("reading a request's headers", error)
-            if self.problem.status == HTTPStatus.FORBIDDEN:
-                self._api.log_refusal(self.problem)
         if length is not None and length > self.limit:
             self.channel.refuse(self._too_large(length))
         elif self.problem is not None and length != 0 and self.getHeader(b"expect") is not None:

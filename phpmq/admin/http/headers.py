@@ -36,8 +36,7 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def _plain(host: str) -> str:
-    address = _address(host)
-    return host if address is None else str(address)
+    return str(_address(host) or host)
 
 
 def is_loopback(host: str) -> bool:
