@@ -28,13 +28,7 @@ _ADDRESSES = {"tcp": 2, "tcp6": 2, "ssl": 5}
 
 
 class Listener:
-    """
-    A place where the server listens.
-
-    @ivar option: the option that asks for it, such as C{--listen}
-    @ivar description: the strports string of what was asked for
-    @ivar port: its service
-    """
+    """A place where the server listens: the option that asks for it, such as C{--listen}, its strports string, and its service."""
 
     def __init__(self, option: str, description: str, factory: IProtocolFactory, reactor: Any) -> None:
         """

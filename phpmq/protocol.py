@@ -52,8 +52,7 @@ class QueueProtocol(Protocol):
     @ivar number: by which operators know it; never given again
     @ivar listener: description of the listener that accepted it
     @ivar since: when it was made, seconds of the clock
-    @ivar received: bytes that came, C{sent}: bytes that went
-    @ivar held: bytes that wait for the rest of their frame
+    @ivar received: bytes that came, C{sent}: bytes that went, C{held}: bytes that wait for the rest of their frame
     @ivar session: what the client sends goes to; None unless it is connected
     """
 

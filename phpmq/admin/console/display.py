@@ -180,11 +180,7 @@ def _mark(one: Mapping[str, Any]) -> str:
 
 
 def message_cells(found: Iterable[Mapping[str, Any]], now: float) -> list[list[str]]:
-    """
-    Messages as cells: place, state, id, size, age and attempts. What is not waiting has no place in the line.
-
-    @param now: seconds since the epoch
-    """
+    """Messages as cells under L{PLACES}, at a time in seconds since the epoch. What is not waiting has no place in the line."""
     places = count(1)
     formats = {**_FORMATS, Unit.MOMENT: lambda moment: _since(moment, now)}
     return [
@@ -244,11 +240,7 @@ def format_message(one: Mapping[str, Any]) -> list[str]:
 
 
 class View(NamedTuple):
-    """
-    What is watched, on a screen of what size.
-
-    @ivar queue: a queue's name; None for the whole server
-    """
+    """What is watched, a queue or else the whole server, on a screen of what size."""
 
     queue: str | None = None
     columns: int = USUAL[0]
@@ -256,11 +248,7 @@ class View(NamedTuple):
 
 
 class Screens:
-    """
-    The screens of all who watch: who watches the same sees the same, and it is drawn once.
-
-    What all screens of the server show is asked for once, for the largest of them.
-    """
+    """The screens of all who watch. The same one is drawn once; what those of the server show is asked for once, for the largest."""
 
     def __init__(self) -> None:
         self._drawn: dict[View, list[str]] = {}

@@ -24,9 +24,8 @@ class BadCommand(AdminError):
 @dataclass(frozen=True)
 class Answer:
     """
-    What comes of a command, and what the console is to do then: show a monitor, clear the screen, or close the connection.
+    What comes of a command, in lines and for programs, and what the console does then: show a monitor, clear the screen, or close.
 
-    @ivar data: the same as the lines, for programs; None if they have no use for it
     @ivar style: how to show things from here on: C{plain} or C{colour}
     """
 
@@ -40,12 +39,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Call:
-    """
-    A command with what it was given.
-
-    @ivar json: whether a program wants to read the answer
-    @ivar size: columns and rows of a monitor's screen; None for the usual ones
-    """
+    """A command with its arguments; whether the answer is for a program, and columns and rows of a monitor unless it has the usual ones."""
 
     command: Command
     words: Sequence[str] = ()
@@ -61,10 +55,9 @@ class Call:
 @dataclass(frozen=True)
 class Command:
     """
-    A command.
+    A command, and what its help says.
 
     @ivar arguments: what it is called with; what is in brackets may be left out
-    @ivar summary: what it does, in a line; C{text} is more about it
     @ivar changes: whether it changes anything for others
     """
 
@@ -92,12 +85,7 @@ class Command:
 
 
 def parse(line: str, commands: Mapping[str, Command]) -> Call | None:
-    """
-    What a line says; None for an empty one.
-
-    @param commands: those that there are, by name
-    @raise BadCommand: it says nothing that can be done
-    """
+    """Return what a line says, None for an empty one; raise L{BadCommand} if it says nothing that can be done."""
     if any(one != "\t" and (one < " " or "\x7f" <= one <= "\x9f") for one in line):
         raise BadCommand("the line has control characters, perhaps from an arrow key; type it again")
     try:

@@ -33,9 +33,7 @@ class Telnet:
     """
 
     def __init__(self, reply: Callable[[bytes], object]) -> None:
-        """
-        @param reply: sends bytes to the client; called only for a client that spoke telnet's language first
-        """
+        """@param reply: sends bytes to the client; called only for a client that spoke telnet's language first"""
         self._reply = reply
         self._bytes = self._take()
         next(self._bytes)
@@ -104,11 +102,7 @@ class Keyboard:
         return bool(self._line)
 
     def next(self, watching: bool) -> bytes | Key | None:
-        """
-        The next line, without its end, or key; None until there is one.
-
-        @param watching: whether a monitor is shown, which q leaves without an Enter
-        """
+        """Return the next line, without its end, or key; None until there is one. A monitor (C{watching}) is left by q without an Enter."""
         while self.waiting:
             self._at += 1
             found = self._press(self._typed[self._at - 1], watching)

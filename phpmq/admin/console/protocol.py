@@ -92,16 +92,10 @@ class State(Enum):
 
 @implementer(IPushProducer, IHalfCloseableProtocol)
 class ConsoleProtocol(Protocol):
-    """
-    One operator's console.
-
-    @ivar style: C{plain}, C{colour}, or empty for the usual way of showing things
-    @ivar held: bytes that are kept for the client; a console counts none
-    """
+    """One operator's console, whose style is C{plain}, C{colour}, or empty for the usual way of showing things."""
 
     transport: Any
-    held = 0
-
+    held = 0  # A console counts no bytes that it keeps.
     _log = Logger()
 
     def __init__(self, admin: Admin, connections: Connections[ConsoleProtocol], monitors: Monitors, calls: set[Deferred[None]], clock: Any):
@@ -388,11 +382,7 @@ class Server(Structure):
 
 
 class ConsoleFactory(Factory):
-    """
-    The factory of consoles.
-
-    @ivar calls: commands that are under way
-    """
+    """The factory of consoles; C{calls} are the commands that are under way."""
 
     noisy = False
 

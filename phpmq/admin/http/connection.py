@@ -100,12 +100,7 @@ class Api:
 
 
 class Request(http.Request):
-    """
-    One request.
-
-    @ivar limit: how many bytes its body may have
-    @ivar problem: why it is refused
-    """
+    """One request, whose body may have C{limit} bytes; C{problem} is why it is refused."""
 
     channel: HTTPConnection
 
@@ -365,12 +360,7 @@ class _ChannelTransport:
 
 
 class HTTPConnection(http.HTTPChannel):
-    """
-    One client's connection.
-
-    @ivar held: bytes of the request's body that are kept; see L{phpmq.ports.Connection}
-    @ivar choked: whether the client has not read yet what was written
-    """
+    """One client's connection; it is C{choked} while the client has not read what was written."""
 
     maxHeaders = 100
     totalHeadersSize = HEADERS_LIMIT
@@ -380,7 +370,7 @@ class HTTPConnection(http.HTTPChannel):
     def __init__(self, api: Api) -> None:
         super().__init__()
         self.api, self._connections = api, api.connections
-        self.held = 0
+        self.held = 0  # bytes of the request's body
         self.request_line = b""
         self._state = _IDLE
         self._deadline = ""  # the kind that is set while the client is read

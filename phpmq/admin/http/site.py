@@ -46,11 +46,7 @@ def _alarm(name: str, text: str, active: bool) -> bytes:
 
 
 class Events:
-    """
-    Sends all readers the same: what a second's status costs does not depend on how many readers there are.
-
-    @ivar readers: the requests of the clients that read, C{most} at a time
-    """
+    """Sends C{readers}, at most C{most}, all the same: what a second's status costs does not depend on how many there are."""
 
     _log = Logger()
 
@@ -76,7 +72,7 @@ class Events:
             raise Problem("too-many-readers", f"{self.most} clients read the events already")
         if not self._loop.running:
             self._alarms = self._now()
-            self._status = self._make()
+            self._status = event("status", self._admin.status())
             self._loop.start(INTERVAL, now=False)
         self.readers[request] = None
         request.begin(200, "text/event-stream", {"X-Accel-Buffering": "no"})
@@ -85,11 +81,7 @@ class Events:
         alarms = b"".join(_alarm(name, text, True) for name, text in self._alarms.items())
         request.write(_RETRY + self._status + alarms)
 
-    def _make(self) -> bytes:
-        return event("status", self._admin.status())
-
     def _leave(self, reader: Request) -> None:
-        """Forget a reader. Nothing is made while there is none."""
         self.readers.pop(reader, None)
         if not self.readers and self._loop.running:
             self._loop.stop()
@@ -100,7 +92,7 @@ class Events:
     def _tick(self) -> None:
         """Send a second's events. Catches everything: a LoopingCall that fails once never runs again."""
         try:
-            self._status = self._make()
+            self._status = event("status", self._admin.status())
             content = self._status + self._changes()
         except Exception:
             self._log.failure("no status could be made for the readers of events")
@@ -131,12 +123,7 @@ def _metrics(admin: Admin) -> Any:
 
 
 class Site(Factory):
-    """
-    The API of one server.
-
-    @ivar api: what its connections have in common
-    @ivar events: those who read events; set before the first connection is accepted
-    """
+    """The API of one server: C{api} is what its connections have in common; C{events} is set before the first is accepted."""
 
     noisy = False
     events: Events
@@ -151,11 +138,7 @@ class Site(Factory):
         max_held: int = 64 * 1024 * 1024,
         max_per_address: int = NO_LIMIT,
     ) -> None:
-        """
-        @param request_timeout: seconds that a begun request may make no progress
-        @param write_timeout: seconds that a client may leave its answer unread
-        @param max_held: bytes that the bodies of incomplete requests may have together
-        """
+        """@param max_held: bytes that the bodies of incomplete requests may have together"""
         deadlines = {"idle": _IDLE_TIMEOUT, "request": request_timeout, "write": write_timeout, "close": _CLOSE_TIMEOUT}
         self.connections: Connections[HTTPConnection] = Connections(reactor, deadlines, max_connections, max_per_address, max_held, "HTTP")
         self.api = Api(reactor, access or Access(), self.connections)
