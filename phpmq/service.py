@@ -79,7 +79,7 @@ class QueueService(MultiService):
             max(settings.memory_limit // _UNFINISHED_SHARE, settings.max_message_size + 1024),
         )
         self.admin: Admin
-        self.consoles = ConsoleFactory(self, reactor, settings.max_consoles, settings.per_address)
+        self.consoles = ConsoleFactory(lambda: self.admin, reactor, settings.max_consoles, settings.per_address)
         self.site: Site | None = None
         self._listeners: list[Listener] = []
         for option, descriptions in ("--listen", settings.listen), ("--listen-original", settings.listen_original):
@@ -143,17 +143,9 @@ class QueueService(MultiService):
 
     def _listen_for_http(self, settings: Settings) -> None:
         # A server without it need not have twisted.web in memory.
-        from phpmq.admin.http import Access, Site
+        from phpmq.admin.http import Site
 
-        self.site = Site(
-            self._reactor,
-            Access(settings.http_hosts),
-            settings.frame_timeout,
-            settings.write_timeout,
-            settings.max_http_connections,
-            settings.max_http_bodies,
-            settings.per_address,
-        )
+        self.site = Site(self._reactor, settings)
         for description in settings.http:
             self._listen_for_operators("--http", description, self.site)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum
 from typing import Any
-from typing import Protocol as Structure
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IPushProducer
@@ -375,28 +374,22 @@ def _decode(line: bytes) -> str:
         raise BadCommand("the line is not UTF-8") from None
 
 
-class Server(Structure):
-    """A L{phpmq.service.QueueService}, which has an C{admin} once it was started."""
-
-    admin: Admin
-
-
 class ConsoleFactory(Factory):
-    """The factory of consoles; C{calls} are the commands that are under way."""
+    """The factory of consoles, once there is an admin; C{calls} are the commands that are under way."""
 
     noisy = False
 
-    def __init__(self, server: Server, clock: Any, max_consoles: int = 16, max_per_address: int = NO_LIMIT) -> None:
+    def __init__(self, admin: Callable[[], Admin], clock: Any, max_consoles: int = 16, max_per_address: int = NO_LIMIT) -> None:
         self.connections: Connections[ConsoleProtocol] = Connections(clock, DEADLINES, max_consoles, max_per_address, noun="console")
         self.monitors = Monitors(clock)
         self.calls: set[Deferred[None]] = set()
-        self._server, self._clock = server, clock
+        self._admin, self._clock = admin, clock
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """Return a console; one that says why and closes if there are too many."""
         connections = self.connections
         if connections.admit(addr):
-            return ConsoleProtocol(self._server.admin, connections, self.monitors, self.calls, self._clock)
+            return ConsoleProtocol(self._admin(), connections, self.monitors, self.calls, self._clock)
         most = min(connections.max_connections, connections.max_per_address)
         return Rejected(f"error: there are {most} consoles already; close one of them\r\n".encode())
 

@@ -41,37 +41,24 @@ class Answer:
 
 @dataclass(frozen=True)
 class Operation:
-    """
-    One method of one path.
-
-    @ivar path: a template; C{{name}} stands for a part
-    @ivar call: does it; takes the admin, and all parameters and fields by name. None for what the site serves itself
-    @ivar result: name of its answers' schema; None for answers that are not JSON
-    @ivar codes: codes of the errors that only this operation has
-    @ivar query: schemas of its parameters, as C{body} has those of its fields
-    @ivar required: names of the parameters and fields that are required, besides one of C{one_of}
-    @ivar also: statuses of its answers beside 200, and what they mean
-    @ivar raw: whether the field C{body} may be sent as it is, with all others in L{PROPERTIES_HEADER}
-    @ivar free: whether parameters and types are checked by what the site serves
-    @ivar abandoned: whether it ends when its client closes, as all do that only look; others are finished
-    """
+    """One method of one path. What only looks ends when its client closes, what changes anything is finished."""
 
     id: str
     method: str
-    path: str
+    path: str  # a template; {name} stands for a part
     summary: str
-    call: Callable[..., Any] | None
-    result: str | None = None
-    codes: tuple[str, ...] = ()
-    query: Mapping[str, Schema] = field(default_factory=dict)
-    required: tuple[str, ...] = ()
-    body: Mapping[str, Schema] | None = None
-    also: Mapping[int, str] = field(default_factory=dict)
+    call: Callable[..., Any] | None  # takes the admin, and all parameters and fields by name; None for what the site serves itself
+    result: str | None = None  # the name of its answers' schema; None for answers that are not JSON
+    codes: tuple[str, ...] = ()  # of the errors that only this operation has
+    query: Mapping[str, Schema] = field(default_factory=dict)  # its parameters
+    required: tuple[str, ...] = ()  # parameters and fields, besides one of one_of
+    body: Mapping[str, Schema] | None = None  # its fields
+    also: Mapping[int, str] = field(default_factory=dict)  # statuses of its answers beside 200, and what they mean
     one_of: tuple[str, ...] = ()
-    raw: bool = False
-    media: str = JSON
-    free: bool = False
-    abandoned: bool = False
+    raw: bool = False  # whether the field body may be sent as it is, with all others in PROPERTIES_HEADER
+    media: str = JSON  # the type of its answers
+    free: bool = False  # whether parameters and types are checked by what the site serves
+    abandoned: bool = False  # whether it ends when its client closes, though it changes something
 
     @property
     def writes(self) -> bool:
@@ -89,10 +76,10 @@ class Operation:
         return names if [names.get(wanted[1:-1], wanted) for wanted in self.parts] == parts else None
 
 
-def call(method: str, **renamed: str) -> Callable[..., Any]:
-    """Return what calls a method of the admin, such as C{queues.list}, with the names that some of its parameters have in the API."""
+def call(method: str) -> Callable[..., Any]:
+    """Return what calls a method of the admin, such as C{queues.list}."""
     find = attrgetter(method)
-    return lambda admin, **given: find(admin)(**{name: given.pop(other) for name, other in renamed.items()}, **given)
+    return lambda admin, **given: find(admin)(**given)
 
 
 async def send(admin: Admin, name: str, body: str | bytes | None = None, body_base64: str = "", **properties: Any) -> Answer:
@@ -234,7 +221,7 @@ OPERATIONS = (
     ),
     Operation(
         *("moveMessages", "POST", f"{_QUEUE}/move", "Move messages that are ready to the tail of another queue."),
-        *(call("messages.move", source="name"), "Moved", (*_NO_QUEUE, *_BAD_NAME)),
+        *(lambda admin, name, **given: admin.messages.move(name, **given), "Moved", (*_NO_QUEUE, *_BAD_NAME)),
         body={"target": NAME, "count": SOME},
         required=("target",),
     ),

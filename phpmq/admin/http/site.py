@@ -19,8 +19,9 @@ from phpmq.admin.http.connection import Api, HTTPConnection, Request
 from phpmq.admin.http.headers import Access
 from phpmq.admin.http.operations import JSON, METRICS, OPERATIONS, Operation, document
 from phpmq.admin.http.problems import Problem
-from phpmq.ports import NO_LIMIT, Connections, Rejected
+from phpmq.ports import Connections, Rejected
 from phpmq.results import json_bytes
+from phpmq.settings import Settings
 
 # Seconds that a connection may be idle between two requests, and that a client has to read an answer to a request that was not read to
 # its end.
@@ -128,20 +129,12 @@ class Site(Factory):
     noisy = False
     events: Events
 
-    def __init__(
-        self,
-        reactor: Any,
-        access: Access | None = None,
-        request_timeout: float = 30.0,
-        write_timeout: float = 60.0,
-        max_connections: int = 256,
-        max_held: int = 64 * 1024 * 1024,
-        max_per_address: int = NO_LIMIT,
-    ) -> None:
-        """@param max_held: bytes that the bodies of incomplete requests may have together"""
-        deadlines = {"idle": _IDLE_TIMEOUT, "request": request_timeout, "write": write_timeout, "close": _CLOSE_TIMEOUT}
-        self.connections: Connections[HTTPConnection] = Connections(reactor, deadlines, max_connections, max_per_address, max_held, "HTTP")
-        self.api = Api(reactor, access or Access(), self.connections)
+    def __init__(self, reactor: Any, settings: Settings) -> None:
+        deadlines = {"idle": _IDLE_TIMEOUT, "request": settings.frame_timeout, "write": settings.write_timeout, "close": _CLOSE_TIMEOUT}
+        self.connections: Connections[HTTPConnection] = Connections(
+            reactor, deadlines, settings.max_http_connections, settings.per_address, settings.max_http_bodies, "HTTP"
+        )
+        self.api = Api(reactor, Access(settings.http_hosts), self.connections)
 
     def open(self, admin: Admin) -> None:
         """Serve the API of a server, which has started."""
