@@ -373,7 +373,6 @@ class HTTPConnection(http.HTTPChannel):
         self.held = 0  # bytes of the request's body
         self.request_line = b""
         self._state = _IDLE
-        self._deadline = ""  # the kind that is set while the client is read
         self._progress = self._head_bytes = self._head_lines = 0
         self._excess: Counter[str] = Counter()
         self.choked = False
@@ -393,10 +392,9 @@ class HTTPConnection(http.HTTPChannel):
         self._expect("idle")
 
     def _expect(self, kind: str) -> None:
-        """Set a deadline instead of the last one; none if the kind is empty."""
-        if self._deadline:
-            self._connections.clear_deadline(self, self._deadline)
-        self._deadline = kind
+        """Set the deadline of what the client has to send; none if the kind is empty."""
+        for other in "idle", "request":
+            self._connections.clear_deadline(self, other)
         if kind:
             self._connections.set_deadline(self, kind)
 

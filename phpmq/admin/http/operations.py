@@ -6,6 +6,7 @@ Most operations are the admin's own methods; the functions here do what only HTT
 
 from __future__ import annotations
 
+import re
 from binascii import a2b_base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -65,15 +66,11 @@ class Operation:
         """Whether it changes anything."""
         return self.method not in ("GET", "HEAD")
 
-    @property
-    def parts(self) -> list[str]:
-        """The path's parts."""
-        return self.path.split("/")[1:]
-
     def match(self, parts: list[str]) -> dict[str, str] | None:
         """Return what the parts of a path are for the template's names; None if the template is that of another path."""
-        names = {wanted[1:-1]: part for wanted, part in zip(self.parts, parts, strict=False) if wanted.startswith("{") and part}
-        return names if [names.get(wanted[1:-1], wanted) for wanted in self.parts] == parts else None
+        template = self.path.split("/")[1:]
+        names = {wanted[1:-1]: part for wanted, part in zip(template, parts, strict=False) if wanted.startswith("{") and part}
+        return names if [names.get(wanted[1:-1], wanted) for wanted in template] == parts else None
 
 
 def call(method: str) -> Callable[..., Any]:
@@ -305,7 +302,7 @@ def _describe(operation: Operation) -> dict[str, Any]:
 
 
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
-    names = [part[1:-1] for part in operation.parts if part.startswith("{")]
+    names = re.findall(r"{(\w+)}", operation.path)
     found = [{"name": name, "in": "path", "required": True, "schema": NAME if name == "name" else TEXT} for name in names]
     for name, schema in operation.query.items():
         found.append({"name": name, "in": "query", "required": name in operation.required, "schema": schema})

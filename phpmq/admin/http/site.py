@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import import_module
 from typing import Any
@@ -42,8 +42,8 @@ def event(name: str, value: Any) -> bytes:
     return b"event: " + name.encode("ascii") + b"\ndata: " + json_bytes(value) + b"\n\n"
 
 
-def _alarm(name: str, text: str, active: bool) -> bytes:
-    return event("alarm", {"name": name, "text": text, "active": active})
+def _alarms(alarms: Mapping[str, str], active: bool = True) -> bytes:
+    return b"".join(event("alarm", {"name": name, "text": text, "active": active}) for name, text in alarms.items())
 
 
 class Events:
@@ -72,23 +72,19 @@ class Events:
         if len(self.readers) >= self.most:
             raise Problem("too-many-readers", f"{self.most} clients read the events already")
         if not self._loop.running:
-            self._alarms = self._now()
+            self._changes()
             self._status = event("status", self._admin.status())
             self._loop.start(INTERVAL, now=False)
         self.readers[request] = None
         request.begin(200, "text/event-stream", {"X-Accel-Buffering": "no"})
         request.notifyFinish().addBoth(lambda _: self._leave(request))
         # A client that connects between two statuses is sent the last one.
-        alarms = b"".join(_alarm(name, text, True) for name, text in self._alarms.items())
-        request.write(_RETRY + self._status + alarms)
+        request.write(_RETRY + self._status + _alarms(self._alarms))
 
     def _leave(self, reader: Request) -> None:
         self.readers.pop(reader, None)
         if not self.readers and self._loop.running:
             self._loop.stop()
-
-    def _now(self) -> dict[str, str]:
-        return {alarm.name: alarm.text for alarm in self._admin.alarms()}
 
     def _tick(self) -> None:
         """Send a second's events. Catches everything: a LoopingCall that fails once never runs again."""
@@ -108,10 +104,10 @@ class Events:
 
     def _changes(self) -> bytes:
         """Write the alarms that began or ended since the last time; one whose text changed is the same."""
-        before, self._alarms = self._alarms, self._now()
-        began = [_alarm(name, text, True) for name, text in self._alarms.items() if name not in before]
-        ended = [_alarm(name, text, False) for name, text in before.items() if name not in self._alarms]
-        return b"".join(began + ended)
+        before, self._alarms = self._alarms, {alarm.name: alarm.text for alarm in self._admin.alarms()}
+        began = {name: text for name, text in self._alarms.items() if name not in before}
+        ended = {name: text for name, text in before.items() if name not in self._alarms}
+        return _alarms(began) + _alarms(ended, active=False)
 
 
 def _metrics(admin: Admin) -> Any:
