@@ -98,7 +98,7 @@ def _cannot_listen(option: str, description: str, error: Exception) -> str:
 def is_local(description: str) -> bool:
     """Tell whether only this machine's own users can connect to a listener; false if the strports string does not say it."""
     # A backslash takes a colon its meaning.
-    kind, *parts = (part.replace("\\:", ":") for part in re.split(r"(?<!\\):", description))
+    kind, *parts = (re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:[^:\\]|\\.)+", description) or [""])
     named = dict(part.split("=", 1) for part in parts if "=" in part)
     if kind == "unix" or (kind == "systemd" and named.get("domain") == "UNIX"):
         return True

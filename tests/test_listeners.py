@@ -34,6 +34,8 @@ OPEN = (
     r"tcp6:9101:interface=\:\:",
     "ssl:9101:127.0.0.1",
     "systemd:domain=INET:name=console",
+    r"systemd:domain=UNIX:name=a\\:domain=INET",
+    r"tcp:9101:interface=127.0.0.1\\:interface=0.0.0.0",
     "haproxy:tcp:9101:interface=127.0.0.1",
     "tcp",
     "",
