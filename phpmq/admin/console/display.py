@@ -236,7 +236,7 @@ def format_message(one: Mapping[str, Any]) -> list[str]:
     return [*lines, "", *map(terminal_safe, _text(one).split("\n")), *(["..."] if one["truncated"] else [])]
 
 
-# Monitors# Monitors
+# Monitors
 
 
 class View(NamedTuple):
