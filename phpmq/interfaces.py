@@ -157,13 +157,10 @@ class IStore(Interface):
     mirrored = Attribute("All that was accepted up to this number is in the file as well.")
     latest = Attribute("The number of the message that was added last; one below C{next_number} before the first.")
     next_number = Attribute("The first number (and position) that no message ever had.")
-    revisions = Attribute(
-        "Which revision of protocol 01 (1 original, 2 documented) the latest sender of each queue speaks, by the queue's name; queues that"
-        " no client of version 01 sent to are left out."
-    )
+    revisions = Attribute("The same as L{IBroker} has.")
 
     def save_revision(name: str, revision: int) -> None:
-        """Remember in C{revisions} what the latest sender of a queue speaks; ignored if there is no queue of that name."""
+        """Remember what a sender speaks; see L{IBroker.save_revision}."""
 
     def add(message: Message) -> None:
         """Keep a new message, with the highest number yet, and remember its key if its queue has a dedup window."""
@@ -292,18 +289,15 @@ class IOperators(Interface):
     """
 
     waits = Attribute("A histogram of the time from the acceptance of messages until their first delivery.")
+    dead_lettered = Attribute("How many messages became dead letters, by reason.")
+    refused = Attribute("How many sends of clients were refused, by error code.")
+    dead_totals = Attribute("How many dead letters each queue has, and their bytes, also those of queues that are gone, by name.")
 
     def now() -> int:
         """What time it is for the engine."""
 
     def totals() -> ServerTotals:
         """Counters since the start; none of them ever falls."""
-
-    def dead_lettered() -> Mapping[str, int]:
-        """How many messages became dead letters, by reason."""
-
-    def refused() -> Mapping[str, int]:
-        """How many sends of clients were refused, by error code."""
 
     def gauges() -> Mapping[str, int]:
         """Numbers and limits of what there is now, by name; an engine leaves out what it does not have."""
@@ -353,19 +347,17 @@ class IOperators(Interface):
         ends early once it has much of bodies; C{next} is C{after} of the next one.
         """
 
-    def message(name: str, id: str, preview: int) -> tuple[MessageStatus | DeadLetterStatus, bytes]:
+    def message(name: str, id: str, preview: int = 0) -> tuple[MessageStatus | DeadLetterStatus, bytes]:
         """The message of that id with the beginning of its body, and the whole body; L{phpmq.errors.NoSuchMessage} if there is none."""
 
     def move(source: str, target: str, count: int | None) -> Steps[int]:
-        """Move messages that are ready now to the tail of another queue, up to C{count} of them: how many were moved."""
-
-    def dead_totals() -> Mapping[str, tuple[int, int]]:
-        """How many dead letters each queue has, and their bytes, also those of queues that are gone."""
+        """Move the first C{count} messages that are ready now, or all, to the tail of another queue: how many were moved."""
 
     def replay(name: str, target: str, ids: Iterable[str] | None, reason: str | None, count: int | None) -> Steps[int]:
         """
         Requeue dead letters, with their attempts forgotten: those of these ids, or the oldest C{count} that died for a reason; None for
-        all. The answer is how many. If one of the ids is not there, nothing is done and it is L{phpmq.errors.NoSuchMessage}.
+        all. The answer is how many. If one of the ids is not there, nothing is done and it is L{phpmq.errors.NoSuchMessage}; if no queue
+        can have the target's name, L{phpmq.errors.BadName}. A queue that is gone is known by its dead letters.
         """
 
     def delete_dead(name: str, ids: Iterable[str] | None, reason: str | None, count: int | None) -> Steps[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from phpmq.errors import BadName, BadSetting
 
@@ -48,26 +48,15 @@ def check_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class QueueSettings:
-    """
-    What an operator may set for a queue.
+    """What an operator may set for a queue, and what each setting means, in the words of help and schemas."""
 
-    @ivar max_messages: how many may wait in it; 0 for no limit
-    @ivar max_bytes: how many bytes they may have; 0 for no limit
-    @ivar when_full: what happens to one more: C{refuse} the send, or C{drop-oldest}
-    @ivar max_attempts: a message that comes back after so many deliveries becomes dead; 0 for no limit
-    @ivar lease: seconds that a consumer which asks for no lease may hold a message; 0 for no limit
-    @ivar expired: what becomes of messages that expire: C{drop} or C{dead}
-    @ivar dedup: seconds, from its acceptance on, that a message's key is known by, also when the message is gone; 0 for no longer than it
-        is in the queue
-    """
-
-    max_messages: int = 0
-    max_bytes: int = 0
-    when_full: str = "refuse"
-    max_attempts: int = 20
-    lease: float = 0.0
-    expired: str = "drop"
-    dedup: float = 120.0
+    max_messages: Annotated[int, "How many messages may wait; 0 for no limit."] = 0
+    max_bytes: Annotated[int, "How many bytes may wait; 0 for no limit."] = 0
+    when_full: Annotated[str, "What happens to one more."] = "refuse"
+    max_attempts: Annotated[int, "Deliveries after which a message is dead; 0 for no limit."] = 20
+    lease: Annotated[float, "Seconds that a consumer which asks for no lease has; 0 for no limit."] = 0.0
+    expired: Annotated[str, "What becomes of messages that expire."] = "drop"
+    dedup: Annotated[float, "Seconds that a message's key is known after its acceptance; 0 for no longer than it is in the queue."] = 120.0
 
     _CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {"when_full": ("refuse", "drop-oldest"), "expired": ("drop", "dead")}
     _SECONDS: ClassVar[tuple[str, ...]] = "lease", "dedup"

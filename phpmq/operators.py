@@ -20,7 +20,6 @@ from phpmq.broker.broker import Broker
 from phpmq.broker.lifecycle import state_of
 from phpmq.broker.queue import DELIVERIES, SENDS, Consumer, Queue
 from phpmq.errors import BadSetting, NoSuchMessage, NoSuchQueue
-from phpmq.histogram import Histogram
 from phpmq.interfaces import IChannel, IOperators, IStore, Steps
 from phpmq.message import DEFAULT_SETTINGS, DeadMessage, Message, check_name
 from phpmq.results import (
@@ -63,29 +62,32 @@ def moment(milliseconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def content_of(part: bytes, truncated: bool) -> dict[str, str]:
+def content_of(body: bytes, size: int, preview: int) -> dict[str, Any]:
     """
-    The fields of a body, or of its beginning: as text if it is UTF-8, and as base64 if not.
+    The fields of the beginning of a body: as text if it is UTF-8, without a character that is cut in two, and as base64 if not.
 
-    @param truncated: whether there is more: then a character that is cut in two at the end is left out
+    @param size: how many bytes the whole body has
     """
+    part = body[:preview]
+    truncated = len(part) < size
     try:
-        return {"body": getincrementaldecoder("utf-8")().decode(part, not truncated)}
+        content = {"body": getincrementaldecoder("utf-8")().decode(part, not truncated)}
     except UnicodeDecodeError:
-        return {"body_base64": b64encode(part).decode("ascii")}
+        content = {"body_base64": b64encode(part).decode("ascii")}
+    return {"size": size, "truncated": truncated, **content}
 
 
 @implementer(IOperators)
 class LocalOperators:
-    """
-    The operators' side of a broker in this process.
-
-    @ivar waits: how long messages waited from their acceptance until they were delivered for the first time
-    """
+    """The operators' side of a broker in this process; see L{IOperators}."""
 
     def __init__(self, broker: Broker, store: IStore) -> None:
         self._broker = broker
         self._store = store
+        self.waits = broker.lifecycle.waits
+        self.dead_lettered: Mapping[str, int] = broker.dead_letters.by_reason
+        self.refused: Mapping[str, int] = broker.outcomes.refused
+        self.dead_totals: Mapping[str, tuple[int, int]] = broker.dead_letters.totals
         self._sorts: Mapping[str, Callable[[Queue], float]] = {
             "ready": lambda queue: queue.ready,
             "in_flight": lambda queue: queue.in_flight,
@@ -96,11 +98,6 @@ class LocalOperators:
         }
 
     # The server
-
-    @property
-    def waits(self) -> Histogram:
-        """How long messages waited; see L{IOperators}."""
-        return self._broker.lifecycle.waits
 
     def now(self) -> int:
         """The time; see L{IOperators}."""
@@ -123,14 +120,6 @@ class LocalOperators:
             duplicates=broker.outcomes.duplicates,
             unknown_ids=broker.outcomes.unknown_ids,
         )
-
-    def dead_lettered(self) -> Mapping[str, int]:
-        """Dead letters by reason; see L{IOperators}."""
-        return dict(self._broker.dead_letters.by_reason)
-
-    def refused(self) -> Mapping[str, int]:
-        """Refused sends by code; see L{IOperators}."""
-        return dict(self._broker.outcomes.refused)
 
     def gauges(self) -> Mapping[str, int]:
         """What is there now; see L{IOperators}."""
@@ -332,7 +321,7 @@ class LocalOperators:
         found = {message.number: message for message in chain(ready, held) if message.position <= last}
         return sorted(found.values(), key=_position)[:count], place
 
-    def message(self, name: str, id: str, preview: int) -> tuple[MessageStatus | DeadLetterStatus, bytes]:
+    def message(self, name: str, id: str, preview: int = 0) -> tuple[MessageStatus | DeadLetterStatus, bytes]:
         """One message; see L{IOperators}."""
         self._broker.turn.enter()
         number = self._number(id)
@@ -354,7 +343,7 @@ class LocalOperators:
 
     def _message(self, message: Message, preview: int) -> MessageStatus:
         properties = message.properties
-        size, body = message.size - (0 if properties is None else properties.size), message.body[:preview]
+        size = message.size - (0 if properties is None else properties.size)
         return MessageStatus(
             self._broker.lifecycle.message_id(message.number).decode("ascii"),
             state_of(message).value,  # type: ignore[arg-type]  # it is not dead
@@ -364,13 +353,10 @@ class LocalOperators:
             moment(properties.due) if properties is not None and properties.due else None,
             properties.key or None if properties is not None else None,
             json.loads(properties.headers or b"{}") if properties is not None else {},
-            size,
-            len(body) < size,
-            **content_of(body, len(body) < size),
+            **content_of(message.body, size, preview),
         )
 
     def _dead_letter(self, dead: DeadMessage, preview: int) -> DeadLetterStatus:
-        body = dead.body[:preview]
         return DeadLetterStatus(
             self._broker.lifecycle.message_id(dead.number).decode("ascii"),
             "dead",
@@ -380,9 +366,7 @@ class LocalOperators:
             moment(dead.accepted),
             moment(dead.died),
             json.loads(dead.headers or b"{}"),
-            dead.length,
-            len(body) < dead.length,
-            **content_of(body, len(body) < dead.length),
+            **content_of(dead.body, dead.length, preview),
         )
 
     def move(self, source: str, target: str, count: int | None) -> Steps[int]:
@@ -412,10 +396,6 @@ class LocalOperators:
         if not self._broker.dead_letters.count_of(name):
             self._queue(name)
 
-    def dead_totals(self) -> Mapping[str, tuple[int, int]]:
-        """Dead letters by queue; see L{IOperators}."""
-        return self._broker.dead_letters.totals
-
     def replay(self, name: str, target: str, ids: Iterable[str] | None, reason: str | None, count: int | None) -> Steps[int]:
         """Requeue dead letters; see L{IOperators}."""
         check_name(target)
@@ -442,11 +422,7 @@ class LocalOperators:
     def _dead_letters(
         self, name: str, preview: int | None, ids: Iterable[str] | None, reason: str | None, count: int | None
     ) -> Iterator[list[DeadMessage]]:
-        """
-        Dead letters of a queue, in parts.
-
-        @param preview: how many bytes of their bodies are needed; None for all
-        """
+        """Dead letters of a queue, in parts, with the first C{preview} bytes of their bodies; None for all."""
         self._check_known(name)
         return self._some_dead(preview, name, reason, count) if ids is None else self._named_dead(preview, name, ids)
 
@@ -473,12 +449,7 @@ class LocalOperators:
 
 
 def steps_of(work: Callable[[_T], _R], things: Iterable[_T], size: int = 1) -> Steps[list[_R]]:
-    """
-    What comes of each thing, done one after the other.
-
-    @param things: what does not change between two steps
-    @param size: how many are done in one step
-    """
+    """What comes of each thing, done one after the other, C{size} of them in a step. They do not change between two steps."""
     results: list[_R] = []
     for number, thing in enumerate(things, 1):
         results.append(work(thing))

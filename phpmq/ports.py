@@ -17,6 +17,7 @@ from __future__ import annotations
 import select
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from twisted.internet import protocol
@@ -36,14 +37,10 @@ _UNIX = "unix socket"
 
 
 class Connection(Protocol):
-    """
-    What a port needs of the protocol that serves one client.
-
-    @ivar held: bytes that the connection keeps for its client; only L{Connections.account} changes it
-    """
+    """What a port needs of the protocol that serves one client."""
 
     transport: Any
-    held: int
+    held: int  # bytes that the connection keeps for its client; only Connections.account changes it
 
     def miss_deadline(self, kind: str) -> None:
         """Close: a deadline has passed."""
@@ -78,12 +75,9 @@ class LogLimiter:
 
 
 class Rejected(protocol.Protocol):
-    """Closes the connection at once. A factory that is wrapped, as for TLS, cannot do so by building no protocol."""
+    """Closes the connection at once, after a farewell. A factory that is wrapped, as for TLS, cannot do so by building no protocol."""
 
     def __init__(self, farewell: bytes = b"") -> None:
-        """
-        @param farewell: what the client is told first
-        """
         self._farewell = farewell
 
     def connectionMade(self) -> None:
@@ -108,59 +102,35 @@ def peer_name(transport: Any) -> str:
     return f"{host}:{address.port}" if host else _UNIX
 
 
+@dataclass(eq=False)
 class Connections(Generic[_C]):
-    """
-    All connections of a port, over all its listeners: how many there may be, their deadlines, and what they hold together.
-
-    @ivar deadlines: kind of deadline -> seconds that it gives
-    @ivar max_connections: connections at a time
-    @ivar max_per_address: connections at a time from one address; unix sockets have none
-    @ivar open: connection -> host of its client
-    @ivar by_address: host -> how many connections it has
-    @ivar by_listener: description of a listener -> how many connections it has; counted by the protocol
-    @ivar held: bytes that the connections keep for their clients, at most C{max_held}
-    @ivar accepted: how many connections there ever were
-    @ivar rejected: how many connections were refused at a limit
-    @ivar rejected_by_address: how many of them at the limit of an address
-    @ivar timeouts: kind of deadline -> how many were missed
-    @ivar errors: error code -> how many clients broke the protocol
-    @ivar received: bytes that ever came, C{sent}: bytes that ever went; counted by the protocol
-    """
+    """All connections of a port, over all its listeners: how many there may be, their deadlines, and what they hold together."""
 
     _log = Logger()
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        deadlines: Mapping[str, float],
-        max_connections: int = 10000,
-        max_per_address: int = NO_LIMIT,
-        max_held: int = NO_LIMIT,
-        noun: str = "",
-    ) -> None:
-        """
-        @param noun: what a connection is called in the log; empty for clients of queues
-        """
-        self._clock = clock
-        self.deadlines = deadlines
-        self.max_connections = max_connections
-        self.max_per_address = max_per_address
-        self.max_held = max_held
-        self._prefix = f"{noun} " if noun else ""
-        self.open: dict[_C, str] = {}
-        self.by_address: Counter[str] = Counter()
-        self.by_listener: Counter[str] = Counter()
-        self.held = self.accepted = self.rejected = self.rejected_by_address = self.received = self.sent = 0
-        self.timeouts: Counter[str] = Counter()
-        self.errors: Counter[str] = Counter()
-        self._limiter = LogLimiter(clock)
-        self._expected: dict[tuple[_C, str], float] = {}
-        self._unread: dict[_C, Callable[[], object]] = {}
-        self._all_closed: Deferred[None] | None = None
+    clock: IReactorTime  # by which deadlines are kept
+    deadlines: Mapping[str, float]  # kind of deadline -> seconds that it gives
+    max_connections: int = 10000  # connections at a time
+    max_per_address: int = NO_LIMIT  # connections at a time from one address; unix sockets have none
+    max_held: int = NO_LIMIT  # the most that held may be
+    noun: str = ""  # what a connection is called in the log; empty for clients of queues
 
-    def seconds(self) -> float:
-        """Return the time of the clock by which deadlines are kept."""
-        return self._clock.seconds()
+    def __post_init__(self) -> None:
+        self.open: dict[_C, str] = {}  # connection -> host of its client
+        self.by_address: Counter[str] = Counter()  # host -> how many connections it has
+        self.by_listener: Counter[str] = Counter()  # description of a listener -> how many connections it has; counted by the protocol
+        self.held = 0  # bytes that the connections keep for their clients
+        self.accepted = 0  # connections that there ever were
+        self.rejected = 0  # connections that were refused at a limit
+        self.rejected_by_address = 0  # those of them that were refused at the limit of an address
+        self.received = self.sent = 0  # bytes that ever came and went; counted by the protocol
+        self.timeouts: Counter[str] = Counter()  # kind of deadline -> how many were missed
+        # Connection that is not read -> what to call once its client closes its end: of such a connection no reactor tells.
+        self.unread: dict[_C, Callable[[], object]] = {}
+        self.errors: Counter[str] = Counter()  # error code -> how many clients broke the protocol
+        self._limiter = LogLimiter(self.clock)
+        self._expected: dict[tuple[_C, str], float] = {}
+        self._all_closed: Deferred[None] | None = None
 
     # Who is connected
 
@@ -193,7 +163,7 @@ class Connections(Generic[_C]):
             self.by_address[host] -= 1
             if not self.by_address[host]:
                 del self.by_address[host]
-        self._unread.pop(connection, None)
+        self.unread.pop(connection, None)
         self.clear_deadlines(connection)
         if self._all_closed is not None and not self.open:
             self._all_closed.callback(None)
@@ -210,7 +180,7 @@ class Connections(Generic[_C]):
 
     def set_deadline(self, connection: _C, kind: str, extra: float = 0.0) -> None:
         """Have the connection closed unless L{clear_deadline} is called in time; C{extra} seconds come on top of what the kind gives."""
-        self._expected[connection, kind] = self._clock.seconds() + self.deadlines[kind] + extra
+        self._expected[connection, kind] = self.clock.seconds() + self.deadlines[kind] + extra
 
     def clear_deadline(self, connection: _C, kind: str) -> None:
         """Clear a deadline: the client did what was expected."""
@@ -227,7 +197,7 @@ class Connections(Generic[_C]):
 
     def check(self) -> None:
         """Close the connections that missed a deadline, and find the clients that hung up; to be called about once a second."""
-        now = self._clock.seconds()
+        now = self.clock.seconds()
         late = [key for key, deadline in self._expected.items() if deadline <= now]
         for connection, kind in late:
             self.clear_deadline(connection, kind)
@@ -239,26 +209,16 @@ class Connections(Generic[_C]):
         for hung_up in self._find_hung_up():
             hung_up()
 
-    # Connections that are not read
-
-    def watch_unread(self, connection: _C, hung_up: Callable[[], object]) -> None:
-        """Call back once a client closes its end: of a connection that is not read no reactor tells."""
-        self._unread[connection] = hung_up
-
-    def unwatch_unread(self, connection: _C) -> None:
-        """Undo L{watch_unread}: the connection is read again."""
-        self._unread.pop(connection, None)
-
     def _find_hung_up(self) -> list[Callable[[], object]]:
         """Return what is to be called, and watch those connections no more."""
         sockets: dict[int, _C] = {}
         poll = select.poll()
-        for connection in self._unread:
+        for connection in self.unread:
             descriptor = connection.transport.fileno()
             if descriptor >= 0:
                 sockets[descriptor] = connection
                 poll.register(descriptor, _HANGUP)
-        return [self._unread.pop(sockets[descriptor]) for descriptor, _ in poll.poll(0)] if sockets else []
+        return [self.unread.pop(sockets[descriptor]) for descriptor, _ in poll.poll(0)] if sockets else []
 
     # The end
 
@@ -284,7 +244,7 @@ class Connections(Generic[_C]):
         """Wait until all that are being closed are closed, then abort those that are left: what was sent last has to leave the process."""
         if self.open:
             self._all_closed = Deferred()
-            await self._all_closed.addTimeout(seconds, self._clock, lambda *_: None)
+            await self._all_closed.addTimeout(seconds, self.clock, lambda *_: None)
             self._all_closed = None
             for connection in list(self.open):
                 connection.abort()
@@ -302,4 +262,4 @@ class Connections(Generic[_C]):
         left_out = self._limiter.admit(host)
         if left_out is not None:
             line = "{host}: {what} ({left_out} more since the last line)"
-            self._log.warn(line, host=host, what=self._prefix + what, left_out=left_out)
+            self._log.warn(line, host=host, what=f"{self.noun} {what}".lstrip(), left_out=left_out)

@@ -65,7 +65,7 @@ class QueueProtocol(Protocol):
         self._open_session = open_session
         self.listener = listener
         self.number = connections.accepted
-        self.since = connections.seconds()
+        self.since = connections.clock.seconds()
         self.received = self.sent = self.held = 0
         self.session: Session | None = None
         self._state = _OPEN
@@ -145,11 +145,11 @@ class QueueProtocol(Protocol):
     def stop_reading(self) -> None:
         """Hand nothing more to the session; see L{IConnection}."""
         self.transport.pauseProducing()
-        self._connections.watch_unread(self, self.peer_closed)
+        self._connections.unread[self] = self.peer_closed
 
     def resume_reading(self) -> None:
         """Undo L{stop_reading}; see L{IConnection}."""
-        self._connections.unwatch_unread(self)
+        self._connections.unread.pop(self, None)
         if self.session is not None and self._state is _OPEN:
             self.transport.resumeProducing()
             self._watch(self.session, True)
@@ -169,6 +169,9 @@ class QueueProtocol(Protocol):
 
     def drain(self) -> None:
         """Read no more, and give back what the client holds: the server is about to stop. The client still gets its receipts."""
+        if self._state is _CLOSED:
+            self.peer_closed()  # It was told why it is closed, and has to be read to see that it closes, too.
+            return
         self.stop_reading()
         self._state = State.DRAINING
         if self.session is not None:

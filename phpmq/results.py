@@ -14,7 +14,7 @@ from enum import Enum
 from functools import cache, reduce
 from operator import getitem
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, dataclass_transform, get_args, get_origin, get_type_hints
 
 from phpmq.message import QueueSettings
 from phpmq.text import format_count, format_duration, format_rate, format_size
@@ -35,17 +35,6 @@ SORTS = "name", "ready", "in_flight", "messages", "dead", "bytes", "age", "rate"
 
 #: The most items of a page, and the most bytes of each body in a list of messages.
 MAX_PAGE, MAX_PREVIEW = 1000, 65536
-
-#: What each setting of a queue means.
-SETTINGS: Mapping[str, str] = {
-    "max_messages": "How many messages may wait; 0 for no limit.",
-    "max_bytes": "How many bytes may wait; 0 for no limit.",
-    "when_full": "What happens to one more.",
-    "max_attempts": "Deliveries after which a message is dead; 0 for no limit.",
-    "lease": "Seconds that a consumer which asks for no lease has; 0 for no limit.",
-    "expired": "What becomes of messages that expire.",
-    "dedup": "Seconds that a message's key is known after its acceptance; 0 for no longer than it is in the queue.",
-}
 
 
 class Unit(Enum):
@@ -85,19 +74,22 @@ FORMATS: Formats = {
 
 
 class About(NamedTuple):
-    """
-    What is known of a field beside its type.
+    """What is known of a field beside its type."""
 
-    @ivar doc: one sentence, which the OpenAPI document shows
-    @ivar title: its column's heading
-    @ivar unit: how a table shows it
-    @ivar name: its name in JSON where that is not the attribute's
-    """
+    doc: str = ""  # one sentence, which the OpenAPI document shows
+    title: str = ""  # its column's heading
+    unit: Unit = Unit.COUNT  # how a table shows it
+    name: str = ""  # its name in JSON where that is not the attribute's
 
-    doc: str = ""
-    title: str = ""
-    unit: Unit = Unit.COUNT
-    name: str = ""
+
+@dataclass_transform(frozen_default=True)
+class Result:
+    """What operators get: each kind is a frozen dataclass, whose fields are described by L{About}."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True)(cls)
 
 
 _Count = Annotated[int, About()]
@@ -129,8 +121,7 @@ _Body = Annotated[str | None, About("The body if it is UTF-8.", "BODY", Unit.TEX
 _Base64 = Annotated[str | None, About("The body in base64 if it is not UTF-8.", unit=Unit.BASE64)]
 
 
-@dataclass(frozen=True)
-class Rate:
+class Rate(Result):
     """Events a second, by the length of the time that it is an average of."""
 
     last: Annotated[float, About("In the last second.", name="1s")]
@@ -138,8 +129,7 @@ class Rate:
     minute: Annotated[float, About("In about the last minute.", name="60s")]
 
 
-@dataclass(frozen=True)
-class Rates:
+class Rates(Result):
     """Rates of the counters that queues have."""
 
     received: Annotated[Rate, About("Messages accepted.", "IN", Unit.RATE)]
@@ -147,8 +137,7 @@ class Rates:
     acknowledged: Annotated[Rate, About("Acknowledgements.", "ACKED", Unit.RATE)]
 
 
-@dataclass(frozen=True)
-class QueueTotals:
+class QueueTotals(Result):
     """Counters of a queue, since the server started or the queue was made."""
 
     received: _Received
@@ -156,16 +145,14 @@ class QueueTotals:
     acknowledged: _Acknowledged
 
 
-@dataclass(frozen=True)
-class Paused:
+class Paused(Result):
     """What an operator stopped."""
 
     deliveries: Annotated[bool, About("Whether consumers get nothing.")]
     sends: Annotated[bool, About("Whether the queue takes nothing.")]
 
 
-@dataclass(frozen=True)
-class QueueStatus:
+class QueueStatus(Result):
     """A queue, with all its numbers and settings."""
 
     name: _Queue
@@ -186,17 +173,10 @@ class QueueStatus:
 
 
 class QueueNumbers(NamedTuple):
-    """
-    What an engine knows of a queue, of which L{QueueStatus} is made; also a series of the metrics.
-
-    @ivar number: tells it from an earlier queue of that name
-    @ivar oldest: when the message was accepted that is delivered next, milliseconds since the epoch; None if none is ready
-    @ivar paused: what is paused of it, C{deliveries} or C{sends}
-    @ivar settings: None for the sum of several queues, and for a queue that is gone but for its dead letters
-    """
+    """What an engine knows of a queue, of which L{QueueStatus} is made; also a series of the metrics."""
 
     name: str
-    number: int = 0
+    number: int = 0  # tells it from an earlier queue of that name
     ready: int = 0
     delayed: int = 0
     in_flight: int = 0
@@ -207,13 +187,12 @@ class QueueNumbers(NamedTuple):
     received: int = 0
     delivered: int = 0
     acknowledged: int = 0
-    oldest: int | None = None
-    paused: tuple[str, ...] = ()
-    settings: QueueSettings | None = None
+    oldest: int | None = None  # when the message was accepted that is delivered next, milliseconds since the epoch; None if none is ready
+    paused: tuple[str, ...] = ()  # what is paused of it, C{deliveries} or C{sends}
+    settings: QueueSettings | None = None  # None for the sum of several queues, and for one that is gone but for its dead letters
 
 
-@dataclass(frozen=True)
-class QueueConsumer:
+class QueueConsumer(Result):
     """One consumer of a queue."""
 
     client: Annotated[int | None, About("The number of its connection; null for code within the server.", "CLIENT", Unit.NUMBER)]
@@ -222,15 +201,13 @@ class QueueConsumer:
     lease_seconds: _Lease
 
 
-@dataclass(frozen=True)
 class QueueDetail(QueueStatus):
     """One queue, and who consumes it."""
 
     consuming: tuple[QueueConsumer, ...]
 
 
-@dataclass(frozen=True)
-class MessageStatus:
+class MessageStatus(Result):
     """A message that is ready, delayed or in flight."""
 
     id: _MessageId
@@ -247,8 +224,7 @@ class MessageStatus:
     body_base64: _Base64 = None
 
 
-@dataclass(frozen=True)
-class DeadLetterStatus:
+class DeadLetterStatus(Result):
     """A message that nobody gets until an operator decides."""
 
     id: _MessageId
@@ -265,8 +241,7 @@ class DeadLetterStatus:
     body_base64: _Base64 = None
 
 
-@dataclass(frozen=True)
-class DeadLetterTotals:
+class DeadLetterTotals(Result):
     """A queue that has dead letters; it may be gone."""
 
     queue: _Queue
@@ -274,8 +249,7 @@ class DeadLetterTotals:
     bytes: Annotated[int, About("Bytes of its dead letters.", "SIZE", Unit.BYTES)]
 
 
-@dataclass(frozen=True)
-class ClientConsumer:
+class ClientConsumer(Result):
     """One queue that a client consumes."""
 
     queue: _Queue
@@ -284,8 +258,7 @@ class ClientConsumer:
     lease_seconds: _Lease
 
 
-@dataclass(frozen=True)
-class ClientStatus:
+class ClientStatus(Result):
     """A connection, with what it consumes."""
 
     id: Annotated[int, About("The connection's number.", "ID", Unit.NUMBER)]
@@ -301,8 +274,7 @@ class ClientStatus:
     waiting_for_room: Annotated[bool, About("Whether its sends are blocked.")]
 
 
-@dataclass(frozen=True)
-class ServerMessages:
+class ServerMessages(Result):
     """Messages of all queues, by state."""
 
     ready: _Ready
@@ -312,8 +284,7 @@ class ServerMessages:
     bytes: _Bytes
 
 
-@dataclass(frozen=True)
-class ServerTotals:
+class ServerTotals(Result):
     """Counters since the server started; none of them ever falls."""
 
     received: _Received
@@ -329,8 +300,7 @@ class ServerTotals:
     unknown_ids: Annotated[int, About("Settlements of messages that their client did not hold.")]
 
 
-@dataclass(frozen=True)
-class Connections:
+class Connections(Result):
     """How many connections there are, and what happened to them."""
 
     open: Annotated[int, About("Connections that are open.")]
@@ -341,16 +311,14 @@ class Connections:
     protocol_errors: Annotated[_Counts, About("Connections closed as the client broke the protocol, by error.")]
 
 
-@dataclass(frozen=True)
-class Keys:
+class Keys(Result):
     """Deduplication keys of all queues."""
 
     remembered: _Count
     limit: _Count
 
 
-@dataclass(frozen=True)
-class MemoryStatus:
+class MemoryStatus(Result):
     """The memory that messages and the process take, in bytes."""
 
     used: Annotated[int, About("What messages, dead letters, queues, keys and producers count for.", unit=Unit.BYTES)]
@@ -359,8 +327,7 @@ class MemoryStatus:
     peak: Annotated[int | None, About("The most that it ever was.", unit=Unit.BYTES)] = None
 
 
-@dataclass(frozen=True)
-class MirrorStatus:
+class MirrorStatus(Result):
     """The file to which the store is mirrored; without one there is nothing but that."""
 
     file: Annotated[str | None, About("Its path; null if the server keeps its messages in memory only.", unit=Unit.TEXT)]
@@ -371,24 +338,21 @@ class MirrorStatus:
     errors: Annotated[int | None, About("Writes that failed.")] = None
 
 
-@dataclass(frozen=True)
-class Alarm:
+class Alarm(Result):
     """What an operator has to look at now."""
 
     name: Annotated[str, About("The name of the check that failed.", unit=Unit.NAME)]
     text: Annotated[str, About("What is wrong.", unit=Unit.TEXT)]
 
 
-@dataclass(frozen=True)
-class Health:
+class Health(Result):
     """Whether the server does what it is for."""
 
     ready: Annotated[bool, About("Whether all is well.")]
     checks: Annotated[Mapping[str, str], About("'ok', or what is wrong, by the check's name.")]
 
 
-@dataclass(frozen=True)
-class ServerStatus:
+class ServerStatus(Result):
     """The status of the whole server."""
 
     version: str
@@ -408,16 +372,14 @@ class ServerStatus:
     alarms: tuple[Alarm, ...]
 
 
-@dataclass(frozen=True)
-class Receipt:
+class Receipt(Result):
     """The receipt of a message that an operator sent."""
 
     id: _MessageId
     duplicate: Annotated[bool, About("Whether it was known already, and nothing was stored.")]
 
 
-@dataclass(frozen=True)
-class FlushResult:
+class FlushResult(Result):
     """What a flush of a queue removed."""
 
     queue: _Queue
@@ -425,8 +387,7 @@ class FlushResult:
     in_flight: _LeftInFlight
 
 
-@dataclass(frozen=True)
-class FlushAllResult:
+class FlushAllResult(Result):
     """What a flush of all queues removed."""
 
     queues: Annotated[int, About("Queues that were flushed.")]
@@ -434,23 +395,20 @@ class FlushAllResult:
     in_flight: _LeftInFlight
 
 
-@dataclass(frozen=True)
 class DeleteResult(FlushResult):
     """What was removed with a queue."""
 
     dead: Annotated[int, About("Dead letters removed.", "DEAD")]
 
 
-@dataclass(frozen=True)
-class DeadDeleteResult:
+class DeadDeleteResult(Result):
     """How many dead letters were deleted."""
 
     queue: _Queue
     deleted: Annotated[int, About("Dead letters deleted.", "DELETED")]
 
 
-@dataclass(frozen=True)
-class ReplayResult:
+class ReplayResult(Result):
     """How many dead letters were replayed."""
 
     queue: _Queue
@@ -458,8 +416,7 @@ class ReplayResult:
     replayed: Annotated[int, About("Dead letters requeued.", "REPLAYED")]
 
 
-@dataclass(frozen=True)
-class MoveResult:
+class MoveResult(Result):
     """How many messages were moved."""
 
     source: _Queue
@@ -467,17 +424,11 @@ class MoveResult:
     moved: Annotated[int, About("Messages moved.", "MOVED")]
 
 
-@dataclass(frozen=True)
-class Page:
-    """
-    A part of a list.
-
-    @ivar items: results of one kind
-    @ivar next: what to ask for to get the part after it; None for the last one
-    """
+class Page(Result):
+    """A part of a list of results of one kind."""
 
     items: list[Any]
-    next: str | None
+    next: str | None  # what to ask for to get the part after it; None for the last one
 
 
 #: Every result that the API answers with, by the name of its schema.
@@ -500,53 +451,32 @@ KINDS: Mapping[str, Any] = {
 
 
 @cache
-def _fields(kind: Any) -> list[tuple[str, Any, bool, About]]:
-    """The fields of a result: attribute, type, whether it is left out of JSON while it is None, and what is known of it."""
+def _fields(kind: Any) -> list[tuple[str, str, Any, bool, About]]:
+    """The fields of a result: attribute, name in JSON, type, whether it is left out of JSON while it is None, and what is known of it."""
     hints = get_type_hints(kind, include_extras=True)
     found = []
     for field in fields(kind):
         hint = hints[field.name]
-        about = next((one for one in getattr(hint, "__metadata__", ()) if isinstance(one, About)), About())
-        found.append((field.name, hint, field.default is None, about._replace(name=about.name or field.name)))
+        (known,) = getattr(hint, "__metadata__", (About(),))
+        about = About(known) if isinstance(known, str) else known
+        found.append((field.name, about.name or field.name, hint, field.default is None, about))
     return found
 
 
 def docs(kind: Any) -> dict[str, str]:
     """What each field of a result means."""
-    return {about.name: about.doc for *_, about in _fields(kind)}
+    return {name: about.doc for _, name, *_, about in _fields(kind)}
 
 
 def members(result: Any) -> dict[str, Any]:
-    """
-    The members of a result's JSON object, those that are results as they are: C{json.dumps(result, default=members)} writes all of it.
-
-    A field whose default is None is left out while it is None.
-    """
-    found = dict(vars(result))
-    for attribute, name, optional in _special(result.__class__):
-        member = found.pop(attribute)
-        if not (optional and member is None):
-            found[name] = member
-    return found
-
-
-@cache
-def _special(kind: Any) -> list[tuple[str, str, bool]]:
-    """The fields of a result that have another name in JSON, or may be left out, up to the last field."""
-    special = [name != about.name or optional for name, _, optional, about in _fields(kind)]
-    return [(name, about.name, optional) for name, _, optional, about in _fields(kind)] if any(special) else []
+    """The members of a result's JSON object, results in it as they are; a field whose default is None is left out while it is None."""
+    values = vars(result)
+    return {name: values[field] for field, name, _, optional, _ in _fields(result.__class__) if not optional or values[field] is not None}
 
 
 def as_json(value: Any) -> Any:
-    """What JSON can have of a result, as dicts and lists."""
-    if value.__class__ in _LEAVES:
-        return value
-    if isinstance(value, list | tuple):
-        return [as_json(item) for item in value]
-    return {name: as_json(member) for name, member in members(value).items()} if is_dataclass(value) else value
-
-
-_LEAVES = frozenset({int, float, str, bool, dict, NoneType})
+    """What JSON has of a result, as dicts and lists."""
+    return json.loads(json_bytes(value))
 
 
 def has_lists(value: Any) -> bool:
@@ -589,12 +519,12 @@ def schema_of(kind: Any) -> Schema:
     if isinstance(kind, UnionType):
         return {"anyOf": [schema_of(one) for one in get_args(kind)]}
     properties = {}
-    for name, hint, optional, about in _fields(kind):
-        if kind is QueueSettings and name in QueueSettings._CHOICES:
-            hint = Literal[QueueSettings._CHOICES[name]]
-        doc = SETTINGS[name] if kind is QueueSettings else about.doc
-        properties[about.name] = {**_schema(hint, optional), **_SCHEMAS.get(about.unit, {}), **({"description": doc} if doc else {})}
-    required = [about.name for *_, optional, about in _fields(kind) if not optional]
+    for field, name, hint, optional, about in _fields(kind):
+        if kind is QueueSettings and field in QueueSettings._CHOICES:
+            hint = Literal[QueueSettings._CHOICES[field]]
+        description = {"description": about.doc} if about.doc else {}
+        properties[name] = {**_schema(hint, optional), **_SCHEMAS.get(about.unit, {}), **description}
+    required = [name for _, name, _, optional, _ in _fields(kind) if not optional]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
@@ -618,22 +548,18 @@ def _schema(hint: Any, optional: bool = False) -> Schema:
 
 class Table:
     """
-    A table of results.
+    A table of results of one kind, with these fields as columns; C{rates.received} is a field of a field.
 
     @ivar headings: the titles of its columns; those of numbers, which are aligned on the right, begin with C{>}
     """
 
     def __init__(self, kind: Any, *names: str) -> None:
-        """
-        @param kind: what the results are
-        @param names: the fields that are columns; C{rates.received} is a field of a field
-        """
         self._columns: list[tuple[list[str], Unit]] = []
         self.headings: list[str] = []
         for name in names:
             hint, about = kind, About()
             for part in name.split("."):
-                known = {about.name: (hint, about) for _, hint, _, about in _fields(hint)}
+                known = {name: (hint, about) for _, name, hint, _, about in _fields(hint)}
                 hint, about = known[part]
                 hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
             self._columns.append((name.split("."), about.unit))
@@ -650,10 +576,6 @@ def paused(queue: Mapping[str, Any]) -> str:
 
 
 def consumed(consuming: Sequence[Mapping[str, Any]], shown: Callable[[str], str] = str) -> str:
-    """
-    The queues that a client consumes, the first four by name.
-
-    @param shown: makes text of a name
-    """
+    """The queues that a client consumes, the first four by name, which C{shown} makes text of."""
     names = [shown(consumer["queue"]) for consumer in consuming[:4]]
     return (", ".join(names) or "-") + (f" and {len(consuming) - 4:,} more" if len(consuming) > 4 else "")

@@ -16,9 +16,8 @@ from phpmq.admin import Admin
 from phpmq.admin.console import ConsoleFactory
 from phpmq.admin.reactor import ReactorLag
 from phpmq.broker import Broker
-from phpmq.clock import SteadyClock
 from phpmq.engine import LocalEngine
-from phpmq.interfaces import IConnection, IOperators
+from phpmq.interfaces import IConnection
 from phpmq.listeners import Listener, require_local
 from phpmq.mirror import MirrorService
 from phpmq.ports import Connections
@@ -26,7 +25,6 @@ from phpmq.protocol import QueueFactory, QueueProtocol, deadlines
 from phpmq.server_frames import Versions
 from phpmq.session import Session
 from phpmq.settings import Settings
-from phpmq.store import SQLiteStore
 
 if TYPE_CHECKING:
     from phpmq.admin.http import Site
@@ -50,13 +48,13 @@ class QueueService(MultiService):
     """
     A queue server.
 
+    @ivar settings: how it is to be
     @ivar engine: what keeps the messages
     @ivar connections: the clients
     @ivar admin: what an operator can see and do, once the service was started
     @ivar consoles: operators who are connected
     @ivar site: the HTTP API; None without one
     @ivar lag: how late the reactor is
-    @ivar operators: what operators see of the broker, once the service was started
     """
 
     _log = Logger()
@@ -97,11 +95,6 @@ class QueueService(MultiService):
         self.lag = ReactorLag(reactor)
 
     @property
-    def operators(self) -> IOperators:
-        """What operators see of the messages and do to them, once the service was started."""
-        return self.engine.operators
-
-    @property
     def broker(self) -> Broker:
         """The queues, once the service was started; other code of the process sends and consumes through it."""
         return self.engine.broker
@@ -110,26 +103,6 @@ class QueueService(MultiService):
     def mirror(self) -> MirrorService | None:
         """What copies the messages to the file, once the service was started; None without a file."""
         return self.engine.mirror
-
-    @property
-    def store(self) -> SQLiteStore | None:
-        """The messages, once the service was started."""
-        return self.engine.store
-
-    @property
-    def clock(self) -> SteadyClock:
-        """The time that messages live by."""
-        return self.engine.clock
-
-    @property
-    def max_message_size(self) -> int:
-        """Bytes of one message's body."""
-        return self.settings.max_message_size
-
-    @property
-    def metrics_queues(self) -> int:
-        """Queues that the metrics have series of their own for."""
-        return self.settings.metrics_queues
 
     def _listen(self, option: str, description: str, factory: IProtocolFactory) -> Listener:
         listener = Listener(option, description, factory, self._reactor)

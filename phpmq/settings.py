@@ -22,17 +22,11 @@ _NONE = "none"
 
 @dataclass(frozen=True)
 class Kind:
-    """
-    How the value of an option is written.
+    """How the value of an option is written."""
 
-    @ivar placeholder: stands for a value in the documentation
-    @ivar meaning: what the value is in Python
-    @ivar read: makes that of what the command line or the configuration file has; raises C{ValueError} with what it expected
-    """
-
-    placeholder: str
-    meaning: str
-    read: Callable[[Any], Any]
+    placeholder: str  # stands for a value in the documentation
+    meaning: str  # what the value is in Python
+    read: Callable[[Any], Any]  # makes that of what the command line or the file has; raises ValueError with what it expected
 
 
 def _single(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
@@ -97,28 +91,17 @@ FLAG = Kind("", "boolean", _boolean)
 
 @dataclass(frozen=True)
 class Option:
-    """
-    How an option is written, checked and described.
-
-    @ivar default: what C{twistd phpmq} takes if nothing is said, as it would be written; or, if C{embedded} is given, in words
-    @ivar help: what it is, in a sentence without a full stop
-    @ivar least: the smallest value that it may have, as it would be written
-    @ivar most: the largest one
-    @ivar embedded: the default of a server within another application where it is another one: a value in Python, or a function
-    @ivar short: a letter that is the same on the command line
-    @ivar name: what it is called on the command line and in the configuration file; by default as its attribute
-    @ivar attribute: its name in L{Settings}
-    """
+    """How an option is written, checked and described. Values are as they would be written, unless told otherwise."""
 
     kind: Kind
-    default: Any
-    help: str
-    least: str = ""
-    most: str = ""
-    embedded: Any = None
-    short: str | None = None
-    name: str = ""
-    attribute: str = ""
+    default: Any  # what twistd phpmq takes if nothing is said; in words if embedded is given
+    help: str  # what it is, in a sentence without a full stop
+    least: str = ""  # the smallest value that it may have
+    most: str = ""  # the largest one
+    embedded: Any = None  # the default within another application where it is another one: a value in Python, or a function
+    short: str | None = None  # a letter that is the same on the command line
+    name: str = ""  # what it is called on the command line and in the configuration file; by default as its attribute
+    attribute: str = ""  # its name in Settings
 
     @property
     def repeated(self) -> bool:
@@ -136,12 +119,7 @@ class Option:
         return self.help + ("; may be repeated" if self.repeated else "") + (f" [default: {self.default}]" if self.default else "")
 
     def parse(self, value: Any) -> Any:
-        """
-        Return what the attribute is to be.
-
-        @param value: as the command line or the configuration file has it
-        @raise StartError: the option cannot have this value
-        """
+        """Return what the attribute is to be for a value of the command line or the file; L{StartError} if it cannot be that."""
         read = self.kind.read
         try:
             parsed = read(value)
@@ -225,11 +203,10 @@ OPTIONS: dict[str, Option] = {option.name: option for option in map(_named, fiel
 
 def settings_of(values: Mapping[str, Any], directory: str) -> Settings:
     """
-    Return the settings of C{twistd phpmq}.
+    Return the settings of C{twistd phpmq}; L{StartError} if one of the values is wrong.
 
     @param values: options by their names, as the command line or the configuration file has them
     @param directory: where the file is by default
-    @raise StartError: one of the values is wrong
     """
     defaults = {"store": os.path.join(directory, Settings.store), **{name: OPTIONS[name].default for name in ("console", "http")}}
     # With original listeners only there is no default for the others.

@@ -47,11 +47,7 @@ class Options(usage.Options):
                 self[one.name] = []
 
     def postOptions(self) -> None:
-        """
-        Merge the configuration file, check all values.
-
-        @raise StartError: one of them is wrong
-        """
+        """Merge the configuration file, check all values; L{StartError} if one of them is wrong."""
         values = {} if self["config"] is None else _read_config(self["config"])
         # What was not given is None, an empty list or, for a flag, 0; an empty text was given.
         given = {name: self[name] for name in OPTIONS if self[name] not in (None, [], 0)}
@@ -97,16 +93,14 @@ class _Daemon(QueueService):
 
 
 def makeService(options: Options, reactor: Any = None) -> IService:
-    """
-    The server, wired up.
-
-    @raise StartError: a listener's description is wrong
-    """
+    """The server, wired up; L{StartError} if a listener's description is wrong."""
     if reactor is None:
         from twisted.internet import reactor
     settings = options.settings
     _log_from(settings.log_level)
-    _steady(reactor)
+    # The reactor's own clock is the system's time: set back by six seconds, no timer of Twisted's fires for six seconds. The steady one
+    # starts with the same value, so that timers that are set already stay right.
+    reactor.seconds = SteadyClock().seconds
     # What is there once the server runs stays: the garbage collector need not look at it again and again.
     reactor.callWhenRunning(gc.freeze)
     try:
@@ -130,16 +124,6 @@ def _log_from(level: str) -> None:
     predicate = LogLevelFilterPredicate(LogLevel.lookupByName(level))
     observer = FilteringLogObserver(globalLogPublisher, [predicate])
     QueueProtocol._log = Logger(QueueProtocol._log.namespace, observer=observer)
-
-
-def _steady(reactor: Any) -> None:
-    """
-    Have the reactor's timers follow the monotonic clock.
-
-    C{reactor.seconds} is the system's time: set back by six seconds, no timer of Twisted's fires for six seconds. A L{SteadyClock}
-    starts with the same value, so that timers that are set already stay right.
-    """
-    reactor.seconds = SteadyClock().seconds
 
 
 def _handle_signals(reactor: Any) -> None:

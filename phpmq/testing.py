@@ -27,9 +27,10 @@ from typing import Any, cast
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
-from twisted.internet.interfaces import IAddress, IPullProducer, IPushProducer, IStreamClientEndpoint, ITransport
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -84,7 +85,7 @@ class MemoryServer:
         self._clients: list[QueueClient] = []
         self._ends: set[_End] = set()
         self.service.startService()
-        self._store = cast(SQLiteStore, self.service.store)
+        self._store = cast(SQLiteStore, self.service.engine.store)
         self.broker.confirms.mirror = cast(IMirror, _Disk(self._store.changelog, self.broker, self.clock))
 
     def _seconds(self) -> float:
@@ -208,9 +209,7 @@ class MemoryServer:
     # Trouble
 
     def disconnect(self) -> None:
-        """
-        Cut all connections, as a network does that fails. Within a second clients connect again, unless the server is not L{reachable}.
-        """
+        """Cut all connections, as a failing network does. Within a second clients connect again, unless the server is not L{reachable}."""
         for protocol in list(self.service.connections.open):
             protocol.abort()
         if self._faked:
@@ -244,41 +243,38 @@ class _Endpoint:
         return succeed(protocol)
 
 
-@implementer(ITransport, IPushProducer)
-class _End:
+class _End(StringTransport):
     """
     One end of a connection in memory. What is written arrives a moment later, never within the call.
 
     @ivar other: the other end
+    @ivar _ends: all ends, has this one until its protocol knows that the connection is lost
     """
 
-    disconnecting = False
     other: _End
 
     def __init__(self, clock: Any, protocol: Protocol, ends: set[_End]) -> None:
-        """
-        @param ends: has this one until its protocol knows that the connection is lost
-        """
+        super().__init__(_ADDRESS, _ADDRESS, lenient=True)
         ends.add(self)
         self._ends = ends
         self._clock = clock
         self._protocol = protocol
         self._incoming = bytearray()
-        self._reading = self.connected = True
         self._scheduled: Any = None
-        self._producer: IPushProducer | IPullProducer | None = None
         self._choked = False
 
-    # ITransport
+    def fileno(self) -> int:
+        """There is no file."""
+        return -1
 
     def write(self, data: bytes) -> None:
         """Send bytes; see L{ITransport}."""
         if self.connected and not self.disconnecting and self.other.connected:
             self.other._incoming += data
             self.other._schedule()
-            if self._producer is not None and not self._choked and len(self.other._incoming) > _CAPACITY:
+            if self.producer is not None and not self._choked and len(self.other._incoming) > _CAPACITY:
                 self._choked = True
-                cast(IPushProducer, self._producer).pauseProducing()
+                self.producer.pauseProducing()
 
     def writeSequence(self, data: Any) -> None:
         """Send bytes; see L{ITransport}."""
@@ -295,42 +291,18 @@ class _End:
         self._lose(ConnectionLost())
         self.other._lose(ConnectionLost())
 
-    def getPeer(self) -> IAddress:
-        """The other end has no address; see L{ITransport}."""
-        return _ADDRESS
-
-    getHost = getPeer
-
-    def fileno(self) -> int:
-        """There is no file."""
-        return -1
-
-    # IConsumer, as far as a transport is one
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Tell it when too much is on its way."""
-        self._producer = producer
-
     def unregisterProducer(self) -> None:
-        """Tell nobody."""
-        self._producer = None
-
-    # IPushProducer
-
-    def pauseProducing(self) -> None:
-        """Hand nothing to the protocol; see L{IPushProducer}."""
-        self._reading = False
+        """Tell nobody when too much is on its way; that nobody is told already is no error."""
+        self.producer = None
 
     def resumeProducing(self) -> None:
         """Go on; see L{IPushProducer}."""
-        self._reading = True
+        super().resumeProducing()
         self._schedule()
 
     def stopProducing(self) -> None:
         """Close; see L{IPushProducer}."""
         self.loseConnection()
-
-    # What arrives
 
     def _schedule(self) -> None:
         if self._scheduled is None and self.connected:
@@ -338,7 +310,7 @@ class _End:
 
     def _arrive(self) -> None:
         self._scheduled = None
-        if self._incoming and self._reading and self.connected:
+        if self._incoming and self.producerState == "producing" and self.connected:
             data = bytes(self._incoming)
             self._incoming.clear()
             self._protocol.dataReceived(data)
@@ -350,8 +322,8 @@ class _End:
     def _unchoke(self) -> None:
         if self._choked:
             self._choked = False
-            if self._producer is not None:
-                self._producer.resumeProducing()
+            if self.producer is not None:
+                self.producer.resumeProducing()
 
     def _lose(self, reason: Exception) -> None:
         if self.connected:

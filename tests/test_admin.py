@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
 from inspect import isawaitable
 from typing import Any
 
@@ -46,7 +47,9 @@ class AdminTestCase(SynchronousTestCase):
             deferred = work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)  # type: ignore[arg-type]
             self.server.settle()
             value = self.successResultOf(deferred)
-        return Page(as_json(value.items), value.next) if isinstance(value, Page) else as_json(value)
+        if isinstance(value, Page):
+            return Page(as_json(value.items), value.next)
+        return as_json(value) if is_dataclass(value) else value
 
     def send(self, queue: str, *bodies: bytes, **more: Any) -> list[str]:
         """Send messages: their ids."""
@@ -350,8 +353,8 @@ class MessageTests(AdminTestCase):
             item = self.result(self.admin.messages.list("q", state, preview=3)).items[0]
             self.assertEqual((item["body"], item["size"], item["truncated"]), ("xxx", 9000, True), state)
         for id in (self.result(self.admin.messages.list("q", state)).items[0]["id"] for state in ("ready", "dead")):
-            self.assertEqual(self.result(self.admin.messages.get("q", id, 5))["body"], "xxxxx")
-            self.assertEqual(len(self.result(self.admin.messages.get("q", id, 9000))["body"]), 9000)
+            self.assertEqual(self.result(self.admin.messages.read("q", id, 5)[0])["body"], "xxxxx")
+            self.assertEqual(len(self.result(self.admin.messages.read("q", id, 9000)[0])["body"]), 9000)
 
     def test_message(self) -> None:
         """A message is found by its id in whatever state it is, with its whole body."""
@@ -361,16 +364,16 @@ class MessageTests(AdminTestCase):
         deliveries[dead].dead_letter()
         deliveries[ready].requeue()
         self.server.settle()
-        states = {id: self.result(self.admin.messages.get("q", id, 0))["state"] for id in (ready, held, dead, late)}
+        states = {id: self.result(self.admin.messages.read("q", id, 0)[0])["state"] for id in (ready, held, dead, late)}
         self.assertEqual(states, {ready: "in_flight", held: "in_flight", dead: "dead", late: "delayed"})
         self.assertEqual(len(self.admin.messages.read("q", ready)[1]), 500)
         self.client.connection.receivers["q"].stop()  # type: ignore[attr-defined]
         self.admin.queues.flush("q")
         self.server.settle()
         for id in late, "0" * 32, "x", "":
-            self.assertRaises(NoSuchMessage, self.admin.messages.get, "q", id, 0)
+            self.assertRaises(NoSuchMessage, self.admin.messages.read, "q", id, 0)
         self.failureResultOf(Deferred.fromCoroutine(self.admin.messages.list("q", after="9" * 19)), BadSetting)
-        self.assertRaises(NoSuchMessage, self.admin.messages.get, "other", held, 0)
+        self.assertRaises(NoSuchMessage, self.admin.messages.read, "other", held, 0)
 
     def test_never(self) -> None:
         """A message that expires after the last date that there is can be shown."""

@@ -12,8 +12,7 @@ from phpmq.cli.admin.queues import change_pauses, delete_question, delete_queues
 from phpmq.cli.admin.views import WatchOptions, close_clients, list_clients, watch
 from phpmq.cli.exit_codes import Exit
 from phpmq.cli.options import order
-from phpmq.message import QueueSettings
-from phpmq.results import SETTINGS
+from phpmq.message import DEFAULT_SETTINGS, QueueSettings
 from tests.verbs import VerbTestCase
 from tests.web import ODD
 
@@ -23,8 +22,8 @@ class ChoiceTests(SynchronousTestCase):
 
     def test_choices(self) -> None:
         """There is an option for each setting of a queue, with the choices that the server has, and C{default}."""
-        settings = {param.name: param.type for param in set_verb.params if param.name in SETTINGS}
-        self.assertEqual(list(settings), list(SETTINGS))
+        settings = {param.name: param.type for param in set_verb.params if param.name in vars(DEFAULT_SETTINGS)}
+        self.assertEqual(list(settings), list(vars(DEFAULT_SETTINGS)))
         for name, choices in QueueSettings._CHOICES.items():
             self.assertEqual(list(settings[name].choices), [*choices, "default"])  # type: ignore[attr-defined]
 

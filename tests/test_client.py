@@ -572,7 +572,7 @@ class StrangeServerTests(Case):
         sent = client.send("q", b"1")
         self.server.settle()
         self.successResultOf(sent)
-        end.other._reading = False
+        end.other.pauseProducing()
         sent, ping = client.send("q", b"2"), client.ping()
         consumer = client.consume("q")
         self.server.advance(9)
@@ -595,7 +595,7 @@ class StrangeServerTests(Case):
         """A server that neither reads nor closes cannot hold up a stop for long."""
         client = self.server.client()
         [end] = [end for end in self.server._ends if end is _transport(client)]
-        end.other._reading = False
+        end.other.pauseProducing()
         sent = client.send("q", b"x")
         stopped = client.stopService()
         self.failureResultOf(sent, Closed)

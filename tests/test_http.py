@@ -335,7 +335,7 @@ class MessageTests(WebTestCase):
         connection.says(self.request("POST", self.queue("q", "/messages"), {"body": "x", "level": "synced"}))
         self.server.advance(100)
         self.assertEqual(connection.rest, b"")
-        store: Any = self.server.service.store
+        store: Any = self.server.service.engine.store
         store.changelog.confirm(store.changelog.extract(10, 1000, {}))
         self.server.broker.synced()
         self.server.settle()
@@ -350,7 +350,7 @@ class MessageTests(WebTestCase):
         self.assertEqual(len(self.server.broker.lifecycle.channels), channels + 1)
         connection.wire.lose()
         self.assertEqual((len(self.server.broker.lifecycle.channels), len(self.site.connections.open)), (channels, 0))
-        store: Any = self.server.service.store
+        store: Any = self.server.service.engine.store
         store.changelog.confirm(store.changelog.extract(10, 1000, {}))
         self.server.broker.synced()
         self.server.settle()

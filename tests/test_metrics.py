@@ -30,9 +30,7 @@ from twisted.web.server import Site
 
 from phpmq.admin import reactor as admin_reactor
 from phpmq.admin.http import Site as HTTPSite
-from phpmq.admin.metrics import Format, Metrics, MetricsResource, scrape
-from phpmq.admin.metrics.families import FAMILIES, read, value_at
-from phpmq.admin.metrics.queues import OTHER
+from phpmq.admin.metrics import FAMILIES, OTHER, Format, Metrics, MetricsResource, read, value_at, wants_gzip, wants_openmetrics
 from phpmq.admin.reactor import CooperativeWork
 from phpmq.clock import SteadyClock
 from phpmq.errors import Draining, StoreError
@@ -413,7 +411,7 @@ class QueueTests(MetricsTestCase):
         """The time is told by the system's clock, by which Prometheus judges it, also after that was set."""
         wall = [5000.0]
         self.server.service.engine.clock = SteadyClock(lambda: wall[0], self.server.clock.seconds)
-        self.server.broker.turn._clock = self.server.service.clock.now
+        self.server.broker.turn._clock = self.server.service.engine.clock.now
         self.send("q", b"1")
         name = "phpmq_queue_oldest_message_timestamp_seconds"
         self.assertAlmostEqual(self.scrape()(name, queue="q"), 5000, 1)
@@ -888,12 +886,12 @@ class ResourceTests(SynchronousTestCase):
             "": False,
             ";;,,;q=": False,
         }.items():
-            self.assertIs(scrape.wants_openmetrics(accept), openmetrics, accept)
+            self.assertIs(wants_openmetrics(accept), openmetrics, accept)
 
     def test_gzip(self) -> None:
         """It is compressed for whoever takes that."""
         for encoding, compressed in {"gzip": True, "deflate, GZip;q=0.5": True, "gzip;q=0": False, "identity": False, "": False}.items():
-            self.assertIs(scrape.wants_gzip(encoding), compressed, encoding)
+            self.assertIs(wants_gzip(encoding), compressed, encoding)
         response, body = self.get(accept_encoding="gzip")
         self.assertEqual((self.header(response, "content-encoding"), response.code), ("gzip", 200))
         self.assertTrue(gzip.decompress(body).startswith(b"# HELP phpmq_"))

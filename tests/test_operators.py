@@ -88,11 +88,11 @@ class UnsupportedTests(WebTestCase):
     def test_answer(self) -> None:
         """What it cannot do is answered as that, and the rest goes on."""
 
-        def flush(name: str) -> None:
-            raise NotSupported("this engine cannot flush a queue")
+        def pause(name: str, what: str) -> None:
+            raise NotSupported("this engine cannot pause a queue")
 
         self.send("q", b"x")
-        self.patch(self.admin.operators, "flush", flush)
-        answer = self.ask("POST", self.queue("q", "/flush"))
+        self.patch(self.admin.operators, "pause", pause)
+        answer = self.ask("POST", self.queue("q", "/pause"))
         self.assertEqual((answer.status, answer.json["code"]), (501, "not-supported"))
         self.assertEqual(self.ask("GET", self.queue("q")).json["ready"], 1)

@@ -295,8 +295,8 @@ class UnreadTests(PortTestCase):
         port = self.port()
         told: list[str] = []
         (gone, end), (there, _) = self.pair(port), self.pair(port)
-        port.watch_unread(gone, lambda: told.append("gone"))
-        port.watch_unread(there, lambda: told.append("there"))
+        port.unread[gone] = lambda: told.append("gone")
+        port.unread[there] = lambda: told.append("there")
         port.check()
         self.assertEqual(told, [])
         end.close()
@@ -311,9 +311,8 @@ class UnreadTests(PortTestCase):
         (read, end), (lost, other_end) = self.pair(port), self.pair(port)
         closed = self.connect(port)
         for client in read, lost, closed:
-            port.watch_unread(client, lambda: told.append("hung up"))
-        port.unwatch_unread(read)
-        port.unwatch_unread(read)
+            port.unread[client] = lambda: told.append("hung up")
+        del port.unread[read]
         port.remove(lost)
         end.close()
         other_end.close()

@@ -10,6 +10,7 @@ from phpmq.broker import SENDS, Broker
 from phpmq.frames import COUNT, ID, KEY, LEVEL, QUEUE, TAG
 from phpmq.mirror import StoreFile
 from phpmq.store import SQLiteStore
+from tests.doubles import RecordingPeer
 from tests.version02 import ConversationTestCase, Peer, consume, frame, hello, send
 
 
@@ -187,6 +188,14 @@ class ProducerTests(ConversationTestCase):
         self.peer.session.close()
         self.assertEqual((self.broker.producers.by_name, self.broker.memory.used), ({}, used))
 
+    def test_end_of_both(self) -> None:
+        """A peer in this process may close the channel that takes its name over: nothing is left of the producer."""
+        first, second = RecordingPeer(self.broker), RecordingPeer(self.broker)
+        first.channel.hello(b"h", b"me")
+        first.superseded = second.channel.close  # type: ignore[method-assign]
+        second.channel.hello(b"h", b"me")
+        self.assertEqual((second.channel.producer, self.broker.producers.by_name), (None, {}))
+
     def test_restart(self) -> None:
         """Number and message come back together: what is in the file is a duplicate, the rest is stored."""
         directory = self.mktemp()
@@ -209,3 +218,33 @@ class ProducerTests(ConversationTestCase):
         self.assertEqual(self.receipts(peer.says(send(b"k", (TAG, b"4"), (KEY, b"k")))), [(b"4", True)])
         peer.session.receive(consume(9))
         self.assertEqual(peer.gets(), [b"1", b"2", b"3"])
+
+    def test_restart_with_any_name(self) -> None:
+        """A name may have any bytes: a file that has it as it is, as all had before producers had users, brings it back."""
+        names = b"me", b"a\0b", b"\0", b"\0a\0b", b"\0\0x", b"\xff\0\xfe", bytes(64)
+        for name in names:
+            self.peer.says(hello(b"h", name), send(b"x", (TAG, b"7")))
+        delta = self.store.changelog.extract(100, 1 << 20, {})
+        assert delta is not None
+        with closing(sqlite3.connect(":memory:")) as image:
+            image.deserialize(delta.image)
+            self.assertEqual({name for (name,) in image.execute("SELECT name FROM producer")}, set(names))
+        self.store.producers = lambda: [(name, 7, self.now) for name in names]  # type: ignore[method-assign]
+        peer = Peer(Broker(self.store, lambda: self.now))
+        for name in names:
+            answers = peer.says(hello(b"h", name), send(b"x", (TAG, b"7")))
+            self.assertEqual(self.receipts(answers), [(b"h", False), (b"7", True)], name)
+
+    def test_restart_with_users(self) -> None:
+        """The producers of two users with the same name are two, also after a restart, and neither is one without a user."""
+        broker, names = Broker(self.store, lambda: self.now), (("", b"n"), ("u", b"n"), ("\u00fc", b"n\0"), ("", b"u\0n"))
+        for number, (user, name) in enumerate(names):
+            broker.producers.accepted(broker.producers.get(user, name), number)
+        delta = self.store.changelog.extract(100, 1 << 20, {})
+        assert delta is not None
+        with closing(sqlite3.connect(":memory:")) as image:
+            image.deserialize(delta.image)
+            rows = image.execute("SELECT name, number, used FROM producer").fetchall()
+        self.store.producers = lambda: rows  # type: ignore[method-assign]
+        found = Broker(self.store, lambda: self.now).producers.by_name
+        self.assertEqual({key: producer.number for key, producer in found.items()}, {key: number for number, key in enumerate(names)})

@@ -223,6 +223,17 @@ class ConnectionTests(ProtocolTestCase):
         self.assertEqual(other.bodies(), [])
         self.assertEqual(set(self.connections.open), {other.protocol})
 
+    def test_drain_while_closing(self) -> None:
+        """A client that broke the protocol, and has not closed yet when the server stops, is told nothing behind the reason."""
+        peer = self.connect()
+        peer.says(version02.hello(b"1", b"me"), b"H0299901")
+        last = peer.transport.value()
+        peer.protocol.drain()
+        self.assertEqual(peer.transport.value(), last)
+        self.assertEqual(peer.transport.producerState, "producing")
+        peer.protocol.close()
+        self.assertEqual(self.connections.count_deadlines()["close"], 1)
+
     def test_names(self) -> None:
         """In logs a client has its address and port; one on a unix socket has none."""
         factory = self.factory()

@@ -197,7 +197,7 @@ class OwnershipTests(SynchronousTestCase):
         # A producer's "used" is when it was.
         self.assertEqual(
             writers,
-            {"in_flight": {"lifecycle", "queue"}, "held": {"lifecycle", "queue"}, "used": {"lifecycle", "memory", "producers"}},
+            {"in_flight": {"lifecycle", "queue"}, "held": {"lifecycle"}, "used": {"lifecycle", "memory", "producers"}},
         )
 
     def test_no_owner_is_held(self) -> None:

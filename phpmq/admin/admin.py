@@ -6,7 +6,7 @@ Everything is called on the reactor's thread. Results are those of L{phpmq.resul
     admin.status()  connections()  health()  alarms()  mirror()  sample()  uptime  now
     admin.queues        await list(filter, sort, after, limit)  await get(name)  status(name)  configure(name, settings)
                         pause(name, what)  resume(name, what)  flush(name)  await flush_all()  await delete(name)
-    admin.messages      await list(name, state, after, limit, preview)  get(name, id, preview)  read(name, id)
+    admin.messages      await list(name, state, after, limit, preview)  read(name, id, preview)
                         await send(name, body, ...)  await move(source, target, count)
     admin.dead_letters  totals(filter, after, limit)  await replay(name, target, ids, reason, count)  await delete(name, ids, reason, count)
     admin.clients       await list(filter, after, limit)  disconnect(id)
@@ -15,63 +15,38 @@ Everything is called on the reactor's thread. Results are those of L{phpmq.resul
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, Protocol
 
 from phpmq import __version__, results
-from phpmq.admin.clients import Clients
 from phpmq.admin.messages import DeadLetters, Messages
-from phpmq.admin.queues import Queues, Rates
-from phpmq.admin.reactor import CooperativeWork, ReactorLag
-from phpmq.broker import Broker
-from phpmq.clock import SteadyClock
-from phpmq.interfaces import IOperators
-from phpmq.mirror import MirrorService
-from phpmq.operators import moment
+from phpmq.admin.queues import Queues, Rates, check_limit, select, start_of
+from phpmq.admin.reactor import CooperativeWork, ReactorLag, cooperative
+from phpmq.engine import LocalEngine
+from phpmq.errors import NoSuchClient
+from phpmq.interfaces import IOperators, Steps
+from phpmq.operators import moment, steps_of
 from phpmq.ports import Connections
 from phpmq.protocol import QueueProtocol
-from phpmq.results import Alarm, Health, MemoryStatus, MirrorStatus, ServerStatus
+from phpmq.results import Alarm, ClientStatus, Health, MemoryStatus, MirrorStatus, Page, ServerStatus
+from phpmq.settings import Settings
 
 #: Seconds without a written mirror file after which it counts as failing.
 MIRROR_PATIENCE = 10.0
 
 
 class Server(Protocol):
-    """
-    What an L{Admin} looks at: a L{phpmq.service.QueueService}.
+    """What an L{Admin} looks at: a L{phpmq.service.QueueService}."""
 
-    @ivar consoles: the console's port, and C{site} that of the HTTP API, for those who know them
-    """
-
+    settings: Settings
+    engine: LocalEngine
     connections: Connections[QueueProtocol]
     running: int
     lag: ReactorLag
-    consoles: Any
+    consoles: Any  # the console's port, and site that of the HTTP API, for those who know them
     site: Any
-
-    @property
-    def broker(self) -> Broker:
-        """The broker, for messages that operators send."""
-
-    @property
-    def operators(self) -> IOperators:
-        """The operators' side of the engine."""
-
-    @property
-    def mirror(self) -> MirrorService | None:
-        """What writes the mirror file; None without one."""
-
-    @property
-    def clock(self) -> SteadyClock:
-        """The clock that messages live by."""
-
-    @property
-    def max_message_size(self) -> int:
-        """Bytes of one message's body."""
-
-    @property
-    def metrics_queues(self) -> int:
-        """Queues that the metrics have series of their own for."""
 
 
 class Admin:
@@ -85,10 +60,12 @@ class Admin:
 
     def __init__(self, server: Server, reactor: Any) -> None:
         self.server = server
-        self.operators = operators = server.operators
-        self.work = work = CooperativeWork(reactor, server.clock.seconds, lambda: server.running)
+        engine = server.engine
+        self.operators: IOperators = engine.operators
+        operators = self.operators
+        self.work = work = CooperativeWork(reactor, engine.clock.seconds, lambda: server.running)
         self.queues = Queues(operators, work, self._channels, reactor)
-        self.messages = Messages(operators, work, server.broker, server.max_message_size)
+        self.messages = Messages(operators, work, engine.broker, server.settings.max_message_size)
         self.dead_letters = DeadLetters(operators, work)
         self.clients = Clients(operators, work, server.connections)
         self._reactor = reactor
@@ -129,7 +106,7 @@ class Admin:
             uptime_seconds=round(self.uptime, 3),
             messages=messages,
             totals=operators.totals(),
-            dead_lettered=operators.dead_lettered(),
+            dead_lettered=dict(operators.dead_lettered),
             rates=self._rates.result(),
             queues=gauges["queues"],
             consumers=consumers,
@@ -148,7 +125,7 @@ class Admin:
 
     def mirror(self) -> MirrorStatus:
         """Return whether the mirror file has everything."""
-        mirror = self.server.mirror
+        mirror = self.server.engine.mirror
         if mirror is None:
             return MirrorStatus(None)
         pending = mirror.pending
@@ -166,7 +143,7 @@ class Admin:
 
     def _wrong(self) -> dict[str, str]:
         """The text of each check that failed; empty for those that are passed."""
-        mirror = self.server.mirror
+        mirror = self.server.engine.mirror
         wrong = {
             "running": "" if self.server.running else "the server is about to stop",
             "memory": self.operators.alarms().get("memory", ""),
@@ -176,6 +153,56 @@ class Admin:
             text = f"the store's file was not written for {mirror.lag:.0f} s" if late else ""
             wrong["mirror"] = "the store's file cannot be written" if mirror.failing else text
         return wrong
+
+
+class Clients:
+    """What operators see of connections, and do to them."""
+
+    def __init__(self, operators: IOperators, work: CooperativeWork, connections: Connections[QueueProtocol]) -> None:
+        self.work = work
+        self._operators = operators
+        self._connections = connections
+
+    @cooperative
+    def list(self, filter: str = "*", after: str = "", limit: int = 100) -> Steps[Page]:
+        """Connections in the order in which they were made, by pages; C{filter} is a pattern for address, listener or protocol."""
+        limit, start = check_limit(limit), start_of(after)
+        found = [client for client in self._connections.open if client.number > start]
+        found = yield from select(filter, found, lambda client: (client.peer, client.listener, _protocol_version(client)))
+        found = heapq.nsmallest(limit + 1, found, key=attrgetter("number"))
+        yield
+        items = yield from steps_of(self._status, found[:limit])
+        return Page(items, str(found[limit - 1].number) if len(found) > limit else None)
+
+    def _status(self, client: QueueProtocol) -> ClientStatus:
+        session = client.session
+        consuming = () if session is None else self._operators.consuming(session.channel)
+        return ClientStatus(
+            client.number,
+            client.peer,
+            client.listener,
+            _protocol_version(client),
+            None,
+            round(self._connections.clock.seconds() - client.since, 3),
+            sum(consumer.in_flight for consumer in consuming),
+            consuming,
+            client.received,
+            client.sent,
+            session is not None and session.waiting,
+        )
+
+    def disconnect(self, id: int) -> ClientStatus:
+        """Close a connection; what it holds is ready again. L{NoSuchClient} if there is none of that number."""
+        for client in self._connections.open:
+            if client.number == id:
+                result = self._status(client)
+                client.abort()
+                return result
+        raise NoSuchClient(f"there is no client {id}")
+
+
+def _protocol_version(client: QueueProtocol) -> str:
+    return "" if client.session is None else client.session.protocol_version
 
 
 def memory_of_process() -> tuple[int, ...]:

@@ -15,13 +15,11 @@ from phpmq.broker import Broker
 from phpmq.errors import BadSetting, PHPMQError, TooLarge
 from phpmq.frames import DEFAULT_LIMITS, HEADERS, KEY
 from phpmq.interfaces import IOperators, IPeer, Steps
-from phpmq.message import Message, Properties, check_name
+from phpmq.message import Properties, check_name
 from phpmq.results import (
     LISTED,
     DeadDeleteResult,
-    DeadLetterStatus,
     DeadLetterTotals,
-    MessageStatus,
     MoveResult,
     Page,
     Receipt,
@@ -32,10 +30,15 @@ _LEVELS = {"stored": False, "synced": True}
 
 
 class Messages:
-    """What operators see of messages, and do with them."""
+    """
+    What operators see of messages, and do with them.
+
+    @ivar read: returns one message, and its whole body; see L{IOperators.message}
+    """
 
     def __init__(self, operators: IOperators, work: CooperativeWork, broker: Broker, max_message_size: int) -> None:
         self.work = work
+        self.read = operators.message
         self._operators = operators
         self._broker = broker
         self._max_message_size = max_message_size
@@ -55,26 +58,9 @@ class Messages:
         @raise NoSuchQueue: there is none of that name, and no dead letter of it
         @raise BadSetting: there is no such state
         """
-        limit = check_limit(limit)
         if state not in LISTED:
             raise BadSetting(f"a state is {', '.join(LISTED)}, not {state!r}")
-        return (yield from self._operators.messages(name, state, start_of(after), limit, preview))
-
-    def read(self, name: str, id: str, preview: int = 0) -> tuple[MessageStatus | DeadLetterStatus, bytes]:
-        """
-        One message with the beginning of its body, and the whole body as it is.
-
-        @raise NoSuchMessage: there is none of that id in the queue
-        """
-        return self._operators.message(name, id, preview)
-
-    def get(self, name: str, id: str, preview: int) -> MessageStatus | DeadLetterStatus:
-        """
-        One message with the first C{preview} bytes of its body.
-
-        @raise NoSuchMessage: there is none of that id in the queue
-        """
-        return self.read(name, id, preview)[0]
+        return self._operators.messages(name, state, start_of(after), check_limit(limit), preview)
 
     def send(
         self,
@@ -86,20 +72,26 @@ class Messages:
         key: str | None = None,
         level: str = "stored",
     ) -> Deferred[Receipt]:
-        """
-        Send a message, as a client of protocol 2 does; the answer is the receipt.
-
-        @raise PHPMQError: what is wrong with it, as the Deferred's failure
-        """
-        return OneShotSend(self._broker, self._max_message_size).send(name, body, ttl, delay, headers, key, level)
+        """Send a message, as a client of protocol 2 does; fires with the receipt, or fails with what is wrong with it."""
+        try:
+            check_name(name)
+            if len(body) > self._max_message_size:
+                raise TooLarge(f"a body of {len(body)} bytes, the limit is {self._max_message_size}")
+            if level not in _LEVELS:
+                raise BadSetting(f"a level is {' or '.join(_LEVELS)}, not {level!r}")
+            properties = None
+            if delay or headers or key is not None:
+                properties = Properties(_milliseconds("delay", delay), _key(key), _headers(headers))
+            lifetime = _milliseconds("ttl", ttl)
+        except PHPMQError as error:
+            return fail(error)
+        return OneShotSend(self._broker).send(name, body, lifetime, _LEVELS[level], properties)
 
     @cooperative
     def move(self, source: str, target: str, count: int | None = None) -> Steps[MoveResult]:
         """
-        Move messages that are ready in a queue to the tail of another one; those that come after it began stay.
+        Move messages that are ready now to the tail of another queue; see L{IOperators.move}.
 
-        @param count: how many at most, the first ones; None for as many as there are now
-        @raise NoSuchQueue: there is no queue of the source's name
         @raise BadName: no queue can have the target's name
         @raise BadSetting: both are the same
         """
@@ -117,37 +109,18 @@ class DeadLetters:
         self._operators = operators
 
     def totals(self, filter: str = "*", after: str = "", limit: int = 100) -> Page:
-        """
-        Queues that have dead letters, also those that are gone, by name and by pages: how many, and their bytes.
-
-        @param filter: a pattern for their names; see L{phpmq.admin.queues.Queues.list}
-        @param after: the C{next} of the page before
-        """
+        """Queues that have dead letters, also those that are gone: how many, and their bytes. See L{phpmq.admin.queues.Queues.list}."""
         limit = check_limit(limit)
-        totals, matches = self._operators.dead_totals(), matcher(filter)
+        totals, matches = self._operators.dead_totals, matcher(filter)
         names = heapq.nsmallest(limit + 1, (name for name in totals if name > after and matches(name)))
         items = [DeadLetterTotals(name, *totals[name]) for name in names[:limit]]
         return Page(items, names[limit - 1] if len(names) > limit else None)
 
     @cooperative
     def replay(
-        self,
-        name: str,
-        target: str | None = None,
-        ids: Iterable[str] | None = None,
-        reason: str | None = None,
-        count: int | None = None,
+        self, name: str, target: str | None = None, ids: Iterable[str] | None = None, reason: str | None = None, count: int | None = None
     ) -> Steps[ReplayResult]:
-        """
-        Requeue a queue's dead letters: they go to its tail, or to another queue's, with their attempts forgotten.
-
-        @param ids: which; None for all
-        @param reason: only those that died of it
-        @param count: how many at most, the oldest ones
-        @raise NoSuchQueue: there is none of that name, and no dead letter of it
-        @raise NoSuchMessage: one of the ids is not that of a dead letter of the queue
-        @raise BadName: no queue can have the target's name
-        """
+        """Requeue dead letters to the tail of their queue, or of another one; see L{IOperators.replay}."""
         into = name if target is None else target
         replayed = yield from self._operators.replay(name, into, ids, reason, count)
         return ReplayResult(name, into, replayed)
@@ -156,7 +129,7 @@ class DeadLetters:
     def delete(
         self, name: str, ids: Iterable[str] | None = None, reason: str | None = None, count: int | None = None
     ) -> Steps[DeadDeleteResult]:
-        """Delete a queue's dead letters; parameters and errors are those of L{replay}."""
+        """Delete a queue's dead letters; see L{IOperators.delete_dead}."""
         deleted = yield from self._operators.delete_dead(name, ids, reason, count)
         return DeadDeleteResult(name, deleted)
 
@@ -165,39 +138,14 @@ class DeadLetters:
 class OneShotSend:
     """Sends one message, through a channel as everybody does."""
 
-    def __init__(self, broker: Broker, max_message_size: int) -> None:
-        self._max_message_size = max_message_size
+    def __init__(self, broker: Broker) -> None:
         self._channel = broker.channel(self)
         self._answer: Deferred[Receipt] = Deferred(lambda _: self._channel.close())
 
-    def send(
-        self,
-        name: str,
-        body: bytes,
-        ttl: float,
-        delay: float,
-        headers: Mapping[str, str] | None,
-        key: str | None,
-        level: str,
-    ) -> Deferred[Receipt]:
-        """Send it. Fires with the receipt, fails with what is wrong; see L{Messages.send}."""
-        try:
-            check_name(name)
-            if len(body) > self._max_message_size:
-                raise TooLarge(f"a body of {len(body)} bytes, the limit is {self._max_message_size}")
-            if level not in _LEVELS:
-                raise BadSetting(f"a level is {' or '.join(_LEVELS)}, not {level!r}")
-            properties = (
-                Properties(_milliseconds("delay", delay), _key(key), _headers(headers)) if delay or headers or key is not None else None
-            )
-            self._channel.send(b"", name, body, _milliseconds("ttl", ttl), _LEVELS[level], properties)
-        except PHPMQError as error:
-            self._channel.close()
-            return fail(error)
+    def send(self, name: str, body: bytes, ttl: int, synced: bool, properties: Properties | None) -> Deferred[Receipt]:
+        """Send it. Fires with the receipt, fails with the refusal; see L{Messages.send}."""
+        self._channel.send(b"", name, body, ttl, synced, properties)
         return self._answer
-
-    def deliver(self, message: Message, now: int) -> None:
-        """It consumes nothing; see L{IPeer}."""
 
     def receipt(self, tag: bytes, id: bytes = b"", duplicate: bool = False) -> None:
         """It is stored, or synced; see L{IPeer}."""
@@ -209,17 +157,10 @@ class OneShotSend:
         self._channel.close()
         self._answer.errback(error)
 
-    def superseded(self) -> None:
-        """It is no producer; see L{IPeer}."""
+    def _ignore(self, *_: object) -> None:
+        """It consumes nothing, is no producer, and has a tag, so that its send is refused instead of blocked; see L{IPeer}."""
 
-    def blocked(self) -> None:
-        """It has a tag, so that its send is refused instead; see L{IPeer}."""
-
-    def unblocked(self) -> None:
-        """It does not wait; see L{IPeer}."""
-
-    def flush(self) -> None:
-        """It has nothing to write; see L{IPeer}."""
+    deliver = superseded = blocked = unblocked = flush = _ignore
 
 
 def _milliseconds(what: str, seconds: float) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import heapq
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import translate
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -23,7 +23,6 @@ from phpmq.results import (
     SORTS,
     DeleteResult,
     FlushAllResult,
-    FlushResult,
     Page,
     Paused,
     QueueConsumer,
@@ -48,6 +47,8 @@ _SHORTEST = 0.001
 
 _Counts = tuple[int, int, int]
 
+_T = TypeVar("_T")
+
 
 class Rates:
     """
@@ -63,8 +64,7 @@ class Rates:
 
     def __init__(self, counts: _Counts, seconds: float) -> None:
         """
-        @param counts: what the counters are now
-        @param seconds: what time that is
+        @param counts: what the counters are now, at the time C{seconds}
         """
         self._counts = counts
         self._seconds = seconds
@@ -72,11 +72,7 @@ class Rates:
         self.idle = True
 
     def sample(self, counts: _Counts, seconds: float) -> None:
-        """
-        Take note of the counters.
-
-        @param seconds: what time it is
-        """
+        """Take note of the counters, and of the time."""
         passed, self._seconds = max(seconds - self._seconds, _SHORTEST), seconds
         if self.idle and counts == self._counts:
             return
@@ -110,23 +106,14 @@ _NO_RATES = Rates((0, 0, 0), 0.0).result()
 
 
 def check_limit(limit: int) -> int:
-    """
-    Return the limit of a page's items if it may have that many.
-
-    @raise BadSetting: it may not
-    """
+    """Return the limit of a page's items; L{BadSetting} if it is none."""
     if not 1 <= limit <= MAX_PAGE:
         raise BadSetting(f"a limit is a number from 1 to {MAX_PAGE}, not {limit}")
     return limit
 
 
 def start_of(after: str) -> int:
-    """
-    Where a page begins.
-
-    @param after: the C{next} of the page before
-    @raise BadSetting: it is none
-    """
+    """Where a page begins by the C{next} of the page before; L{BadSetting} if it is none."""
     # No position has more than 18 digits.
     if after and not (after.isascii() and after.isdigit() and len(after) <= 18):
         raise BadSetting(f"{after!r} is not where a page ended")
@@ -140,8 +127,23 @@ def matcher(pattern: str) -> Callable[[str], Any]:
     return re.compile(translate(pattern), re.IGNORECASE).match
 
 
+def select(pattern: str, things: list[_T], texts: Callable[[_T], Iterable[str]]) -> Steps[list[_T]]:
+    """Those of many things of whose texts one matches a pattern."""
+    if pattern == "*":
+        return things
+    match = matcher(pattern)
+    matches = yield from steps_of(lambda thing: any(map(match, texts(thing))), things, QUICK)
+    return [thing for thing, matched in zip(things, matches, strict=True) if matched]
+
+
 class Queues:
-    """What operators see of queues, and do to them."""
+    """
+    What operators see of queues, and do to them.
+
+    A method that names a queue raises L{NoSuchQueue} if there is none of that name; or, if it makes one, L{BadName} if none can have it.
+
+    @ivar flush: removes what waits in a queue; see L{IOperators.flush}
+    """
 
     _log = Logger()
 
@@ -150,6 +152,7 @@ class Queues:
         @param clients: tells the number of each client, by its channel
         """
         self.work = work
+        self.flush = operators.flush
         self._operators = operators
         self._clients = clients
         self._reactor = reactor
@@ -220,10 +223,7 @@ class Queues:
         descending, by = sort.startswith("-"), sort.removeprefix("-")
         if by not in SORTS:
             raise BadSetting(f"queues cannot be sorted by {by!r}, only by {', '.join(SORTS)}")
-        names = self._operators.names()
-        if filter != "*":
-            matches = yield from steps_of(matcher(filter), names, QUICK)
-            names = [name for name, matched in zip(names, matches, strict=True) if matched]
+        names = yield from select(filter, self._operators.names(), lambda name: [name])
         if by == "name":
             # The common case looks at as many queues as it shows.
             left = (name for name in names if not after or (name < after if descending else name > after))
@@ -257,11 +257,7 @@ class Queues:
         return self._operators.counters(name) is not None
 
     def status(self, name: str) -> QueueStatus:
-        """
-        One queue, without those who consume it.
-
-        @raise NoSuchQueue: there is none of that name
-        """
+        """One queue, without those who consume it."""
         return self._status(self._operators.numbers(name))
 
     def _status(self, numbers: QueueNumbers) -> QueueStatus:
@@ -284,11 +280,7 @@ class Queues:
 
     @cooperative
     def get(self, name: str) -> Steps[QueueDetail]:
-        """
-        One queue, and who consumes it.
-
-        @raise NoSuchQueue: there is none of that name
-        """
+        """One queue, and who consumes it."""
         status, clients = self.status(name), self._clients()
         consumers = self._operators.consumers(name)
         consumers.sort(key=lambda consumer: clients.get(consumer[0], 0))
@@ -302,36 +294,17 @@ class Queues:
         """
         Change settings of a queue, which is made if it is not there; None gives one back its default.
 
-        @raise BadName: no queue can have that name
         @raise BadSetting: there is no such setting, or it cannot have that value
         """
         return self._status(self._operators.configure(name, settings))
 
     def pause(self, name: str, what: str = "deliveries") -> QueueStatus:
-        """
-        Stop C{deliveries} of a queue, C{sends} to it, or C{all}; it is made if it is not there.
-
-        @raise BadName: no queue can have that name
-        @raise BadSetting: that cannot be paused
-        """
+        """Stop C{deliveries} of a queue, C{sends} to it, or C{all}, else L{BadSetting}; it is made if it is not there."""
         return self._status(self._operators.pause(name, what))
 
     def resume(self, name: str, what: str = "all") -> QueueStatus:
-        """
-        Undo L{pause}.
-
-        @raise NoSuchQueue: there is none of that name
-        @raise BadSetting: that cannot be paused
-        """
+        """Undo L{pause}."""
         return self._status(self._operators.resume(name, what))
-
-    def flush(self, name: str) -> FlushResult:
-        """
-        Remove what waits in a queue; what is in flight is left to its consumers, and never comes back.
-
-        @raise NoSuchQueue: there is none of that name
-        """
-        return self._operators.flush(name)
 
     @cooperative
     def flush_all(self) -> Steps[FlushAllResult]:
@@ -348,9 +321,5 @@ class Queues:
 
     @cooperative
     def delete(self, name: str) -> Steps[DeleteResult]:
-        """
-        Flush a queue and forget its settings, pause, dead letters and keys. The queue goes away unless it has consumers.
-
-        @raise NoSuchQueue: there is none of that name, and no dead letter of it
-        """
-        return (yield from self._operators.delete_queue(name))
+        """Delete a queue with its settings, pause, dead letters and keys; with consumers it stays, empty. Dead letters alone will do."""
+        return self._operators.delete_queue(name)

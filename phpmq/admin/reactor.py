@@ -53,11 +53,7 @@ class CooperativeWork:
         return lambda: (self._long or self._seconds() >= end) and bool(self._is_running())
 
     async def run(self, steps: Steps[_T]) -> _T:
-        """
-        Do the work: its result.
-
-        @raise Draining: the server is about to stop: what is left to do is not done
-        """
+        """Do the work: its result. L{Draining}, and what is left to do is not done, if the server is about to stop."""
         results: list[_T] = []
         work = _kept(steps, results)
         end = self._seconds() + SLICE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from zope.interface import implementer
 
 from phpmq.broker.confirms import Confirms
@@ -17,6 +19,7 @@ from phpmq.message import Message, Properties
 _SEQUENCE_DIGITS = 18
 
 
+@dataclass(slots=True)
 class Outcomes:
     """
     What became of the commands of all channels. Counters never fall.
@@ -26,11 +29,9 @@ class Outcomes:
     @ivar unknown_ids: how many commands named a message that their channel does not hold
     """
 
-    __slots__ = ("duplicates", "refused", "unknown_ids")
-
-    def __init__(self) -> None:
-        self.refused: dict[str, int] = {}
-        self.duplicates = self.unknown_ids = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    duplicates: int = 0
+    unknown_ids: int = 0
 
     def refuse(self, error: PHPMQError) -> None:
         """Count a send that is refused."""
@@ -38,6 +39,7 @@ class Outcomes:
 
 
 @implementer(IChannel)
+@dataclass(slots=True, eq=False)
 class Channel:
     """
     What one client consumes and what it holds.
@@ -54,50 +56,24 @@ class Channel:
     @ivar closed: whether its peer is gone
     """
 
-    __slots__ = (
-        "_confirms",
-        "_keys",
-        "_lifecycle",
-        "_outcomes",
-        "_producers",
-        "closed",
-        "consumers",
-        "has_output",
-        "paused",
-        "peer",
-        "producer",
-        "refusal",
-        "unacked",
-        "unconfirmed",
-        "user",
-    )
+    peer: IPeer
+    user: str
+    _lifecycle: Lifecycle
+    _keys: DeduplicationKeys
+    _producers: Producers
+    _confirms: Confirms
+    _outcomes: Outcomes
+    consumers: dict[str, Consumer] = field(default_factory=dict)
+    unacked: dict[bytes, Message] = field(default_factory=dict)
+    paused: bool = False
+    has_output: bool = False
+    producer: Producer | None = None
+    refusal: PHPMQError | None = None
+    unconfirmed: list[tuple[int, bytes, bytes, bool]] = field(default_factory=list)
+    closed: bool = False
 
-    def __init__(
-        self,
-        peer: IPeer,
-        user: str,
-        lifecycle: Lifecycle,
-        keys: DeduplicationKeys,
-        producers: Producers,
-        confirms: Confirms,
-        outcomes: Outcomes,
-    ) -> None:
-        self.peer = peer
-        self.user = user
-        self._lifecycle = lifecycle
-        self._keys = keys
-        self._producers = producers
-        self._confirms = confirms
-        self._outcomes = outcomes
-        self.consumers: dict[str, Consumer] = {}
-        self.unacked: dict[bytes, Message] = {}
-        self.paused = False
-        self.has_output = False
-        self.producer: Producer | None = None
-        self.refusal: PHPMQError | None = None
-        self.unconfirmed: list[tuple[int, bytes, bytes, bool]] = []
-        self.closed = False
-        lifecycle.channels.add(self)
+    def __post_init__(self) -> None:
+        self._lifecycle.channels.add(self)
 
     # Sending
 

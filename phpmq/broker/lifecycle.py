@@ -8,6 +8,7 @@ queue and C{held} of a consumer, and counts messages against the memory limit.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from phpmq.broker.dead_letters import DeadLetters
@@ -90,6 +91,8 @@ _NO_LIMIT = 2**62
 _WAIT_UNIT, _WAIT_BUCKETS = 0.001, 28
 
 
+# CPython finds a slot faster than an attribute of an object that has more than 30 of them.
+@dataclass(slots=True, eq=False)
 class Lifecycle:
     """
     Carries out the transitions of messages, and counts them. Counters never fall.
@@ -100,56 +103,30 @@ class Lifecycle:
     @ivar waits: how long messages waited from their acceptance until they were delivered for the first time
     """
 
-    # CPython finds a slot faster than an attribute of an object that has more than 30 of them.
-    __slots__ = (
-        "_dead_letters",
-        "_id_format",
-        "_keys",
-        "_next_due",
-        "_producers",
-        "_store",
-        "acknowledged",
-        "channels",
-        "delivered",
-        "dropped",
-        "expired",
-        "leased",
-        "max_window",
-        "memory",
-        "queues",
-        "received",
-        "redelivered",
-        "requeued",
-        "turn",
-        "waits",
-    )
+    turn: Turn
+    memory: Memory
+    queues: Queues
+    _keys: DeduplicationKeys
+    _producers: Producers
+    _dead_letters: DeadLetters
+    _store: IStore
+    max_window: int
+    channels: set[Holder] = field(default_factory=set)
+    leased: dict[Consumer, None] = field(default_factory=dict)
+    received: int = 0
+    delivered: int = 0
+    redelivered: int = 0
+    acknowledged: int = 0
+    requeued: int = 0
+    expired: int = 0
+    dropped: int = 0
+    waits: Histogram = field(default_factory=lambda: Histogram(_WAIT_UNIT, _WAIT_BUCKETS))
+    _id_format: bytes = b""
+    _next_due: int = 0  # of the delayed messages, milliseconds since the epoch
 
-    def __init__(
-        self,
-        turn: Turn,
-        memory: Memory,
-        queues: Queues,
-        keys: DeduplicationKeys,
-        producers: Producers,
-        dead_letters: DeadLetters,
-        store: IStore,
-        max_window: int,
-    ) -> None:
-        self.turn = turn
-        self.memory = memory
-        self.queues = queues
-        self._keys = keys
-        self._producers = producers
-        self._dead_letters = dead_letters
-        self._store = store
-        self._id_format: bytes = store.id_prefix + b"%016x"
-        self._next_due = store.next_due()  # of the delayed messages, milliseconds since the epoch
-        self.max_window = max_window
-        self.channels: set[Holder] = set()
-        self.leased: dict[Consumer, None] = {}
-        self.received = self.delivered = self.redelivered = self.acknowledged = 0
-        self.requeued = self.expired = self.dropped = 0
-        self.waits = Histogram(_WAIT_UNIT, _WAIT_BUCKETS)
+    def __post_init__(self) -> None:
+        self._id_format = self._store.id_prefix + b"%016x"
+        self._next_due = self._store.next_due()
 
     def message_id(self, number: int) -> bytes:
         """The id by which clients know the message of that number."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from phpmq.broker.turn import Turn
@@ -27,6 +28,7 @@ class Bounded(Protocol):
         """Whether one more message of that size may wait."""
 
 
+@dataclass(slots=True, eq=False)
 class Memory:
     """
     What messages, queues, keys and producers take, and the senders that wait until they may try again.
@@ -36,16 +38,13 @@ class Memory:
     @ivar full: whether a send met the limit since there was capacity last
     """
 
-    __slots__ = ("_blocked", "_full_queues", "_turn", "_unblocked", "full", "limit", "used")
-
-    def __init__(self, turn: Turn, limit: int) -> None:
-        self._turn = turn
-        self.limit = limit
-        self.used = 0
-        self.full = False
-        self._blocked: dict[Sender, None] = {}
-        self._unblocked: dict[Sender, None] = {}
-        self._full_queues: dict[Bounded, None] = {}
+    _turn: Turn
+    limit: int
+    used: int = 0
+    full: bool = False
+    _blocked: dict[Sender, None] = field(default_factory=dict)
+    _unblocked: dict[Sender, None] = field(default_factory=dict)
+    _full_queues: dict[Bounded, None] = field(default_factory=dict)
 
     # What is used
 

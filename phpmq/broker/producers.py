@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from phpmq.broker.memory import Memory
@@ -11,6 +12,9 @@ from phpmq.interfaces import IPeer, IStore
 #: What a producer counts against the memory limit, in bytes.
 PRODUCER_OVERHEAD = 512
 
+# What a stored name begins with if it has a user: a client's name has 64 bytes at most, so that none is taken for one with a user.
+_USER = bytes(64)
+
 
 class Owner(Protocol):
     """A channel: what goes on as a producer."""
@@ -19,6 +23,7 @@ class Owner(Protocol):
     producer: Producer | None
 
 
+@dataclass(slots=True, eq=False)
 class Producer:
     """
     Rule 17b: a client that keeps its name across its connections and numbers its sends.
@@ -29,14 +34,11 @@ class Producer:
     @ivar channel: its channel; None while it is not connected
     """
 
-    __slots__ = ("channel", "name", "number", "used", "user")
-
-    def __init__(self, user: str, name: bytes, number: int = -1, used: int = 0) -> None:
-        self.user = user
-        self.name = name
-        self.number = number
-        self.used = used
-        self.channel: Owner | None = None
+    user: str
+    name: bytes
+    number: int = -1
+    used: int = 0
+    channel: Owner | None = None
 
 
 class Producers:
@@ -74,12 +76,10 @@ class Producers:
 
     def attach(self, producer: Producer, channel: Owner) -> None:
         """Let a channel go on as a producer, instead of the one that did so until now."""
-        before = producer.channel
+        before, producer.channel, channel.producer = producer.channel, channel, producer
         if before is not None:
             before.producer = None
-            before.peer.superseded()
-        producer.channel = channel
-        channel.producer = producer
+            before.peer.superseded()  # Last: what this does may be the end of the new channel, too.
 
     def accepted(self, producer: Producer, number: int) -> None:
         """
@@ -113,16 +113,16 @@ class Producers:
 
 def _stored_name(user: str, name: bytes) -> bytes:
     """
-    The one name under which the store keeps a user's producer: user, NUL, name.
+    The one name under which the store keeps a user's producer.
 
-    Without a user it is the bare name, as in files from before there were users, unless that would be read as a user's.
+    Without a user it is the bare name, whatever bytes that has, as in files from before there were users.
     """
-    if not user and b"\0" not in name:
-        return name
-    return user.encode("utf-8") + b"\0" + name
+    return _USER + user.encode("utf-8") + b"\0" + name if user else name
 
 
 def _user_and_name(stored: bytes) -> tuple[str, bytes]:
     """The inverse of L{_stored_name}."""
-    user, separator, name = stored.partition(b"\0")
-    return (user.decode("utf-8", "surrogateescape"), name) if separator else ("", stored)
+    if not stored.startswith(_USER) or stored == _USER:
+        return "", stored
+    user, _, name = stored.removeprefix(_USER).partition(b"\0")
+    return user.decode("utf-8"), name

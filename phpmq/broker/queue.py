@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Protocol
 
@@ -185,6 +186,7 @@ class Queue(QueueRecord):
         return removed
 
 
+@dataclass(slots=True, eq=False)
 class Consumer:
     """
     One channel's subscription to one queue.
@@ -196,16 +198,13 @@ class Consumer:
     @ivar deadlines: id -> when the lease of a message that it holds is over, milliseconds since the epoch; the earliest come first
     """
 
-    __slots__ = ("channel", "deadlines", "held", "lease", "queue", "waiting", "window")
-
-    def __init__(self, channel: Holder, queue: Queue) -> None:
-        self.channel = channel
-        self.queue = queue
-        self.window = 0
-        self.held = 0
-        self.waiting = False
-        self.lease = 0
-        self.deadlines: dict[bytes, int] = {}
+    channel: Holder
+    queue: Queue
+    window: int = 0
+    held: int = 0
+    waiting: bool = False
+    lease: int = 0
+    deadlines: dict[bytes, int] = field(default_factory=dict)
 
     def wait(self, turn: Turn) -> None:
         """Wait for the queue's next message, if there is capacity for it."""

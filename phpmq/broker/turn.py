@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from phpmq.interfaces import IPeer
@@ -25,6 +26,7 @@ class Writer(Protocol):
     peer: IPeer
 
 
+@dataclass(slots=True, eq=False)
 class Turn:
     """
     What is called between L{begin} and the broker's C{end} is one turn: time stands still in it, and deliveries wait for its end.
@@ -38,18 +40,15 @@ class Turn:
     @ivar output: the channels whose peers have something to flush
     """
 
-    __slots__ = ("_clock", "active", "due", "now", "output", "wake")
+    _clock: Callable[[], int]
+    wake: Callable[[], object]
+    now: int = 0
+    active: bool = False
+    due: deque[Scheduled] = field(default_factory=deque)
+    output: list[Writer] = field(default_factory=list)
 
-    def __init__(self, clock: Callable[[], int], wake: Callable[[], object]) -> None:
-        """
-        @param clock: milliseconds since the epoch
-        """
-        self._clock = clock
-        self.wake = wake
-        self.now = clock()
-        self.active = False
-        self.due: deque[Scheduled] = deque()
-        self.output: list[Writer] = []
+    def __post_init__(self) -> None:
+        self.now = self._clock()
 
     def begin(self) -> None:
         """Start a turn."""

@@ -89,7 +89,7 @@ async def _show(admin: Admin, call: Call) -> Answer:
     """
     name, *id = call.words
     if id:
-        message = as_json(admin.messages.get(name, id[0], LIMITS["body"] * 1024))
+        message = as_json(admin.messages.read(name, id[0], LIMITS["body"] * 1024)[0])
         return Answer(display.format_message(message), message)
     detail = await admin.queues.get(name)
     queue = as_json(replace(detail, consuming=detail.consuming[: LIMITS["consumers"]]))

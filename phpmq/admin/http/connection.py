@@ -170,7 +170,7 @@ class Request(http.Request):
             if operation.body is None:
                 raise Problem("bad-request", "this takes no body")
             # What is too much also when there is no other body is not refused as if it were worth to try again.
-            most = self._api.admin.server.max_message_size if self._raw else JSON_LIMIT
+            most = self._api.admin.server.settings.max_message_size if self._raw else JSON_LIMIT
             self.limit = min(most, self._api.connections.max_held)
             if media != JSON and not self._raw:
                 types = f"{JSON}, in UTF-8," + (f" or {RAW}," if operation.raw else "")

@@ -14,7 +14,7 @@ from phpmq.cli.exit_codes import Exit
 from phpmq.cli.options import PATTERN, QUEUE, SECONDS, Value, api_options, size, sort_options, want_verb, yes_option
 from phpmq.cli.output import Listing, Report, note, table
 from phpmq.message import QueueSettings
-from phpmq.results import PAUSES, SETTINGS
+from phpmq.results import PAUSES, docs
 from phpmq.text import plural
 
 #: What resets a setting.
@@ -32,7 +32,7 @@ def _setting(kind: click.ParamType[Any]) -> Value:
 def _setting_options(function: Any) -> Any:
     """Add an option for each setting of a queue."""
     kinds: dict[str, tuple[click.ParamType[Any], str]] = {"max_bytes": (size(_MOST), "B"), "lease": (SECONDS, "S"), "dedup": (SECONDS, "S")}
-    for name, help in reversed(list(SETTINGS.items())):
+    for name, help in reversed(list(docs(QueueSettings).items())):
         kind, metavar = kinds.get(name, (click.IntRange(0, _MOST), "N"))
         if name in QueueSettings._CHOICES:
             option: Any = {"type": click.Choice([*QueueSettings._CHOICES[name], DEFAULT])}
