@@ -35,8 +35,8 @@ _POSITIONAL = {"tcp": ("host", "port"), "tls": ("host", "port"), "unix": ("path"
 #: The kinds of addresses that are parsed here; Twisted's client endpoints may be of others.
 KINDS = tuple(_POSITIONAL)
 
-# An address that is no strports description: it has a host where a description has a port, or no prefix.
-_HAS_HOST = re.compile(r"(tcp|tls|unix|phpmq)://|tcp:(?!\d+(:|$)|\w+=)|(localhost|[\d.]+\.\d+|\[.*\])(:\d*)?$", re.IGNORECASE)
+# An address that is no strports description: it has a host where a description has a port, or no prefix. A word after tcp: may be wrong.
+_HAS_HOST = re.compile(r"(tcp|tls|unix|phpmq)://|tcp:(localhost\b|\[|[^:=]*\.)|(localhost|[\d.]+\.\d+|\[.*\])(:\d*)?$", re.IGNORECASE)
 
 _MAX_PORT = 65535
 _MAX_PATH = 107  # The system's structure for the address of a socket holds no more bytes.
