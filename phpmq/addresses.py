@@ -35,8 +35,8 @@ _POSITIONAL = {"tcp": ("host", "port"), "tls": ("host", "port"), "unix": ("path"
 #: The kinds of addresses that are parsed here; Twisted's client endpoints may be of others.
 KINDS = tuple(_POSITIONAL)
 
-# An address that is no strports description: it has a host where a description has a port, or no prefix.
-_HAS_HOST = re.compile(r"(tcp|tls|unix|phpmq)://|tcp:(?!\d+(:|$)|\w+=)|(localhost|[\d.]+\.\d+|\[.*\])(:\d*)?$", re.IGNORECASE)
+# An address that is no strports description: it has a host where a description has a port, or no prefix. A word after tcp: may be wrong.
+_HAS_HOST = re.compile(r"(tcp|tls|unix|phpmq)://|tcp:(localhost\b|\[|[^:=]*\.)|(localhost|[\d.]+\.\d+|\[.*\])(:\d*)?$", re.IGNORECASE)
 
 _MAX_PORT = 65535
 _MAX_PATH = 107  # The system's structure for the address of a socket holds no more bytes.
@@ -90,12 +90,7 @@ class ApiAddress(NamedTuple):
 
 
 def parse_address(text: str, port: int = QUEUE_PORT) -> Address:
-    """
-    Parse the address of a server.
-
-    @param port: the port of an address that names none
-    @raise ValueError: it is no address; says why
-    """
+    """Parse the address of a server; C{port} is that of one that names none. A C{ValueError} says why it is no address."""
     kind, rest = _split(text)
     options = _arguments(text, kind, rest)
     if "timeout" in options:
@@ -112,11 +107,7 @@ def parse_address(text: str, port: int = QUEUE_PORT) -> Address:
 
 
 def parse_api_address(text: str) -> ApiAddress:
-    """
-    Parse the address of an HTTP API: a URL, or any address of a server.
-
-    @raise ValueError: it is no address; says why
-    """
+    """Parse the address of an HTTP API: a URL, or any address of a server. A C{ValueError} says why it is none."""
     _check(text, text.isprintable() and " " not in text, "it has spaces, or characters that are not printable")
     if "://" in text and _PREFIX.match(text) is None:
         return _parse_url(text)

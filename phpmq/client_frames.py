@@ -10,15 +10,12 @@ import json
 from collections.abc import Mapping
 from functools import cache, lru_cache
 
-from phpmq.errors import BadFrame, TooLarge
+from phpmq.errors import TooLarge
 from phpmq.frames import (
-    ATTEMPTS,
-    CODE,
     CONTENT,
     COUNT,
     DEFAULT_LIMITS,
     DELAY,
-    DUPLICATE,
     HEADERS,
     ID,
     KEY,
@@ -27,6 +24,7 @@ from phpmq.frames import (
     PRODUCER,
     QUEUE,
     REASON,
+    SERVER_02,
     TAG,
     TTL,
     FrameShape,
@@ -43,19 +41,11 @@ MAX_BODY = 512 * 1024 * 1024
 # More seconds than anybody means; a number of the protocol has 20 digits at most.
 _MAX_SECONDS = 10.0**12
 
-# name, type, packets that must be there, packets that may be
-_SERVER = (
-    ("deliver", 3, (QUEUE, CONTENT, ID, ATTEMPTS), (TTL, HEADERS)),
-    ("receipt", 7, (TAG,), (ID, DUPLICATE)),
-    ("refused", 8, (CODE, REASON), (TAG,)),
-    ("draining", 11, (REASON,), ()),
-)
-
 
 @cache
 def server_shapes() -> Mapping[bytes, FrameShape]:
     """The frames that a server sends, by header; the same for all connections."""
-    return open_shapes(_SERVER, {**DEFAULT_LIMITS, CONTENT: MAX_BODY})
+    return open_shapes(SERVER_02, {**DEFAULT_LIMITS, CONTENT: MAX_BODY})
 
 
 @lru_cache(maxsize=4096)
@@ -67,12 +57,7 @@ def _queue_packet(name: str) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _seconds(what: str, packet_type: int, seconds: float) -> bytes:
-    """
-    A packet with a number of seconds, at least a millisecond and at most 30,000 years; nothing for 0.
-
-    @raise TypeError: they are no number
-    @raise ValueError: they are negative, or "not a number"
-    """
+    """A packet with a number of seconds, at least a millisecond and at most 30,000 years; nothing for 0."""
     if not seconds:
         return b""
     if not isinstance(seconds, int | float):
@@ -111,50 +96,26 @@ def encode_send(
     key: str | None = None,
     level: str = "stored",
 ) -> bytes:
-    """
-    A send.
-
-    @param ttl: seconds until it expires; 0 for never
-    @param delay: seconds until it is ready
-    @raise BadName: no queue can have that name
-    @raise TooLarge: body, key or headers are longer than any server takes
-    @raise TypeError: the body is not C{bytes}, or name, key or a header no string
-    @raise ValueError: a number of seconds is negative, key or headers cannot be UTF-8, the key is empty, or there is no such level
-    """
+    """Encode a send; parameters and errors are those of L{phpmq.client.QueueClient.send}."""
     if not isinstance(body, bytes):
         raise TypeError(f"a body is bytes, not {type(body).__name__}")
     if len(body) > MAX_BODY:
         raise TooLarge(f"a body of {len(body)} bytes, no server takes more than {MAX_BODY}")
     if level == "stored" and not (ttl or delay or headers or key is not None):
         return b"".join((_PLAIN_SEND, _queue_packet(queue), packet_header(CONTENT, len(body)), body, packet_header(TAG, len(tag)), tag))
-    return _encode_full_send(tag, queue, body, ttl, delay, headers, key, level)
-
-
-def _encode_full_send(
-    tag: bytes, queue: str, body: bytes, ttl: float, delay: float, headers: Mapping[str, str] | None, key: str | None, level: str
-) -> bytes:
-    optional = [_LEVELS.get(level)]
-    if optional[0] is None:
+    if level not in _LEVELS:
         raise ValueError(f"a level is stored or synced, not {level!r}")
     if key == "":
         raise ValueError("a key is not empty")
-    optional += [_seconds("ttl", TTL, ttl), _seconds("delay", DELAY, delay), _headers(headers) if headers else b""]
-    optional.append(b"" if key is None else _text("a key", KEY, key))
+    times = _seconds("ttl", TTL, ttl), _seconds("delay", DELAY, delay)
+    optional = _LEVELS[level], *times, _headers(headers) if headers else b"", b"" if key is None else _text("a key", KEY, key)
     there = [one for one in optional if one]
     start = frame_header(2, 1, 3 + len(there)), _queue_packet(queue), packet_header(CONTENT, len(body)), body
     return b"".join((*start, *there, packet_header(TAG, len(tag)), tag))
 
 
 def encode_consume(tag: bytes, queue: str, window: int, lease: float = 0) -> bytes:
-    """
-    A consume.
-
-    @param window: the most messages to hold; 0 ends it
-    @param lease: seconds that a message may be held; 0 for no limit
-    @raise BadName: no queue can have that name
-    @raise TypeError: the name is no string, or the window no integer
-    @raise ValueError: window or lease are negative, or the window is beyond all measure
-    """
+    """Encode a consume, which a window of 0 ends; other parameters and errors are those of L{phpmq.client.QueueClient.consume}."""
     if not isinstance(window, int):
         raise TypeError(f"a window is an integer, not {type(window).__name__}")
     if not 0 <= window < 10 ** DEFAULT_LIMITS[COUNT]:
@@ -172,11 +133,7 @@ _ACK, _UNTAGGED_ACK, _TOUCH = frame_header(2, 4, 2), frame_header(2, 4, 1), fram
 
 
 def encode_ack(tag: bytes, message_id: bytes) -> bytes:
-    """
-    An acknowledgement.
-
-    @param tag: empty for one that is not answered
-    """
+    """Encode an acknowledgement; one with an empty tag is not answered."""
     if not tag:
         return b"%b%b%b" % (_UNTAGGED_ACK, packet_header(ID, len(message_id)), message_id)
     return b"%b%b%b%b%b" % (_ACK, packet_header(ID, len(message_id)), message_id, packet_header(TAG, len(tag)), tag)
@@ -188,20 +145,12 @@ def encode_touch(tag: bytes, message_id: bytes) -> bytes:
 
 
 def encode_requeue(tag: bytes, message_id: bytes, ttl: float = 0, delay: float = 0) -> bytes:
-    """
-    A re-queue.
-
-    @raise ValueError: a number of seconds is negative
-    """
+    """Encode a re-queue; a number of seconds that is negative is a C{ValueError}."""
     return _frame(5, packet(ID, message_id), packet(TAG, tag), _seconds("ttl", TTL, ttl), _seconds("delay", DELAY, delay))
 
 
 def encode_dead_letter(tag: bytes, message_id: bytes, reason: str = "") -> bytes:
-    """
-    A dead letter; of a reason that is too long the beginning is sent.
-
-    @raise TypeError: the reason is no string
-    """
+    """Encode a dead letter; a reason that is too long is cut, and one that is no string is a C{TypeError}."""
     if not isinstance(reason, str):
         raise TypeError(f"a reason is a string, not {type(reason).__name__}")
     # A character that the limit cuts in two is left out.
@@ -212,20 +161,3 @@ def encode_dead_letter(tag: bytes, message_id: bytes, reason: str = "") -> bytes
 def encode_hello(tag: bytes, producer: bytes = b"") -> bytes:
     """A hello; without a producer's name it is just a ping."""
     return _frame(10, packet(TAG, tag), packet(PRODUCER, producer) if producer else b"")
-
-
-def headers_of(content: bytes | None) -> dict[str, str]:
-    """
-    The headers of a delivery; empty for None.
-
-    @raise BadFrame: they are no JSON object of strings
-    """
-    if content is None:
-        return {}
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
-        raise BadFrame("headers are not JSON") from None
-    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise BadFrame("headers are not a JSON object of strings")
-    return value

@@ -6,121 +6,94 @@ from typing import ClassVar
 
 
 class PHPMQError(Exception):
-    """Base of every error that phpmq raises on purpose."""
+    """Base of every error that phpmq raises on purpose; a kind that has no C{code} of its own has its base's."""
 
     code: ClassVar[str] = "internal"
 
+    def __init_subclass__(cls, code: str | None = None) -> None:
+        super().__init_subclass__()
+        if code is not None:
+            cls.code = code
 
-class ProtocolError(PHPMQError):
+
+class ProtocolError(PHPMQError, code="bad-frame"):
     """The peer broke the protocol: its connection closes."""
-
-    code = "bad-frame"
 
 
 class BadFrame(ProtocolError):
     """Bytes that no frame consists of, or a frame with the wrong packets."""
 
 
-class Unsupported(ProtocolError):
+class Unsupported(ProtocolError, code="unsupported"):
     """A protocol version or a frame type that a client of this server cannot use."""
 
-    code = "unsupported"
 
-
-class TooLarge(ProtocolError):
+class TooLarge(ProtocolError, code="too-large"):
     """A packet longer than its limit, refused on its header alone."""
 
-    code = "too-large"
 
-
-class BadName(ProtocolError):
+class BadName(ProtocolError, code="bad-name"):
     """A queue name that is empty, too long, not UTF-8, or holds control characters."""
-
-    code = "bad-name"
 
 
 class CommandRefused(PHPMQError):
     """A well-formed command that was not carried out; the conversation goes on."""
 
 
-class UnknownId(CommandRefused):
+class UnknownId(CommandRefused, code="unknown-id"):
     """The channel does not hold a message of that id."""
-
-    code = "unknown-id"
 
 
 class NoRoom(CommandRefused):
     """A send that has to wait: the peer may try again when told that there is room."""
 
 
-class QueueFull(NoRoom):
+class QueueFull(NoRoom, code="queue-full"):
     """The queue takes no sends now."""
 
-    code = "queue-full"
 
-
-class MemoryFull(NoRoom):
+class MemoryFull(NoRoom, code="memory-full"):
     """The server's memory limit is reached."""
 
-    code = "memory-full"
 
-
-class DiskFailing(CommandRefused):
+class DiskFailing(CommandRefused, code="disk-failing"):
     """A message that was to be synced, while the store's file cannot be written; it was not accepted."""
 
-    code = "disk-failing"
 
-
-class LoginRequired(CommandRefused):
+class LoginRequired(CommandRefused, code="login-required"):
     """The server does this only for users that it knows."""
 
-    code = "login-required"
 
-
-class NotAllowed(CommandRefused):
+class NotAllowed(CommandRefused, code="not-allowed"):
     """The server does not do this for this client."""
 
-    code = "not-allowed"
+
+class Draining(CommandRefused, code="draining"):
+    """The server is about to stop."""
 
 
 class AdminError(PHPMQError):
     """What an operator asked for cannot be done; no client of the wire's protocol sees this."""
 
 
-class BadSetting(AdminError):
+class BadSetting(AdminError, code="bad-setting"):
     """A setting that there is not, or a value that it cannot have."""
 
-    code = "bad-setting"
 
-
-class NoSuchQueue(AdminError):
+class NoSuchQueue(AdminError, code="no-such-queue"):
     """There is no queue of that name."""
 
-    code = "no-such-queue"
 
-
-class NoSuchMessage(AdminError):
+class NoSuchMessage(AdminError, code="no-such-message"):
     """There is no message of that id in the queue."""
 
-    code = "no-such-message"
 
-
-class NoSuchClient(AdminError):
+class NoSuchClient(AdminError, code="no-such-client"):
     """There is no client of that number."""
 
-    code = "no-such-client"
 
-
-class NotSupported(AdminError):
+class NotSupported(AdminError, code="not-supported"):
     """The engine that keeps this server's messages cannot do that."""
-
-    code = "not-supported"
-
-
-class Draining(CommandRefused):
-    """The server is about to stop."""
-
-    code = "draining"
 
 
 class ClientError(PHPMQError):
@@ -143,10 +116,8 @@ class Closed(ClientError):
     """The client was closed before the server answered."""
 
 
-class StoreError(PHPMQError):
+class StoreError(PHPMQError, code="disk-failing"):
     """The store's file could not be written; nothing is lost from memory."""
-
-    code = "disk-failing"
 
 
 class StartError(PHPMQError, SystemExit):  # type: ignore[misc]  # both have a "code"
@@ -163,23 +134,10 @@ class StartError(PHPMQError, SystemExit):  # type: ignore[misc]  # both have a "
         self.code = sentence  # type: ignore[misc]
 
 
-_BY_CODE: dict[str, type[PHPMQError]] = {
-    kind.code: kind
-    for kind in (
-        BadFrame,
-        Unsupported,
-        TooLarge,
-        BadName,
-        UnknownId,
-        QueueFull,
-        MemoryFull,
-        DiskFailing,
-        LoginRequired,
-        NotAllowed,
-        Draining,
-        PHPMQError,
-    )
-}
+# What a server may refuse with.
+_REFUSALS = BadFrame, Unsupported, TooLarge, BadName, UnknownId, QueueFull, MemoryFull, DiskFailing, LoginRequired, NotAllowed, Draining
+
+_BY_CODE: dict[str, type[PHPMQError]] = {kind.code: kind for kind in _REFUSALS}
 
 
 def from_code(code: str, reason: str) -> PHPMQError:

@@ -7,6 +7,7 @@ length (29 digits) and as many bytes of content. Source: docs/reference/protocol
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
@@ -24,26 +25,38 @@ TAG, DELAY, LEVEL, HEADERS, KEY, ATTEMPTS, REASON, CODE, LEASE, USER, SECRET, DU
 DEFAULT_LIMITS: Mapping[int, int] = {
     QUEUE: MAX_NAME,
     CONTENT: 16 * 1024 * 1024,
-    ID: 64,
-    COUNT: 20,
-    TTL: 20,
-    TAG: 64,
-    DELAY: 20,
-    LEVEL: 20,
+    **dict.fromkeys((COUNT, TTL, DELAY, LEVEL, ATTEMPTS, LEASE), 20),
+    **dict.fromkeys((ID, TAG, CODE, PRODUCER), 64),
+    **dict.fromkeys((KEY, USER, SECRET), 255),
     HEADERS: 8192,
-    KEY: 255,
-    ATTEMPTS: 20,
     REASON: 1024,
-    CODE: 64,
-    LEASE: 20,
-    USER: 255,
-    SECRET: 255,
     DUPLICATE: 1,
-    PRODUCER: 64,
 }
 
 #: The longest content of a packet type that is not known, where such packets are ignored.
 UNKNOWN_LIMIT = 8192
+
+# Name, type, packets of what a client may send in version 01: in both its revisions, and in one of them.
+COMMON_01 = (("consume", 2, (QUEUE, COUNT)), ("acknowledge", 4, (QUEUE, ID)))
+ORIGINAL_01 = (("send original", 1, (QUEUE, CONTENT)),)
+DOCUMENTED_01 = (("send", 1, (QUEUE, CONTENT, TTL)), ("requeue", 5, (QUEUE, ID, TTL)), ("dead letter", 6, (QUEUE, ID)))
+
+# Name, type, packets that must be there, packets that may be: what a client may send in version 02, and what a server may.
+CLIENT_02 = (
+    ("send", 1, (QUEUE, CONTENT), (TTL, DELAY, LEVEL, HEADERS, KEY, TAG)),
+    ("consume", 2, (QUEUE, COUNT), (LEASE, TAG)),
+    ("acknowledge", 4, (ID,), (TAG,)),
+    ("requeue", 5, (ID,), (TTL, DELAY, TAG)),
+    ("dead letter", 6, (ID,), (REASON, TAG)),
+    ("touch", 9, (ID,), (TAG,)),
+    ("hello", 10, (TAG,), (PRODUCER, USER, SECRET)),
+)
+SERVER_02 = (
+    ("deliver", 3, (QUEUE, CONTENT, ID, ATTEMPTS), (TTL, HEADERS)),
+    ("receipt", 7, (TAG,), (ID, DUPLICATE)),
+    ("refused", 8, (CODE, REASON), (TAG,)),
+    ("draining", 11, (REASON,), ()),
+)
 
 #: The most packets of a frame: its count has two digits.
 MAX_PACKETS = 99
@@ -61,11 +74,12 @@ class FrameShape:
 
     @ivar header: the eight bytes that the frame starts with
     @ivar packets: its packet types; contents are handed out in this order, whatever the order on the wire, None for one that is missing
-    @ivar required: how many of them, the first, must be there
+    @ivar required: how many of them, the first, must be there; all of them and nothing else where none is given
     @ivar count: how many packets the frame has
     @ivar varying: the slot of the packet that differs from one such frame of a peer to the next, while the others mostly do not; -1 where
         more than one differs
     @ivar tag: the slot of the tag, which may differ as well; -1 where there is none
+    @ivar known: slot and length of the content by packet header, filled as they come
     """
 
     __slots__ = ("_limits", "_slots", "count", "header", "known", "name", "open", "packets", "required", "tag", "varying")
@@ -79,13 +93,7 @@ class FrameShape:
         required: int | None = None,
         count: int | None = None,
     ) -> None:
-        """
-        @param required: None if all packets must be there and nothing else
-        @param count: None if it is the number of packets
-        """
-        self.name = name
-        self.header = header
-        self.packets = packets
+        self.name, self.header, self.packets = name, header, packets
         self.open = required is not None
         self.required = len(packets) if required is None else required
         self.count = len(packets) if count is None else count
@@ -93,7 +101,6 @@ class FrameShape:
         self._limits = limits
         self.varying = next((self._slots[packet] for packet in (CONTENT, ID) if packet in packets[: self.required]), 0)
         self.tag = self._slots.get(TAG, -1)
-        #: packet header -> (slot, length of the content), filled as they come.
         self.known: dict[bytes, tuple[int, int]] = {}
 
     def packet(self, header: bytes) -> tuple[int, int]:
@@ -300,6 +307,17 @@ class FrameDecoder:
         if header[:1] != b"H" or not header[1:].isdigit():
             return BadFrame("frame header expected")
         return Unsupported(f"version {header[1:3].decode()} type {header[3:6].decode()} with {header[6:].decode()} packets")
+
+
+def json_headers(content: bytes) -> dict[str, str]:
+    """Decode the content of a packet of headers; anything but a JSON object of strings is a L{BadFrame}."""
+    try:
+        value = json.loads(content.decode("utf-8"))  # it would take UTF-16 as well
+    except (ValueError, RecursionError):
+        raise BadFrame("headers are not JSON") from None
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise BadFrame("headers are not a JSON object of strings")
+    return value
 
 
 def frame_header(version: int, frame_type: int, count: int) -> bytes:

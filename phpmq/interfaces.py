@@ -312,7 +312,7 @@ class IOperators(Interface):
         """The names of all queues."""
 
     def rank(name: str, by: str) -> float:
-        """The number by which a queue is sorted, see L{phpmq.results.SORTS}; 0 if it is gone."""
+        """The number by which a queue is sorted, see L{phpmq.message.SORTS}; 0 if it is gone."""
 
     def numbers(name: str) -> QueueNumbers:
         """All numbers of a queue."""
@@ -330,7 +330,7 @@ class IOperators(Interface):
         """Change settings of a queue, which is made if it is not there; None gives one back its default."""
 
     def pause(name: str, what: str) -> QueueNumbers:
-        """Stop what is one of L{phpmq.results.PAUSES}; the queue is made if it is not there."""
+        """Stop what is one of L{phpmq.message.PAUSES}; the queue is made if it is not there."""
 
     def resume(name: str, what: str) -> QueueNumbers:
         """Undo L{pause}."""

@@ -14,43 +14,36 @@ from twisted.application.strports import service
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolFactory
 
+from phpmq.addresses import API_PORT, QUEUE_PORT, listening_description
 from phpmq.errors import StartError
 
 #: Connections that the system completes before the server takes them, for each listener that does not name its own number.
 _BACKLOG = 1024
 
-# The parts of a strports string, in which a backslash takes a colon its meaning.
-_PARTS = re.compile(r"((?:[^:\\]|\\.)*)(?::|$)")
+# Ports of addresses that name none; those of the other options are for queues.
+_PORTS = {"--console": 9101, "--http": API_PORT}
 
-# Where the address stands in the string when it is not named.
+# Where the address stands in a strports string when it is not named.
 _ADDRESSES = {"tcp": 2, "tcp6": 2, "ssl": 5}
 
 
 class Listener:
-    """
-    A place where the server listens.
-
-    @ivar option: the option that asks for it, such as C{--listen}
-    @ivar description: how it does so, a strports string
-    @ivar port: its service
-    """
+    """A place where the server listens: the option that asks for it, such as C{--listen}, its strports string, and its service."""
 
     def __init__(self, option: str, description: str, factory: IProtocolFactory, reactor: Any) -> None:
         """
+        @param description: a strports string, or an address with a host or a path
         @raise ValueError: the description is none
         """
-        self.option, self.description = option, description
+        self.option = option
         try:
-            self.port: Any = service(_with_backlog(description), factory, reactor)
+            self.description = listening_description(description, _PORTS.get(option, QUEUE_PORT))
+            self.port: Any = service(_with_backlog(self.description), factory, reactor)
         except (ValueError, TypeError, LookupError, ImportError, OSError) as error:
             raise ValueError(f"{option} {description}: {error or type(error).__name__}") from error
 
     def bind(self) -> None:
-        """
-        Begin; where a dead server's unix socket is in its place, the socket goes.
-
-        @raise StartError: it cannot be bound
-        """
+        """Begin, or raise L{StartError}; where a dead server's unix socket is in its place, the socket goes."""
         try:
             try:
                 self.port.privilegedStartService()
@@ -63,11 +56,7 @@ class Listener:
 
 
 def _with_backlog(description: str) -> str:
-    """
-    The description with room for a burst of connections: scripts connect for each request.
-
-    Twisted's default of 50 lets the 51st of a burst wait for its second try, a second later.
-    """
+    # Scripts connect for each request. Twisted's default of 50 lets the 51st of a burst wait for its second try, a second later.
     kind = description.partition(":")[0]
     if kind in ("tcp", "tcp6", "ssl", "unix") and ":backlog=" not in description:
         return f"{description}:backlog={_BACKLOG}"
@@ -75,11 +64,8 @@ def _with_backlog(description: str) -> str:
 
 
 def _remove_dead_socket(path: bytes | int) -> bool:
-    """
-    Remove a unix socket that nobody listens on any more, with its lock; whether it was one.
-
-    Twisted does so only if no process has the number that the lock names. In a container a server has the same one at each start.
-    """
+    """Remove a unix socket that nobody listens on any more, with its lock; whether it was one."""
+    # Twisted does so only if no process has the number that the lock names. In a container a server has the same one at each start.
     if isinstance(path, int):
         return False  # It is a port.
     try:
@@ -111,15 +97,15 @@ def _cannot_listen(option: str, description: str, error: Exception) -> str:
 
 def is_local(description: str) -> bool:
     """Tell whether only this machine's own users can connect to a listener; false if the strports string does not say it."""
-    kind, *parts = (re.sub(r"\\(.)", r"\1", part) for part in _PARTS.findall(description)[:-1] or [""])
+    # A backslash takes a colon its meaning.
+    kind, *parts = (re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:[^:\\]|\\.)+", description) or [""])
     named = dict(part.split("=", 1) for part in parts if "=" in part)
     if kind == "unix" or (kind == "systemd" and named.get("domain") == "UNIX"):
         return True
     if kind not in _ADDRESSES:
         return False
     unnamed = [kind, *(part for part in parts if "=" not in part)]
-    place = _ADDRESSES[kind]
-    address = named.get("interface", unnamed[place] if place < len(unnamed) else "")
+    address = named.get("interface", "".join(unnamed[_ADDRESSES[kind] :][:1]))
     try:
         return address == "localhost" or ip_address(address).is_loopback
     except ValueError:
@@ -127,11 +113,7 @@ def is_local(description: str) -> bool:
 
 
 def require_local(option: str, description: str) -> None:
-    """
-    Refuse a listener that others than this machine's own users can connect to.
-
-    @raise StartError: it is one
-    """
+    """Raise L{StartError} for a listener that others than this machine's own users can connect to."""
     if not is_local(description):
         raise StartError(
             f"phpmq: {option} {description} may be reached from other machines, and there is no login: "

@@ -20,6 +20,18 @@ KEY_OVERHEAD = 96
 #: The longest name of a queue, in bytes of UTF-8.
 MAX_NAME = 255
 
+#: States of messages.
+STATES = "ready", "delayed", "in_flight", "dead"
+
+#: What can be paused.
+PAUSES = "deliveries", "sends", "all"
+
+#: What queues can be sorted by; C{messages} are those ready, delayed and in flight.
+SORTS = "name", "ready", "in_flight", "messages", "dead", "bytes", "age", "rate"
+
+#: The most items of a page, and the most bytes of each body in a list of messages.
+MAX_PAGE, MAX_PREVIEW = 1000, 65536
+
 
 def key_size(length: int, count: int = 1) -> int:
     """What remembered keys with so many bytes count against the memory limit."""
@@ -27,11 +39,7 @@ def key_size(length: int, count: int = 1) -> int:
 
 
 def check_name(name: str) -> str:
-    """
-    The name, if a queue may have it.
-
-    @raise BadName: it may not
-    """
+    """Return a name that a queue may have; any other is a L{BadName}."""
     if not name:
         raise BadName("queue name is empty")
     try:
@@ -62,9 +70,7 @@ class QueueSettings:
     _SECONDS: ClassVar[tuple[str, ...]] = "lease", "dedup"
 
     def __post_init__(self) -> None:
-        """
-        @raise BadSetting: a value is not one that the setting can have
-        """
+        """Refuse a value that the setting cannot have with L{BadSetting}."""
         for name, value in asdict(self).items():
             choices = self._CHOICES.get(name)
             if choices is not None:
@@ -76,11 +82,7 @@ class QueueSettings:
                 raise BadSetting(f"{name} is a whole number, not {value!r}")
 
     def changed(self, changes: Mapping[str, Any]) -> QueueSettings:
-        """
-        Settings that differ in some; None stands for the default.
-
-        @raise BadSetting: there is no such setting, or it cannot have that value
-        """
+        """Return settings that differ in some, None for the default; L{BadSetting} if there is none of that name, or it cannot be so."""
         known = asdict(DEFAULT_SETTINGS)
         for name in changes:
             if name not in known:
@@ -92,36 +94,30 @@ class QueueSettings:
 DEFAULT_SETTINGS = QueueSettings()
 
 
+@dataclass(slots=True, eq=False)
 class QueueRecord:
-    """The facts of a queue that outlive the process."""
+    """
+    The facts of a queue that outlive the process.
 
-    __slots__ = ("flushed_to", "keys_forgotten_to", "name", "number", "paused", "settings")
+    @ivar number: the queue's key in the store
+    @ivar flushed_to: messages up to this position were flushed
+    @ivar paused: bits: 1 no deliveries, 2 no sends
+    @ivar keys_forgotten_to: the keys of messages up to this number were forgotten
+    """
 
-    def __init__(
-        self,
-        number: int,
-        name: str,
-        flushed_to: int = 0,
-        paused: int = 0,
-        settings: QueueSettings = DEFAULT_SETTINGS,
-        keys_forgotten_to: int = 0,
-    ) -> None:
-        #: The queue's key in the store.
-        self.number = number
-        self.name = name
-        #: Messages up to this position were flushed.
-        self.flushed_to = flushed_to
-        #: Bits: 1 no deliveries, 2 no sends.
-        self.paused = paused
-        self.settings = settings
-        #: The keys of messages up to this number were forgotten.
-        self.keys_forgotten_to = keys_forgotten_to
+    number: int
+    name: str
+    flushed_to: int = 0
+    paused: int = 0
+    settings: QueueSettings = DEFAULT_SETTINGS
+    keys_forgotten_to: int = 0
 
     def remembers_from(self, now: int) -> int:
         """Its dedup window: the keys of messages that were accepted later than that are known, whatever became of the messages."""
         return now - int(self.settings.dedup * 1000)
 
 
+@dataclass(slots=True, eq=False)
 class Properties:
     """
     What only some messages have.
@@ -131,12 +127,9 @@ class Properties:
     @ivar headers: a JSON object of strings; empty for none
     """
 
-    __slots__ = ("due", "headers", "key")
-
-    def __init__(self, due: int = 0, key: str = "", headers: bytes = b"") -> None:
-        self.due = due
-        self.key = key
-        self.headers = headers
+    due: int = 0
+    key: str = ""
+    headers: bytes = b""
 
     @property
     def size(self) -> int:
@@ -190,6 +183,7 @@ class Message:
         self.size = len(body) if properties is None else len(body) + properties.size
 
 
+@dataclass(slots=True, eq=False)
 class DeadMessage:
     """
     A message that nobody will get any more, kept for the operator.
@@ -203,30 +197,14 @@ class DeadMessage:
     @ivar length: bytes of its body, of which C{body} may be only the beginning
     """
 
-    __slots__ = ("accepted", "attempts", "body", "died", "headers", "length", "number", "queue", "reason", "size", "text")
-
-    def __init__(
-        self,
-        number: int,
-        queue: str,
-        reason: str,
-        text: str,
-        accepted: int,
-        died: int,
-        attempts: int,
-        body: bytes,
-        headers: bytes,
-        size: int,
-        length: int,
-    ) -> None:
-        self.number = number
-        self.queue = queue
-        self.reason = reason
-        self.text = text
-        self.accepted = accepted
-        self.died = died
-        self.attempts = attempts
-        self.body = body
-        self.headers = headers
-        self.size = size
-        self.length = length
+    number: int
+    queue: str
+    reason: str
+    text: str
+    accepted: int
+    died: int
+    attempts: int
+    body: bytes
+    headers: bytes
+    size: int
+    length: int

@@ -52,8 +52,7 @@ class QueueProtocol(Protocol):
     @ivar number: by which operators know it; never given again
     @ivar listener: description of the listener that accepted it
     @ivar since: when it was made, seconds of the clock
-    @ivar received: bytes that came, C{sent}: bytes that went
-    @ivar held: bytes that wait for the rest of their frame
+    @ivar received: bytes that came, C{sent}: bytes that went, C{held}: bytes that wait for the rest of their frame
     @ivar session: what the client sends goes to; None unless it is connected
     """
 
@@ -216,10 +215,6 @@ class QueueFactory(Factory):
     noisy = False
 
     def __init__(self, connections: Connections[QueueProtocol], open_session: Callable[[IConnection], Session], listener: str = "") -> None:
-        """
-        @param open_session: makes the session of a connection
-        @param listener: its description
-        """
         self._connections = connections
         self._open_session = open_session
         self._listener = listener

@@ -16,25 +16,13 @@ from operator import getitem
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, dataclass_transform, get_args, get_origin, get_type_hints
 
-from phpmq.message import QueueSettings
+from phpmq.message import STATES, QueueSettings
 from phpmq.text import format_count, format_duration, format_rate, format_size
 
 Schema = dict[str, Any]
 
-#: States of messages.
-STATES = "ready", "delayed", "in_flight", "dead"
-
 #: States by which messages can be listed; C{active} are those ready and in flight, in one order.
 LISTED = *STATES, "active"
-
-#: What can be paused.
-PAUSES = "deliveries", "sends", "all"
-
-#: What queues can be sorted by; C{messages} are those ready, delayed and in flight.
-SORTS = "name", "ready", "in_flight", "messages", "dead", "bytes", "age", "rate"
-
-#: The most items of a page, and the most bytes of each body in a list of messages.
-MAX_PAGE, MAX_PREVIEW = 1000, 65536
 
 
 class Unit(Enum):

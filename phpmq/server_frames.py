@@ -7,34 +7,30 @@ time to live, re-queue and dead letter. Version 02 answers. Source: docs/referen
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from phpmq.errors import BadFrame, BadName
 from phpmq.frames import (
     ATTEMPTS,
+    CLIENT_02,
     CODE,
+    COMMON_01,
     CONTENT,
-    COUNT,
     DEFAULT_LIMITS,
-    DELAY,
+    DOCUMENTED_01,
     DUPLICATE,
     HEADERS,
     ID,
-    KEY,
-    LEASE,
-    LEVEL,
-    PRODUCER,
+    ORIGINAL_01,
     QUEUE,
     REASON,
-    SECRET,
     TAG,
     TTL,
-    USER,
     FrameShape,
     frame_header,
+    json_headers,
     open_shapes,
     packet,
     packet_header,
@@ -43,27 +39,6 @@ from phpmq.message import check_name
 
 #: Revisions of version 01; 0 stands for not known yet.
 ORIGINAL, DOCUMENTED = 1, 2
-
-# name, type, packets of what a client may send
-_COMMON = (("consume", 2, (QUEUE, COUNT)), ("acknowledge", 4, (QUEUE, ID)))
-_ORIGINAL = (("send original", 1, (QUEUE, CONTENT)),)
-_DOCUMENTED = (
-    ("send", 1, (QUEUE, CONTENT, TTL)),
-    ("requeue", 5, (QUEUE, ID, TTL)),
-    ("dead letter", 6, (QUEUE, ID)),
-)
-
-
-# name, type, packets that must be there, packets that may be
-_VERSION_02 = (
-    ("send", 1, (QUEUE, CONTENT), (TTL, DELAY, LEVEL, HEADERS, KEY, TAG)),
-    ("consume", 2, (QUEUE, COUNT), (LEASE, TAG)),
-    ("acknowledge", 4, (ID,), (TAG,)),
-    ("requeue", 5, (ID,), (TTL, DELAY, TAG)),
-    ("dead letter", 6, (ID,), (REASON, TAG)),
-    ("touch", 9, (ID,), (TAG,)),
-    ("hello", 10, (TAG,), (PRODUCER, USER, SECRET)),
-)
 
 
 class Versions:
@@ -87,21 +62,17 @@ class Versions:
             }
 
         self.version01 = {
-            0: shapes(_COMMON, _ORIGINAL, _DOCUMENTED),
-            ORIGINAL: shapes(_COMMON, _ORIGINAL),
-            DOCUMENTED: shapes(_COMMON, _DOCUMENTED),
+            0: shapes(COMMON_01, ORIGINAL_01, DOCUMENTED_01),
+            ORIGINAL: shapes(COMMON_01, ORIGINAL_01),
+            DOCUMENTED: shapes(COMMON_01, DOCUMENTED_01),
         }
-        self.version02 = open_shapes(_VERSION_02, limits)
+        self.version02 = open_shapes(CLIENT_02, limits)
         self.first: Mapping[bytes, FrameShape] = {**self.version01[0], **self.version02}
 
 
 @lru_cache(maxsize=4096)
 def queue_name(content: bytes) -> str:
-    """
-    A queue's name from its packet: 1-255 bytes of UTF-8 that no output could mistake for anything but text.
-
-    @raise BadName: it is something else
-    """
+    """Decode a queue's name; anything but 1-255 bytes of UTF-8 that no output could mistake for anything but text is a L{BadName}."""
     try:
         name = content.decode("utf-8")
     except UnicodeDecodeError:
@@ -110,11 +81,7 @@ def queue_name(content: bytes) -> str:
 
 
 def number(content: bytes) -> int:
-    """
-    A count or a time to live from its packet.
-
-    @raise BadFrame: anything but ASCII digits
-    """
+    """Decode a count or a time to live; anything but ASCII digits is a L{BadFrame}."""
     if not content.isdigit():
         raise BadFrame("number expected")
     return int(content)
@@ -125,7 +92,7 @@ _DECIMAL = re.compile(rb"[0-9]+(?:\.[0-9]+)?")
 
 def milliseconds(content: bytes | None) -> int:
     """
-    A time to live, a delay or a lease of version 02, in seconds with decimals allowed; what is above 0 is at least 1. 0 for None.
+    Decode a time to live, a delay or a lease of version 02, in seconds with decimals allowed; above 0 it is at least 1. 0 for None.
 
     @raise BadFrame: anything but digits with at most one dot between them
     """
@@ -138,11 +105,7 @@ def milliseconds(content: bytes | None) -> int:
 
 
 def text(content: bytes | None) -> str:
-    """
-    A reason, or a key, in UTF-8; empty for None.
-
-    @raise BadFrame: it is something else
-    """
+    """Decode a reason or a key, empty for None; anything but UTF-8 is a L{BadFrame}."""
     try:
         return (content or b"").decode("utf-8")
     except UnicodeDecodeError:
@@ -151,17 +114,8 @@ def text(content: bytes | None) -> str:
 
 @lru_cache(maxsize=1024)
 def headers(content: bytes) -> bytes:
-    """
-    Headers as they came, if they are a JSON object of strings.
-
-    @raise BadFrame: they are something else
-    """
-    try:
-        value = json.loads(content.decode("utf-8"))  # it would take UTF-16 as well
-    except (ValueError, RecursionError):
-        raise BadFrame("headers are not JSON") from None
-    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise BadFrame("headers are not a JSON object of strings")
+    """Check headers, and return them as they came; anything but a JSON object of strings is a L{BadFrame}."""
+    json_headers(content)
     return content
 
 
@@ -173,15 +127,13 @@ def _queue_packet(name: str) -> bytes:
     return packet(QUEUE, name.encode("utf-8"))
 
 
-@lru_cache(maxsize=4096)
-def _content_header(length: int) -> bytes:
-    return packet_header(CONTENT, length)
-
-
 @lru_cache(maxsize=256)
 def _attempts_packet(attempts: int) -> bytes:
     return packet(ATTEMPTS, b"%d" % attempts)
 
+
+_content_header = lru_cache(maxsize=4096)(partial(packet_header, CONTENT))
+_tag_header = lru_cache(maxsize=256)(partial(packet_header, TAG))
 
 _DELIVERY_ORIGINAL, _DELIVERY_DOCUMENTED, _DELIVERY_02 = frame_header(1, 3, 3), frame_header(1, 3, 4), frame_header(2, 3, 4)
 _ID_HEADER = packet_header(ID, 32)
@@ -223,23 +175,11 @@ def encode_delivery_02(queue: str, body: bytes, message_id: bytes, attempts: int
 
 
 _DUPLICATE = packet(DUPLICATE, b"1")
-
-
-@lru_cache(maxsize=256)
-def _tag_header(length: int) -> bytes:
-    return packet_header(TAG, length)
-
-
 _RECEIPT_1, _RECEIPT_2, _RECEIPT_3 = frame_header(2, 7, 1), frame_header(2, 7, 2), frame_header(2, 7, 3)
 
 
 def encode_receipt(tag: bytes, message_id: bytes = b"", duplicate: bool = False) -> tuple[bytes, ...]:
-    """
-    The parts of the answer to a request that was carried out.
-
-    @param message_id: 32 bytes; empty for none
-    @param duplicate: nothing was stored, as it was there already
-    """
+    """The parts of the answer to a request that was carried out; C{duplicate} if nothing was stored, as the message was there already."""
     if not duplicate:
         if message_id:
             return _RECEIPT_2, _tag_header(len(tag)), tag, _ID_HEADER, message_id

@@ -77,7 +77,7 @@ class QueueService(MultiService):
             max(settings.memory_limit // _UNFINISHED_SHARE, settings.max_message_size + 1024),
         )
         self.admin: Admin
-        self.consoles = ConsoleFactory(self, reactor, settings.max_consoles, settings.per_address)
+        self.consoles = ConsoleFactory(lambda: self.admin, reactor, settings.max_consoles, settings.per_address)
         self.site: Site | None = None
         self._listeners: list[Listener] = []
         for option, descriptions in ("--listen", settings.listen), ("--listen-original", settings.listen_original):
@@ -104,27 +104,21 @@ class QueueService(MultiService):
         """What copies the messages to the file, once the service was started; None without a file."""
         return self.engine.mirror
 
-    def _listen(self, option: str, description: str, factory: IProtocolFactory) -> None:
-        self._listeners.append(Listener(option, description, factory, self._reactor))
+    def _listen(self, option: str, description: str, factory: IProtocolFactory) -> Listener:
+        listener = Listener(option, description, factory, self._reactor)
+        self._listeners.append(listener)
+        return listener
 
     def _listen_for_operators(self, option: str, description: str, factory: IProtocolFactory) -> None:
-        self._listen(option, description, factory)
+        listener = self._listen(option, description, factory)
         if not self.settings.insecure_admin:
-            require_local(option, description)
+            require_local(option, listener.description)
 
     def _listen_for_http(self, settings: Settings) -> None:
         # A server without it need not have twisted.web in memory.
-        from phpmq.admin.http import Access, Site
+        from phpmq.admin.http import Site
 
-        self.site = Site(
-            self._reactor,
-            Access(settings.http_hosts),
-            settings.frame_timeout,
-            settings.write_timeout,
-            settings.max_http_connections,
-            settings.max_http_bodies,
-            settings.per_address,
-        )
+        self.site = Site(self._reactor, settings)
         for description in settings.http:
             self._listen_for_operators("--http", description, self.site)
 

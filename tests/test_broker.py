@@ -14,7 +14,7 @@ import phpmq.broker.queue
 from phpmq.broker import DELIVERIES, SENDS, Broker
 from phpmq.errors import BadName, MemoryFull, QueueFull, UnknownId
 from phpmq.interfaces import IChannel, IPeer
-from phpmq.message import MESSAGE_OVERHEAD
+from phpmq.message import MESSAGE_OVERHEAD, DeadMessage, Properties
 from phpmq.mirror import StoreFile
 from phpmq.store import SQLiteStore
 from phpmq.store.rows import scalar
@@ -124,6 +124,11 @@ class BrokerTestCase(SynchronousTestCase):
             pass
         self.settle()
 
+    def dead(self, peer: RecordingPeer, number: int) -> None:
+        """Reject a message."""
+        peer.channel.dead_letter(None, peer.take(b"%d" % number))
+        self.settle()
+
     def drain(self, queue: str = "q") -> list[bytes]:
         """Take and acknowledge all that waits in a queue."""
         peer = self.consumer(1, queue)
@@ -215,6 +220,21 @@ class SeamTests(BrokerTestCase):
         self.assertTrue(self.woken)
         self.settle()
         self.assertEqual(peer.bodies, [b"2"])
+
+    def test_wake_for_an_answer(self) -> None:
+        """An answer outside of a turn wakes the broker, which has the peer flush it; inside of one it is flushed at the end."""
+        peer = RecordingPeer(self.broker)
+        peer.channel.hello(b"1", None)
+        self.assertTrue(self.woken)
+        self.assertEqual((len(peer.receipts), peer.flushed), (1, []))
+        self.settle()
+        self.assertEqual(peer.flushed, [0])
+        self.broker.begin()
+        peer.channel.hello(b"2", None)
+        peer.channel.hello(b"3", None)
+        self.assertFalse(self.woken)
+        self.broker.end()
+        self.assertEqual((peer.flushed, self.woken), ([0, 0], False))
 
 
 class QueueLifeTests(BrokerTestCase):
@@ -440,6 +460,17 @@ class MoveTests(BrokerTestCase):
         self.assertEqual(moved, [2, 2, 1, 1])
         self.assertEqual(self.drain("other"), bodies(10, 20, 30, 40, 12345, 50))
 
+    def test_count(self) -> None:
+        """As many are moved as were asked for, from the head, and none that came after the given position."""
+        self.send(1, 2, 3, 4)
+        source, target = self.broker.queues["q"], self.broker.queues.get_or_create("other")
+        last = self.broker.queues.tail
+        self.send(5)
+        self.assertEqual(self.broker.lifecycle.move(source, target, 2), 2)
+        self.assertEqual((source.ready, target.ready), (3, 2))
+        self.assertEqual(self.broker.lifecycle.move(source, target, 100, last), 2)
+        self.assertEqual((self.drain("other"), self.drain()), (bodies(1, 2, 3, 4), bodies(5)))
+
 
 class FlushTests(BrokerTestCase):
     """Rule 4: flush removes what waits, and what is in flight never comes back."""
@@ -593,6 +624,32 @@ class FlushTests(BrokerTestCase):
         self.drop(peer)
         self.assertEqual(self.ready(), 1)
         self.assertEqual(self.drain(), bodies(10))
+
+    def test_last_of_the_flushed(self) -> None:
+        """A flush reaches to the very last message that was sent before it, and no further."""
+        peer = self.consumer(1)
+        self.send(1)
+        self.assertEqual(self.broker.queues.flush("q"), (0, 1))
+        self.send(2)
+        self.drop(peer)
+        self.assertEqual(self.drain(), bodies(2))
+
+    def test_flushed_stay_gone_before_they_are_purged(self) -> None:
+        """What is flushed neither expires nor is released by its delay while the store still has it."""
+        self.broker.publish("q", b"1", 1000)
+        self.broker.publish("q", b"2", 0, Properties(1000))
+        self.broker.publish("q", b"2", 1000, Properties(5000))
+        self.broker.queues.flush("q")
+        self.broker.publish("q", b"3", 0, Properties(1000))
+        self.time += 1000
+        self.broker.turn.enter()
+        self.broker.lifecycle.tick()
+        self.broker.lifecycle.sweep()
+        queue = self.broker.queues["q"]
+        self.assertEqual((queue.ready, queue.delayed, self.broker.lifecycle.expired), (1, 0, 0))
+        self.settle()
+        self.assertEqual(self.drain(), bodies(3))
+        self.assertEqual(self.broker.memory.used, 0)
 
     def test_in_flight_at_a_restart(self) -> None:
         """It does not come back with a restart either, purged or not."""
@@ -783,6 +840,18 @@ class WindowTests(BrokerTestCase):
         peer.channel.consume("q", 0)
         self.drop(peer)
         self.assertEqual(self.drain(), bodies(1, 2, 3))
+
+    def test_zero_then_settled(self) -> None:
+        """A consumption that ended is forgotten once the last message of it is settled, however it is."""
+        for settle in RecordingPeer.ack, lambda peer: peer.channel.requeue(None, peer.take(b"1"), 0), lambda peer: self.dead(peer, 1):
+            self.send(1)
+            peer = self.consumer(1)
+            peer.channel.consume("q", 0)
+            self.assertEqual(list(peer.channel.consumers), ["q"])
+            settle(peer)
+            self.assertEqual(peer.channel.consumers, {})
+            self.drain()
+            self.assertEqual(self.broker.queues, {})
 
     def test_zero_of_nothing(self) -> None:
         """Rule 7: ending what never began makes no queue."""
@@ -1139,6 +1208,19 @@ class ExpiryTests(BrokerTestCase):
         self.assertEqual(steps, [False, False, True])
         self.assertEqual(self.broker.memory.used, 0)
 
+    def test_only_what_expired(self) -> None:
+        """A sweep ends what has expired, and nothing else of what is prefetched."""
+        peer = self.consumer(1)
+        self.send(0)
+        for number, ttl in (1, 0), (2, 1000), (3, 1001), (4, 1000):
+            self.send(number, ttl=ttl)
+        self.assertGreater(len(self.broker.queues["q"].prefetched), 1)
+        self.time += 1000
+        self.sweep()
+        self.assertEqual((self.broker.lifecycle.expired, self.ready()), (2, 2))
+        self.drop(peer)
+        self.assertEqual(self.drain(), bodies(0, 1, 3))
+
     def test_valid_in_flight(self) -> None:
         """In flight it stays valid."""
         peer = self.consumer(1)
@@ -1262,6 +1344,24 @@ class AttemptTests(BrokerTestCase):
         peer.channel.dead_letter(None, peer.take(b"1"))
         self.assertEqual([dead.attempts for dead in self.store.dead()], [2])
 
+    def test_most(self) -> None:
+        """Rule 15: what comes back after the most attempts that its queue allows is dead, not before."""
+        self.broker.configure("q", self.broker.queues.get_or_create("q").settings.changed({"max_attempts": 2}))
+        self.send(1)
+        self.assertEqual(self.attempts(), [1])
+        self.assertEqual((self.ready(), list(self.store.dead())), (1, []))
+        self.assertEqual(self.attempts(), [2])
+        [dead] = self.store.dead()
+        self.assertEqual((dead.reason, dead.attempts, dead.body), ("max-attempts", 2, b"1"))
+        self.assertEqual(self.ready(), 0)
+
+    def test_no_most(self) -> None:
+        """Without a limit of attempts a message always comes back."""
+        self.broker.configure("q", self.broker.queues.get_or_create("q").settings.changed({"max_attempts": 0}))
+        self.send(1)
+        for attempt in range(1, 100):
+            self.assertEqual(self.attempts(), [attempt])
+
     def test_beyond_the_read_ahead(self) -> None:
         """Attempts survive when a message leaves Python and is read again."""
         peer = self.consumer(1)
@@ -1342,6 +1442,50 @@ class MemoryLimitTests(BrokerTestCase):
         self.settle()
         self.assertEqual({peer.unblocks for peer in peers}, {1})
 
+    def test_blocked_again(self) -> None:
+        """A sender that may try again, and is blocked before it was told, is told once."""
+        sender, memory = RecordingPeer(self.broker), self.broker.memory
+        memory.block(sender.channel)
+        memory.unblock_all()
+        memory.block(sender.channel)
+        self.assertEqual((memory.blocked, memory.may_unblock), (0, True))
+        self.broker.dispatch()
+        self.assertEqual(sender.unblocks, 1)
+
+    def test_gone_before_it_is_told(self) -> None:
+        """A sender that is gone is not told that it may try again, whether it already might or not."""
+        memory = self.broker.memory
+        for unblock_first in False, True:
+            sender = RecordingPeer(self.broker)
+            memory.block(sender.channel)
+            if unblock_first:
+                memory.unblock_all()
+            sender.channel.close()
+            memory.unblock_all()
+            self.broker.dispatch()
+            self.assertEqual((sender.unblocks, memory.blocked, memory.may_unblock), (0, 0, False))
+
+    def test_freed_outside_of_a_turn(self) -> None:
+        """Memory that an operator frees while senders are blocked wakes the broker, so that they go on."""
+        self.send(1)
+        peer = self.consumer(1)
+        self.dead(peer, 1)
+        self.drop(peer)
+        self.fill()
+        self.settle()
+        self.broker.lifecycle.delete(list(self.store.dead()))
+        self.assertTrue(self.woken)
+
+    def test_freed_by_a_client_that_is_gone(self) -> None:
+        """Flushed messages that a client gives back free memory, and wake the broker while senders are blocked."""
+        self.send(1)
+        peer = self.consumer(1)
+        self.broker.queues.flush("q")
+        self.fill()
+        self.settle()
+        peer.channel.close()
+        self.assertTrue(self.woken)
+
     def test_room_by_expiry(self) -> None:
         """So does expiry."""
         self.send(*range(100), ttl=1000)
@@ -1370,6 +1514,325 @@ class MemoryLimitTests(BrokerTestCase):
         used = self.broker.memory.used
         self.restart()
         self.assertEqual(self.broker.memory.used, used)
+
+
+class QueueLimitTests(BrokerTestCase):
+    """Rule 18: what a queue's settings let wait in it."""
+
+    def limit(self, **settings: object) -> None:
+        """Configure the queue."""
+        self.broker.configure("q", self.broker.queues.get_or_create("q").settings.changed(settings))
+
+    def accepted(self, body: bytes, delay: int = 0) -> bool:
+        """Whether a send is accepted."""
+        try:
+            self.broker.publish("q", body, 0, Properties(delay) if delay else None)
+        except QueueFull:
+            return False
+        return True
+
+    def test_messages(self) -> None:
+        """As many messages as are allowed may wait, those that are not due yet included; those in flight do not."""
+        self.limit(max_messages=2)
+        self.assertEqual([self.accepted(b"1"), self.accepted(b"2", 1000), self.accepted(b"3")], [True, True, False])
+        self.consumer(1)
+        self.assertEqual([self.accepted(b"4"), self.accepted(b"5")], [True, False])
+
+    def test_bytes(self) -> None:
+        """As many bytes as are allowed may wait, to the last one."""
+        self.limit(max_bytes=10)
+        self.assertEqual([self.accepted(b"x" * size) for size in (11, 9, 2, 1, 1)], [False, True, False, True, False])
+        self.consumer(1)
+        self.assertEqual([self.accepted(b"x" * size) for size in (10, 9)], [False, True])
+
+    def test_blocked_by_a_full_queue(self) -> None:
+        """A sender that cannot be refused is blocked by a full queue, and may try again when it has capacity, not before."""
+        self.limit(max_messages=2)
+        consumer = self.consumer(1)
+        self.send(1)
+        self.send(2, 3)
+        sender = RecordingPeer(self.broker)
+        for number in 4, 5:
+            sender.channel.publish("q", b"%d" % number, 0)
+            self.settle()
+            self.assertEqual((sender.blocks, sender.unblocks), (number - 3, number - 4))
+            self.ack(consumer)
+            self.assertEqual(sender.unblocks, number - 3)
+            sender.channel.publish("q", b"%d" % number, 0)
+
+    def test_drop_oldest(self) -> None:
+        """A queue that drops its oldest messages drops as few as make place for the new one, and none for one that never fits."""
+        self.limit(max_bytes=10, when_full="drop-oldest")
+        self.assertEqual([self.accepted(body) for body in (b"1234", b"567", b"890", b"x" * 11, b"abcd")], [True, True, True, False, True])
+        self.assertEqual(self.broker.lifecycle.dropped, 1)
+        self.assertEqual(self.drain(), [b"567", b"890", b"abcd"])
+
+
+class MemoryAccountingTests(BrokerTestCase):
+    """Whatever becomes of a message, in the end it uses no memory, and a queue that is not used none either."""
+
+    def publish(self, key: str = "", delay: int = 0) -> None:
+        """Send a message with all that it may have."""
+        self.broker.publish("q", b"x" * 1000, 5000, Properties(delay, key, b'{"a":"b"}'))
+        self.settle()
+
+    def check(self) -> None:
+        """Take what waits; nothing is used any more, and nothing remembered once the keys' time is over."""
+        for name in list(self.broker.queues):
+            self.drain(name)
+        self.time += 1_000_000
+        self.sweep()
+        self.assertEqual((self.broker.memory.used, dict(self.broker.queues), self.broker.keys.count), (0, {}, 0))
+        self.assertEqual((self.broker.dead_letters.count, self.broker.dead_letters.totals), (0, {}))
+
+    def reject(self) -> DeadMessage:
+        """Reject the next message."""
+        peer = self.consumer(1)
+        peer.channel.dead_letter(None, peer.held.pop().id)
+        self.drop(peer)
+        [dead] = self.broker.dead_letters.page("q")
+        return dead
+
+    def test_acknowledged(self) -> None:
+        """One that is acknowledged."""
+        self.publish("ké")
+        self.check()
+
+    def test_requeued_with_a_delay(self) -> None:
+        """One that is re-queued with a delay, and had no properties before."""
+        self.send(1)
+        peer = self.consumer(1)
+        peer.channel.requeue(None, peer.take(b"1"), 0, None, 1000)
+        self.time += 1000
+        self.broker.tick()
+        self.drop(peer)
+        self.check()
+
+    def test_dead_letter(self) -> None:
+        """One that is rejected, and its dead letter deleted."""
+        self.publish("ké")
+        dead = self.reject()
+        self.assertEqual(self.broker.dead_letters.totals, {"q": (1, dead.size)})
+        self.broker.lifecycle.delete([dead])
+        self.check()
+
+    def test_dead_letters_of_two(self) -> None:
+        """What the dead letters of a queue take falls with each that is deleted."""
+        self.publish()
+        self.send(1)
+        peer = self.consumer(2)
+        for message in peer.held:
+            peer.channel.dead_letter(None, message.id)
+        self.drop(peer)
+        one, other = self.broker.dead_letters.page("q")
+        self.assertEqual(self.broker.dead_letters.totals, {"q": (2, one.size + other.size)})
+        self.broker.lifecycle.delete([one])
+        self.assertEqual(self.broker.dead_letters.totals, {"q": (1, other.size)})
+        self.broker.lifecycle.delete([other])
+        self.check()
+
+    def test_replayed(self) -> None:
+        """One that is rejected, replayed to another queue and acknowledged there."""
+        self.publish("ké")
+        self.broker.lifecycle.replay([self.reject()], "r")
+        self.assertEqual(self.ready("r"), 1)
+        self.check()
+
+    def test_moved(self) -> None:
+        """One that is moved to another queue."""
+        self.publish("ké")
+        self.broker.lifecycle.move(self.broker.queues["q"], self.broker.queues.get_or_create("r"), 5)
+        self.check()
+
+    def test_expired(self) -> None:
+        """One that expires while it waits, in Python or only in the store, or while it is delayed."""
+        for consumed in False, True:
+            for delay in 0, 10_000:
+                self.publish("ké", delay)
+                peer = self.consumer(1)
+                if not consumed:
+                    self.drop(peer)
+                self.time += 5000
+                self.sweep()
+                if consumed:
+                    self.drop(peer)
+                self.check()
+
+    def test_flushed(self) -> None:
+        """One that is flushed, ready or delayed."""
+        self.publish("ké")
+        self.publish("other", 1000)
+        self.broker.queues.flush("q")
+        self.settle()
+        self.check()
+
+    def test_many_keys(self) -> None:
+        """The keys of many, which are forgotten together."""
+        for number in range(30):
+            self.publish(f"ké{number}")
+        self.check()
+
+    def test_restart(self) -> None:
+        """A restart counts the same: messages, keys, dead letters, producers and queues."""
+        peer = RecordingPeer(self.broker)
+        peer.channel.hello(b"h", b"me")
+        peer.channel.send(b"1", "q", b"x", 0, False, Properties(0, "ké", b"{}"))
+        self.drop(peer)
+        self.publish()
+        self.publish("k2")
+        self.reject()
+        used = self.broker.memory.used
+        self.restart()
+        self.assertEqual(self.broker.memory.used, used)
+        self.broker.lifecycle.delete(list(self.store.dead()))
+        for _ in range(2):
+            self.time += 86_400_000
+            self.sweep()
+        self.check()
+
+
+class PrefetchTests(BrokerTestCase):
+    """What a queue keeps ready in Python, and what it counts of it."""
+
+    def check(self) -> None:
+        """Its sizes are those of the messages."""
+        queue = self.broker.queues["q"]
+        self.assertEqual(queue.prefetched_size, sum(message.size for message in queue.prefetched))
+        self.store.write()
+        sizes = {message.position: message.size for message in self.store.read(queue, queue.flushed_to, MANY, MANY)}
+        held = sum(message.size for channel in self.broker.lifecycle.channels for message in channel.unacked.values())
+        self.assertEqual(queue.ready_size, sum(sizes.values()) - held)
+
+    def test_sizes(self) -> None:
+        """Sizes follow every way of a message in and out."""
+        peer = self.consumer(2)
+        self.send(1, 22, 333, 4444, 55555)
+        self.check()
+        self.ack(peer, 1)
+        self.check()
+        self.requeue(peer, 22)
+        self.check()
+        self.dead(peer, 333)
+        self.check()
+        other = self.consumer(1)
+        self.drop(peer)
+        self.check()
+        self.send(666666, ttl=1)
+        self.time += 1
+        self.sweep()
+        self.check()
+        self.broker.lifecycle.move(self.broker.queues["q"], self.broker.queues.get_or_create("r"), 1)
+        self.check()
+        self.drop(other)
+        self.check()
+        self.broker.queues.flush("q")
+        self.assertEqual((self.broker.queues["q"].prefetched_size, self.broker.queues["q"].ready_size), (0, 0))
+
+    def test_waits(self) -> None:
+        """The wait of each message until its first delivery is counted, once."""
+        self.send(1, 2, 3)
+        self.time += 10
+        self.send(4, 5)
+        self.time += 10
+        self.drop(self.consumer(MANY))
+        self.drop(self.consumer(MANY))
+        waits = self.broker.lifecycle.waits
+        self.assertEqual((sum(waits.counts), round(waits.seconds * 1000)), (5, 3 * 20 + 2 * 10))
+
+
+class ProducerOfUserTests(BrokerTestCase):
+    """Rule 17b: whose a producer is."""
+
+    def sends(self, user: str, name: bytes, number: int) -> bool:
+        """Send as a user's producer, on a connection of its own; whether the send is a duplicate."""
+        peer = RecordingPeer(self.broker)
+        channel = self.broker.channel(peer, user)
+        channel.hello(b"h", name)
+        channel.send(b"%d" % number, "q", b"x", 0, False, None)
+        channel.close()
+        [_, (_, _, duplicate)] = peer.receipts
+        return duplicate
+
+    def test_users(self) -> None:
+        """Producers of the same name are different ones if their users are, also after a restart; so is one whose name looks like both."""
+        producers = ("", b"me"), ("anna", b"me"), ("b\u00e9n", b"me"), ("", b"anna\0me"), ("anna", b"\0me"), ("anna", b"m\0e")
+        for number, (user, name) in enumerate(producers, 1):
+            self.assertFalse(self.sends(user, name, number))
+        self.restart()
+        for number, (user, name) in enumerate(producers, 1):
+            self.assertTrue(self.sends(user, name, number))
+            self.assertFalse(self.sends(user, name, number + 1))
+
+
+class DeadLetterPageTests(BrokerTestCase):
+    """Dead letters as operators read them."""
+
+    def test_bounded_by_size(self) -> None:
+        """A page ends with the dead letter that brings it to its size, headers included; it has one at least."""
+        for _ in range(5):
+            self.broker.publish("q", b"12345", 0, Properties(headers=b"{     }"))
+        peer = self.consumer(5)
+        for message in peer.held:
+            peer.channel.dead_letter(None, message.id)
+        page = self.broker.dead_letters.page
+        self.assertEqual([len(page("q", size=size)) for size in (1, 12, 13, 24, 25, 60, 61)], [1, 1, 2, 2, 3, 5, 5])
+        self.assertEqual([len(page("q", size=size, preview=0)) for size in (7, 8)], [1, 2])
+
+    def test_by_reason(self) -> None:
+        """How many messages became dead letters is counted by reason, and does not fall when they are deleted."""
+        self.broker.configure("q", self.broker.queues.get_or_create("q").settings.changed({"max_attempts": 1, "expired": "dead"}))
+        self.send(1, 2, 3)
+        peer = self.consumer(1)
+        self.dead(peer, 1)
+        self.dead(peer, 2)
+        self.drop(peer)
+        self.send(4, ttl=1)
+        self.time += 1
+        self.sweep()
+        expected = {"rejected": 2, "max-attempts": 1, "expired": 1}
+        self.assertEqual((self.broker.dead_letters.by_reason, self.broker.dead_letters.count_of("q")), (expected, 4))
+        self.broker.lifecycle.delete(list(self.store.dead()))
+        self.assertEqual((self.broker.dead_letters.by_reason, self.broker.dead_letters.count_of("q")), (expected, 0))
+
+    def test_replay_of_none(self) -> None:
+        """A replay of no dead letters makes no queue."""
+        self.broker.lifecycle.replay([], "r")
+        self.assertEqual(self.broker.queues, {})
+
+    def test_replay_is_delivered(self) -> None:
+        """A consumer that waits gets what is replayed at once, and what is moved as well."""
+        self.send(1, 2)
+        peer = self.consumer(1)
+        self.dead(peer, 1)
+        self.drop(peer)
+        other = self.consumer(2, "r")
+        self.broker.lifecycle.replay(list(self.store.dead()), "r")
+        self.settle()
+        self.assertEqual(other.got, bodies(1))
+        self.broker.lifecycle.move(self.broker.queues["q"], self.broker.queues["r"], 1)
+        self.settle()
+        self.assertEqual(other.got, bodies(1, 2))
+
+    def test_counts_of_a_queue(self) -> None:
+        """A queue counts what was sent to it, delivered and acknowledged."""
+        self.send(1, 2, 3)
+        self.send(4, queue="other")
+        peer = self.consumer(2)
+        self.drop(peer)
+        self.ack(self.consumer(2), 1)
+        queue, lifecycle = self.broker.queues["q"], self.broker.lifecycle
+        self.assertEqual((queue.received, queue.delivered, queue.acknowledged), (3, 5, 1))
+        self.assertEqual((lifecycle.received, lifecycle.delivered, lifecycle.redelivered, lifecycle.acknowledged), (4, 5, 2, 1))
+
+    def test_of_another_queue(self) -> None:
+        """A dead letter is found by its number in its queue only."""
+        self.send(1)
+        peer = self.consumer(1)
+        peer.channel.dead_letter(None, peer.held[0].id)
+        number = peer.held[0].number
+        self.assertIsNotNone(self.broker.dead_letters.find("q", number))
+        self.assertIsNone(self.broker.dead_letters.find("r", number))
+        self.assertIsNone(self.broker.dead_letters.find("q", number + 1))
 
 
 class RevisionTests(BrokerTestCase):

@@ -20,16 +20,18 @@ from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from phpmq.addresses import parse_api_address
+from phpmq.cli.admin import queues, views
 from phpmq.cli.admin.api import Api, Refused
-from phpmq.cli.admin.queues import count_flushed, flush_question, flush_queues
+from phpmq.cli.admin.queues import flush_question
 from phpmq.cli.admin.run import carry_out
 from phpmq.cli.admin.transport import lost
-from phpmq.cli.admin.views import show_status
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.output import Report
 from phpmq.cli.stdio import Output
-from tests.verbs import VerbTestCase
+from tests.verbs import VerbTestCase, work_of
 from tests.web import ODD
+
+flush, show_status = work_of(queues.flush), work_of(views.status)
 
 NAMES = [ODD, ".", "..", "a/b", "a%2Fb", "?", "#", "+", "a b", "ü" * 127, "\u202eabc", "flush", "*"]
 
@@ -246,6 +248,31 @@ class ForeignTests(SynchronousTestCase):
         self.failureResultOf(result, CancelledError)
         self.assertEqual(clock.getDelayedCalls(), [])
 
+    def test_never_complete(self) -> None:
+        """An answer that begins in time and does not end in time is not read further."""
+        requests: list[Request] = []
+
+        class Slow(Resource):
+            isLeaf = True
+
+            def render(self, request: Request) -> Any:
+                """See L{Resource}."""
+                request.write(b"{")
+                requests.append(request)
+                return NOT_DONE_YET
+
+        clock, agent = Clock(), RequestTraversalAgent(Slow())
+        result = Deferred.fromCoroutine(Api(clock, parse_api_address("http://mq.example"), 5, agent).get("ask", "status"))
+        agent.flush()
+        clock.advance(5)
+        error = self.failureResultOf(result, Failed).value
+        assert isinstance(error, Failed)
+        self.assertEqual(error.code, Exit.TIMED_OUT)
+        ended = requests[0].notifyFinish()
+        requests[0].write(b" ")
+        agent.flush()
+        self.failureResultOf(ended)
+
     def test_lost(self) -> None:
         """What Twisted says of a connection is a sentence of ours."""
         place = parse_api_address("https://mq.example")
@@ -259,7 +286,7 @@ class ForeignTests(SynchronousTestCase):
             (untrusted, 69, "not trusted"),
             (plain, 69, "http:// is without"),
         ):
-            failure = lost(place, "ask", error, False)
+            failure = lost(place, "ask", error, "")
             assert isinstance(failure, Failed)
             self.assertEqual(failure.code, code)
             self.assertIn(text, failure.sentence)
@@ -291,7 +318,7 @@ class FlushTests(VerbTestCase):
 
     def flush(self, *names: str) -> tuple[int, str]:
         """Flush queues; all without names."""
-        return self.verb(lambda api, report: flush_queues(api, report, names))
+        return self.verb(lambda api, report: flush(api, report, names, everything=not names, dry_run=False, yes=True))
 
     def test_flush(self) -> None:
         """Each queue is answered with what happened; those that failed make it a part."""
@@ -308,7 +335,7 @@ class FlushTests(VerbTestCase):
     def test_json(self) -> None:
         """As JSON there is a line for each, also for those that failed."""
         self.send("a", b"1")
-        code, lines = self.objects(lambda api, report: flush_queues(api, report, ("a", "nope")))
+        code, lines = self.objects(lambda api, report: flush(api, report, ("a", "nope"), everything=False, dry_run=False, yes=True))
         self.assertEqual(code, Exit.PARTLY)
         self.assertEqual(
             lines,
@@ -334,8 +361,10 @@ class FlushTests(VerbTestCase):
         self.hold("c", 1)
         count = {"a": 2, "b": 1}
         lines = "".join(f"{name}: {number} message{'s'[: number - 1]} would be removed\n" for name, number in count.items())
-        self.assertEqual(self.verb(lambda api, report: count_flushed(api, report, ())), (0, lines))
-        self.assertEqual(self.verb(lambda api, report: count_flushed(api, report, ("a", "nope")))[0], Exit.PARTLY)
+        self.assertEqual(self.verb(lambda api, report: flush(api, report, (), everything=True, dry_run=True, yes=False)), (0, lines))
+        self.assertEqual(
+            self.verb(lambda api, report: flush(api, report, ("a", "nope"), everything=False, dry_run=True, yes=False))[0], Exit.PARTLY
+        )
         self.assertEqual([self.server.left(name) for name in "abc"], [2, 1, 1])
 
     def test_unreachable(self) -> None:

@@ -15,14 +15,16 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.cli.admin import export
 from phpmq.cli.admin.api import LIMIT, Api
-from phpmq.cli.admin.export import Seen, export_messages, replacing
+from phpmq.cli.admin.export import Seen, replacing
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.ndjson import content, message_of
 from phpmq.cli.output import Report, json_line
 from phpmq.cli.stdio import Output
 from tests.test_docs import text
-from tests.verbs import VerbTestCase
+from tests.verbs import VerbTestCase, work_of
 from tests.web import ODD
+
+export_messages = work_of(export.export)
 
 
 class LineTests(SynchronousTestCase):
@@ -149,10 +151,10 @@ class ExportTests(VerbTestCase):
     def export(self, *states: str, queue: str = ODD, after: Any = None) -> list[dict[str, Any]]:
         """What it writes."""
 
-        async def work(api: Any, report: Any) -> int:
+        async def work(api: Any, report: Any) -> None:
             if after is not None:
                 api.__class__, api.after = Meddled, after
-            return await export_messages(api, report, queue, set(states) or set(self.wanted), None, False)
+            await export_messages(api, report, queue, set(states) or set(self.wanted), None, False)
 
         code, lines = self.objects(work)
         self.assertEqual(code, Exit.OK)

@@ -8,13 +8,15 @@ import re
 from typing import Any
 
 from phpmq.cli.admin import messages
-from phpmq.cli.admin.messages import DeadLetters, Which, list_messages, move_messages, show_message
+from phpmq.cli.admin.messages import DeadLetters, list_messages, show_message
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.output import Report
 from phpmq.cli.stdio import Output
 from phpmq.results import as_json
-from tests.verbs import VerbTestCase
+from tests.verbs import VerbTestCase, work_of
 from tests.web import ODD
+
+move_messages = work_of(messages.move)
 
 NASTY = "\x1b[2J\u202e\n<b>é"
 
@@ -97,7 +99,7 @@ class PeekTests(LettersTestCase):
         """What is written of one message."""
         read, write = os.pipe()
         self.addCleanup(os.close, read)
-        self.assertEqual(self.done(show_message(self.api(), Report(Output(self.clock, write), as_json), ODD, id)), Exit.OK)
+        self.assertEqual(self.done(show_message(self.api(), Report(Output(self.clock, write), as_json), ODD, id)), None)
         os.close(write)
         return os.read(read, 100_000)
 
@@ -128,7 +130,7 @@ class DeadTests(LettersTestCase):
 
     def letters(self, api: Any, report: Any, *ids: str, reason: str | None = None, count: int | None = None) -> DeadLetters:
         """Some dead letters of the queue."""
-        return DeadLetters(api, report, Which(ODD, ids, reason, count))
+        return DeadLetters(api, report, ODD, ids, reason, count)
 
     def bodies(self) -> list[str]:
         """What is still dead."""

@@ -149,7 +149,7 @@ class UsageTests(SynchronousTestCase):
     def test_light(self) -> None:
         """To look at a command line, which a shell does for each completion, imports nothing that takes its time."""
         look = "from phpmq.cli.command import command, VERBS; [command.get_command(None, verb) for verb in VERBS]"
-        self.assertEqual(self.imported(look, "treq", "twisted.internet", "rich", "phpmq.broker"), "")
+        self.assertEqual(self.imported(look, "treq", "twisted.internet", "rich", "phpmq.broker", "phpmq.results"), "")
 
     def test_list(self) -> None:
         """The list of verbs imports none of them."""

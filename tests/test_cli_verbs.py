@@ -7,14 +7,17 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from phpmq.cli.admin.nagios import Limits, State, line, look
-from phpmq.cli.admin.queues import change_pauses, delete_question, delete_queues, list_queues, set_queue, set_verb, show_queue
-from phpmq.cli.admin.views import WatchOptions, close_clients, list_clients, watch
+from phpmq.cli.admin import queues, views
+from phpmq.cli.admin.nagios import State, line, look
+from phpmq.cli.admin.queues import delete_question, set_verb
 from phpmq.cli.exit_codes import Exit
 from phpmq.cli.options import order
 from phpmq.message import DEFAULT_SETTINGS, QueueSettings
-from tests.verbs import VerbTestCase
+from tests.verbs import VerbTestCase, work_of
 from tests.web import ODD
+
+list_queues, show_queue, set_queue = work_of(queues.queues), work_of(queues.show), work_of(queues.set_verb)
+list_clients = work_of(views.clients)
 
 
 class ChoiceTests(SynchronousTestCase):
@@ -31,9 +34,9 @@ class ChoiceTests(SynchronousTestCase):
 class QueuesTests(VerbTestCase):
     """C{phpmq queues}."""
 
-    def rows(self, pattern: str = "*", order: str = "name", limit: int | None = None) -> list[str]:
+    def rows(self, pattern: str = "*", sort: str = "name", limit: int | None = None, reverse: bool = False) -> list[str]:
         """The last columns of what is listed."""
-        code, text = self.verb(lambda api, report: list_queues(api, report, pattern, order, limit))
+        code, text = self.verb(lambda api, report: list_queues(api, report, pattern, sort, reverse, limit))
         self.assertEqual(code, 0)
         return [row.split("  ")[-1].strip() for row in text.splitlines()]
 
@@ -43,7 +46,7 @@ class QueuesTests(VerbTestCase):
         self.send(ODD, b"")
         self.send("\u202eabc", b"")
         self.done(self.api().post("pause", "queues", "jobs", "pause"))
-        code, text = self.verb(lambda api, report: list_queues(api, report, "*", "name", None))
+        code, text = self.verb(lambda api, report: list_queues(api, report, "*", "name", False, None))
         heading, *rows = text.splitlines()
         self.assertEqual(
             (code, heading.split()), (0, ["READY", "DELAYED", "IN", "FLIGHT", "DEAD", "SIZE", "AGE", "CONSUMERS", "IN", "OUT", "QUEUE"])
@@ -57,16 +60,16 @@ class QueuesTests(VerbTestCase):
             self.send(name, *[b"x"] * (number + 1))
         self.assertEqual([order("name", False), order("name", True)], ["name", "-name"])
         self.assertEqual([order("ready", False), order("ready", True)], ["-ready", "ready"])
-        self.assertEqual(self.rows(order="-ready"), ["QUEUE", "a2", "b", "a1"])
-        self.assertEqual(self.rows("A?", "ready"), ["QUEUE", "a1", "a2"])
-        self.assertEqual(self.rows(order="-ready", limit=1), ["QUEUE", "a2"])
+        self.assertEqual(self.rows(sort="ready"), ["QUEUE", "a2", "b", "a1"])
+        self.assertEqual(self.rows("A?", "ready", reverse=True), ["QUEUE", "a1", "a2"])
+        self.assertEqual(self.rows(sort="ready", limit=1), ["QUEUE", "a2"])
 
     def test_many(self) -> None:
         """More than a page are one table."""
         for number in range(1203):
             self.server.send(f"q{number:04}", b"x")
         self.assertEqual(self.rows(), ["QUEUE", *(f"q{number:04}" for number in range(1203))])
-        code, found = self.objects(lambda api, report: list_queues(api, report, "q1*", "name", None))
+        code, found = self.objects(lambda api, report: list_queues(api, report, "q1*", "name", False, None))
         self.assertEqual((code, len(found), found[-1]["name"]), (0, 203, "q1202"))
 
     def test_none(self) -> None:
@@ -98,11 +101,11 @@ class QueueTests(VerbTestCase):
         """Settings change and get their defaults back, others stay."""
         for changes, expected in (
             ({"max_messages": 5, "lease": 1.5, "expired": "dead"}, {"max_messages": 5, "lease": 1.5, "expired": "dead"}),
-            ({"lease": None}, {"max_messages": 5, "lease": 0, "expired": "dead"}),
+            ({"lease": "default"}, {"max_messages": 5, "lease": 0, "expired": "dead"}),
         ):
-            code, (queue,) = self.objects(lambda api, report, changes=changes: set_queue(api, report, "q", changes))  # type: ignore[misc]
+            code, (queue,) = self.objects(lambda api, report, changes=changes: set_queue(api, report, "q", **changes))  # type: ignore[misc]
             self.assertEqual((code, {name: queue["settings"][name] for name in expected}), (0, expected))
-        self.assertRegex(self.verb(lambda api, report: set_queue(api, report, "q", {"lease": 2}))[1], r"\nlease +2\n")
+        self.assertRegex(self.verb(lambda api, report: set_queue(api, report, "q", **{"lease": 2}))[1], r"\nlease +2\n")
 
     def test_delete(self) -> None:
         """All that waits goes, and each is answered."""
@@ -111,7 +114,7 @@ class QueueTests(VerbTestCase):
         self.hold("b", 1)
         question = self.done(delete_question(self.api(), ("a", "b", "nope")))
         self.assertEqual(question, "Delete 3 queues with 2 messages and 0 dead letters?")
-        code, text = self.verb(lambda api, report: delete_queues(api, report, ("a", "nope", "b")))
+        code, text = self.verb(lambda api, report: work_of(queues.delete)(api, report, ("a", "nope", "b"), yes=True))
         self.assertEqual(code, Exit.PARTLY)
         self.assertEqual(
             text,
@@ -129,12 +132,12 @@ class ClientsTests(VerbTestCase):
         """Each connection is a line, with what it consumes."""
         self.send("jobs", b"1", b"2")
         self.hold("jobs", 2)
-        code, text = self.verb(lambda api, report: list_clients(api, report, "*", None))
+        code, text = self.verb(lambda api, report: list_clients(api, report, "*", None, ()))
         heading, row = text.splitlines()
         self.assertEqual((code, heading.split()[0], row.split()[-1]), (0, "ID", "jobs"))
-        code, (client,) = self.objects(lambda api, report: list_clients(api, report, "*", None))
+        code, (client,) = self.objects(lambda api, report: list_clients(api, report, "*", None, ()))
         self.assertEqual((code, client["in_flight"], client["consuming"][0]["queue"]), (0, 2, "jobs"))
-        self.assertEqual(self.verb(lambda api, report: list_clients(api, report, "nobody*", None)), (0, ""))
+        self.assertEqual(self.verb(lambda api, report: list_clients(api, report, "nobody*", None, ())), (0, ""))
         self.assertEqual(self.notes, ["no connection matches nobody*"])
 
     def test_disconnect(self) -> None:
@@ -142,8 +145,8 @@ class ClientsTests(VerbTestCase):
         self.send("jobs", b"1", b"2")
         self.hold("jobs", 2)
         self.server.reachable = False
-        _, (client,) = self.objects(lambda api, report: list_clients(api, report, "*", None))
-        code, text = self.verb(lambda api, report: close_clients(api, report, [client["id"], 999]))
+        _, (client,) = self.objects(lambda api, report: list_clients(api, report, "*", None, ()))
+        code, text = self.verb(lambda api, report: list_clients(api, report, "*", None, (client["id"], 999)))
         self.assertEqual(code, Exit.PARTLY)
         self.assertRegex(text, r"\A\d+: .* is disconnected; the 2 messages that it held are ready again\n\Z")
         self.assertEqual(self.notes, ["cannot disconnect 999: there is no client 999; phpmq clients lists those that there are"])
@@ -162,13 +165,15 @@ class PauseTests(VerbTestCase):
             ("resume", "all", "jobs: nothing paused\n"),
         ):
             self.send("keeps it", b"")
-            self.assertEqual(self.verb(lambda api, report, v=verb, w=what: change_pauses(api, report, v, ("jobs",), w)), (0, text))  # type: ignore[misc]
+            change = work_of(getattr(queues, verb))
+            done = self.verb(lambda api, report, change=change, what=what: change(api, report, ("jobs",), what))  # type: ignore[misc]
+            self.assertEqual(done, (0, text))
 
     def test_missing(self) -> None:
         """A queue that is not there is made by a pause, and cannot be resumed."""
-        code, (queue, missing) = self.objects(lambda api, report: change_pauses(api, report, "pause", ("a", "x" * 255), "all"))
+        code, (queue, missing) = self.objects(lambda api, report: work_of(queues.pause)(api, report, ("a", "x" * 255), "all"))
         self.assertEqual((code, queue["paused"]), (0, {"deliveries": True, "sends": True}))
-        code, (queue, missing) = self.objects(lambda api, report: change_pauses(api, report, "resume", ("a", "b"), "all"))
+        code, (queue, missing) = self.objects(lambda api, report: work_of(queues.resume)(api, report, ("a", "b"), "all"))
         self.assertEqual((code, missing["error"]), (Exit.PARTLY, "no-such-queue"))
 
 
@@ -177,7 +182,7 @@ class TopTests(VerbTestCase):
 
     def watch(self, count: int | None = 2, limit: int | None = None, pattern: str = "*") -> Any:
         """A coroutine function."""
-        return lambda api, report: watch(api, report, WatchOptions(pattern, "-messages", 1.0, count, limit))
+        return lambda api, report: work_of(views.top)(api, report, pattern, 1.0, count, limit, sort="messages", reverse=False)
 
     def done(self, work: Any) -> Any:
         """The result, however long it takes."""
@@ -228,7 +233,7 @@ class CheckTests(VerbTestCase):
 
     def check(self, *patterns: str, **limits: Any) -> tuple[State, str, str]:
         """State, text and numbers."""
-        state, text = self.done(look(self.api(), Limits(patterns or ("*",), **limits)))
+        state, text = self.done(look(self.api(), patterns or ("*",), limits))
         words, bar, numbers = text.partition(" | ")
         self.assertEqual((bar, text.count("|")), (" | ", 1))
         for number in numbers.split(" "):

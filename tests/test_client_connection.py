@@ -11,7 +11,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from phpmq.broker import SENDS
-from phpmq.client_connection import ClientConnection, DuplicateId, MessageId, State
+from phpmq.client_connection import ClientConnection, Delivery, DuplicateId, MessageId
+from phpmq.client_connection.outbox import State
 from phpmq.client_frames import encode_ack, encode_dead_letter, encode_requeue, encode_touch
 from phpmq.errors import (
     BadFrame,
@@ -574,6 +575,28 @@ class EndTests(Case):
         self.now += 1000
         self.client.expire()
 
+    def test_silence(self) -> None:
+        """A server that is silent for a heartbeat is asked, once; one that is silent for another one is lost."""
+        self.connect()
+        self.now += 29.9
+        self.client.check_silence()
+        self.assertEqual(self.line.to_server, b"")
+        self.now += 0.1
+        self.client.check_silence()
+        asked = bytes(self.line.to_server)
+        self.now += 29.9
+        self.client.check_silence()
+        self.assertEqual((asked[:8], self.line.to_server), (frame_header(2, 10, 1), asked))
+        self.now += 0.1
+        error = self.assertRaises(EOFError, self.client.check_silence)
+        self.assertEqual(str(error), "nothing was heard of the server for 60 s")
+        self.line.settle()
+        self.client.check_silence()
+        self.now += 30
+        self.client.heard()
+        self.client.check_silence()
+        self.assertEqual(self.line.to_server, b"")
+
     def test_expired_and_written(self) -> None:
         """One that was written and then given up is not written again, but may be stored."""
         self.connect()
@@ -760,6 +783,7 @@ class ConsumeTests(Case):
         [delivery] = self.inbox.got
         self.assertEqual((delivery.queue, delivery.body, delivery.attempts, delivery.headers), ("q", b"0", 1, {"n": "0"}))
         self.assertEqual((delivery.ttl, delivery.settled, delivery.lost), (60.0, False, False))
+        self.assertEqual(Delivery(self.client, "q", b"", b"", 1, None, None).headers, {})
         self.assertIn(delivery.id, self.server.ids())
         self.assertEqual(repr(delivery), f"<Delivery {delivery.id} from 'q', 1 bytes, attempt 1>")
 

@@ -135,3 +135,77 @@ class ReceiptsTests(ConversationTestCase):
         mirror.write()
         [(_, first), (_, second)] = self.peer.hears()
         self.assertEqual((first[0], second), (b"1", [b"2", first[1], b"1"]))
+
+    def test_one_message_more(self) -> None:
+        """A write gives the receipts of exactly what it brought to the file: not that of the message accepted right after."""
+        mirror = self.mirrored()
+        self.assertEqual(self.synced(1), [])
+        delta = self.store.changelog.extract(10_000, 1 << 20, {})
+        assert delta is not None
+        self.assertEqual(self.synced(2), [])
+        self.store.changelog.confirm(delta)
+        mirror.synced()
+        self.assertEqual(self.tags(self.peer.hears()), [b"1"])
+        self.assertEqual(self.broker.confirms.unconfirmed, 1)
+        mirror.write()
+        self.assertEqual(self.tags(self.peer.hears()), [b"2"])
+
+    def test_slow_reader_is_unblocked(self) -> None:
+        """A client that does not read its receipts is not read either when its blocked send goes on, but once it has read them."""
+        mirror = self.mirrored()
+        self.broker.confirms.limit = 1
+        self.synced(1, 2)
+        self.peer.session.pause_output()
+        mirror.write()
+        self.assertEqual(self.broker.lifecycle.received, 2)
+        self.assertFalse(self.peer.connection.reading)
+        self.peer.session.resume_output()
+        self.assertTrue(self.peer.connection.reading)
+
+    def test_reader_stays_blocked(self) -> None:
+        """A client whose send is blocked is not read when it has read its receipts, but once the send goes on."""
+        mirror = self.mirrored()
+        self.broker.confirms.limit = 1
+        self.synced(1, 2)
+        self.peer.session.pause_output()
+        self.peer.session.resume_output()
+        self.assertFalse(self.peer.connection.reading)
+        mirror.write()
+        self.assertTrue(self.peer.connection.reading)
+
+    def test_sync_is_requested(self) -> None:
+        """The first send that waits asks for a sync, further ones do not; after a write those that are left ask for the next one."""
+        mirror = self.mirrored()
+        self.synced(1)
+        self.assertEqual(mirror.syncs_wanted, 1)
+        delta = self.store.changelog.extract(10_000, 1 << 20, {})
+        assert delta is not None
+        self.synced(2)
+        Peer(self.broker).says(send(b"x", (LEVEL, b"synced"), (TAG, b"1")))
+        self.assertEqual(mirror.syncs_wanted, 1)
+        self.store.changelog.confirm(delta)
+        mirror.synced()
+        self.assertEqual(mirror.syncs_wanted, 2)
+        mirror.write()
+        self.assertEqual((mirror.syncs_wanted, self.broker.confirms.unconfirmed), (2, 0))
+        self.synced(3)
+        self.assertEqual(mirror.syncs_wanted, 3)
+
+    def test_in_the_file_already(self) -> None:
+        """The receipt of a duplicate comes at once if all that was accepted before is in the file."""
+        mirror = self.mirrored()
+        self.peer.says(hello(b"h", b"me"), send(b"x", (TAG, b"1"), (KEY, b"k")))
+        mirror.write()
+        for again in send(b"x", (TAG, b"1"), (LEVEL, b"synced")), send(b"x", (TAG, b"2"), (KEY, b"k"), (LEVEL, b"synced")):
+            [(name, contents)] = self.peer.says(again)
+            self.assertEqual((name, contents[2]), ("receipt", b"1"))
+        self.assertEqual(mirror.syncs_wanted, 0)
+
+    def test_duplicate_is_synced(self) -> None:
+        """The receipt of a duplicate whose first send was only stored waits for the file."""
+        mirror = self.mirrored()
+        self.peer.says(hello(b"h", b"me"), send(b"x", (TAG, b"1")))
+        self.assertEqual(self.peer.says(send(b"x", (TAG, b"1"), (LEVEL, b"synced"))), [])
+        mirror.write()
+        [(name, contents)] = self.peer.hears()
+        self.assertEqual((name, contents[2]), ("receipt", b"1"))

@@ -495,7 +495,7 @@ class MetricsTests(SynchronousTestCase):
         server.broker.configure("bounded", QueueSettings(max_messages=5, max_bytes=77))
         server.broker.queues.pause("bounded")
         server.send("bounded", b"x")
-        server.service.site = Site(server.clock)
+        server.service.site = Site(server.clock, Settings())
         server.service.site.open(server.service.admin)
         scrape = Metrics(server.service.admin).scrape()
         server.settle()

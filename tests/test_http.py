@@ -14,9 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from zope.interface import implementer
 
-from phpmq.admin.http import Access, site
+from phpmq.admin.http import site
 from phpmq.admin.http.connection import Api
-from phpmq.admin.http.headers import is_loopback
+from phpmq.admin.http.headers import Access, is_loopback
 from phpmq.admin.http.problems import Problem
 from phpmq.admin.http.schemas import IDS, TEXT, check, parse_object
 from phpmq.errors import BadSetting

@@ -440,3 +440,40 @@ class RestartTests(KeyTestCase):
         store.close()
         self.assertLessEqual(set(found), queues)
         return len(queues), sum(count for count, _ in found.values())
+
+
+class BufferedKeyTests(KeyTestCase):
+    """Rule 17 before anything is written to the store's database."""
+
+    def test_delayed(self) -> None:
+        """A delayed message is known by its key."""
+        self.broker.configure("q", QueueSettings(dedup=0))
+        first, _ = self.sends(b"k", (DELAY, b"9"))
+        self.assertEqual(self.sends(), (first, True))
+
+    def test_flushed(self) -> None:
+        """A delayed or ready message that was flushed is not known by its key, where keys are not remembered."""
+        self.broker.configure("q", QueueSettings(dedup=0))
+        for more in [], [(DELAY, b"9")]:
+            first, _ = self.sends(b"k", *more)
+            self.broker.queues.flush("q")
+            second, duplicate = self.sends(b"k", *more)
+            self.assertEqual((second != first, duplicate), (True, False))
+            self.broker.queues.flush("q")
+
+    def test_moved(self) -> None:
+        """A message that is moved to another queue is known by its key there, and no longer where it was."""
+        self.broker.configure("q", QueueSettings(dedup=0))
+        self.broker.configure("r", QueueSettings(dedup=0))
+        first, _ = self.sends()
+        queues = self.broker.queues
+        self.broker.lifecycle.move(queues["q"], queues["r"], 1)
+        self.assertEqual(self.sends(queue=b"r"), (first, True))
+        self.assertFalse(self.sends()[1])
+
+    def test_keys_of_a_queue_that_is_gone(self) -> None:
+        """Keys that a file kept of a queue that it lost are nobody's: a start counts none of them."""
+        self.sends()
+        self.store.drop_queue(self.broker.queues["q"])
+        broker = Broker(self.store, lambda: self.now)
+        self.assertEqual((broker.keys.count, dict(broker.queues), broker.memory.used), (0, {}, 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from phpmq.broker import Broker, lifecycle
-from phpmq.frames import DELAY, HEADERS, ID, KEY, LEASE, TAG, TTL
+from phpmq.frames import COUNT, DELAY, HEADERS, ID, KEY, LEASE, QUEUE, TAG, TTL
 from phpmq.message import DEFAULT_SETTINGS, PROPERTIES_OVERHEAD, QueueSettings
 from tests.version02 import ConversationTestCase, Peer, consume, frame, send
 
@@ -197,3 +197,50 @@ class LifetimeTests(ConversationTestCase):
         self.peer.says(frame(6, (ID, message_id)), consume(0))
         self.assertEqual(self.store.dead_totals(), {"q": (1, 1 + PROPERTIES_OVERHEAD + len(b'{"a": "b"}'))})
         self.assertEqual(Broker(self.store, lambda: self.now).memory.used, self.broker.memory.used)
+
+    def test_shorter_lease_of_one_queue(self) -> None:
+        """Another lease for one queue leaves what the client holds of others as it is."""
+        self.peer.says(send(b"x"), send(b"y", queue=b"r"), consume(1, (LEASE, b"9")), frame(2, (QUEUE, b"r"), (COUNT, b"1"), (LEASE, b"9")))
+        self.peer.says(consume(1, (LEASE, b"1")))
+        self.now += 1000
+        self.broker.tick()
+        held = self.peer.session.channel.unacked.values()
+        self.assertEqual({message.body: message.attempts for message in held}, {b"x": 2, b"y": 1})
+
+    def test_lease_to_the_millisecond(self) -> None:
+        """A lease is over when its time is, not a moment before; a touch starts it again from then."""
+        self.peer.says(send(b"x"), consume(1, (LEASE, b"1")))
+        [message_id] = self.peer.session.channel.unacked
+        self.now += 999
+        self.broker.tick()
+        self.peer.says(frame(9, (ID, message_id)))
+        self.now += 999
+        self.broker.tick()
+        self.assertEqual(self.broker.lifecycle.redelivered, 0)
+        self.now += 1
+        self.broker.tick()
+        self.assertEqual(self.broker.lifecycle.redelivered, 1)
+
+    def test_requeue_with_headers_and_delay(self) -> None:
+        """A re-queue with a delay keeps headers, and counts what the delay takes only once."""
+        self.peer.says(send(b"x", (HEADERS, b'{"a":"b"}')), consume(1))
+        used = self.broker.memory.used
+        for attempts in b"2", b"3":
+            [message_id] = self.peer.session.channel.unacked
+            self.peer.says(frame(5, (ID, message_id), (DELAY, b"1")))
+            self.assertEqual(self.broker.memory.used, used)
+            self.now += 1000
+            self.broker.tick()
+            [(_, contents)] = self.peer.hears()
+            self.assertEqual((contents[3], contents[5]), (attempts, b'{"a":"b"}'))
+
+    def test_expired_dead_unread(self) -> None:
+        """A message that expires where expired messages are kept is a dead letter, also if nobody consumes and it is delayed."""
+        self.broker.configure("q", QueueSettings(expired="dead"))
+        self.peer.says(send(b"x", (TTL, b"1")), send(b"y", (TTL, b"1"), (DELAY, b"9")))
+        self.now += 1000
+        self.broker.sweep()
+        self.assertEqual([(dead.reason, dead.body) for dead in self.store.dead()], [("expired", b"x"), ("expired", b"y")])
+        queue = self.broker.queues["q"]
+        self.assertEqual((queue.ready, queue.delayed, queue.ready_size), (0, 0, 0))
+        self.assertEqual((self.broker.dead_letters.count_of("q"), self.broker.lifecycle.expired), (2, 2))

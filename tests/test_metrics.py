@@ -699,7 +699,7 @@ class DoorTests(MetricsTestCase):
     def test_http(self) -> None:
         """Connections, bodies and readers with their limits; what was refused and cut off."""
         clock = self.server.clock
-        site = self.server.service.site = HTTPSite(clock, None, 30.0, 60.0, 5, 100)
+        site = self.server.service.site = HTTPSite(clock, Settings(max_http_connections=5, max_http_bodies=100))
         site.open(self.server.service.admin)
         self.addCleanup(site.stop)
         before = self.scrape()

@@ -167,6 +167,20 @@ class StartTests(FileTestCase):
         self.assertEqual(file._database.execute("PRAGMA journal_mode").fetchall(), [("wal",)])
         self.assertEqual(file._database.execute("PRAGMA synchronous").fetchall(), [(2,)])
 
+    def test_new_is_durable(self) -> None:
+        """The entry of a new file in its directory is on the disk before the start goes on."""
+        synced: list[bool] = []
+        fsync = os.fsync
+
+        def note(descriptor: int) -> None:
+            synced.append(os.path.samestat(os.fstat(descriptor), os.stat(os.path.dirname(self.path))))
+            self.assertTrue(os.path.exists(self.path))
+            fsync(descriptor)
+
+        self.patch(os, "fsync", note)
+        self.open()
+        self.assertIn(True, synced)
+
 
 class RefusalTests(FileTestCase):
     """L{StoreFile.open} refuses what it cannot go on with, in one sentence, and leaves everything as it was."""
@@ -613,6 +627,16 @@ class ApplyTests(FileTestCase):
         now = self.reopened()
         self.assertEqual((self.bodies(now), len(list(now.dead()))), ([], 3))
 
+    def test_dropped_producer(self) -> None:
+        """A producer that was forgotten is not in the file any more; the others are, with their highest numbers."""
+        file, store = self.open()
+        for name, number in (b"gone", 1), (b"kept", 1), (b"kept", 5):
+            store.save_producer(name, number, 1000)
+        self.write(file, store)
+        store.drop_producer(b"gone")
+        self.write(file, store)
+        self.assertEqual(self.reopened().producers(), [(b"kept", 5, 1000)])
+
     def test_gives_space_back(self) -> None:
         """The file follows the live data."""
         file, store = self.open()
@@ -965,6 +989,34 @@ class MirrorServiceTests(FileTestCase):
         self.successResultOf(stopped)
         self.assertEqual(self.found(), [b"1"])
         self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_stop_with_changes(self) -> None:
+        """A stop also writes what comes while it writes: what is given back by clients that are gone."""
+        self.mirror.startService()
+        self.pool.at_once = False
+        self.fill(self.store, b"1")
+        stopped = self.mirror.stopService()
+        self.fill(self.store, b"2", name="r")
+        self.pool.at_once = True
+        self.pool.work()
+        self.tick()
+        self.successResultOf(stopped)
+        self.assertEqual(self.found(), [b"1", b"2"])
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_unalarmed(self) -> None:
+        """Alarms come once a minute: a failure within that, of which nobody was told, is not said to be over either."""
+        self.mirror.startService()
+        with capturedLogs() as events:
+            for body in b"1", b"2":
+                self.file.error = StoreError("disk on fire")
+                self.fill(self.store, body, name=body.decode())
+                self.tick()
+                self.file.error = None
+                self.tick()
+        self.assertEqual([event["log_level"] for event in events], [LogLevel.critical, LogLevel.info])
+        self.assertEqual((self.mirror.failing, self.mirror.errors), (False, 2))
+        self.stop()
 
     def test_stop_gives_up(self) -> None:
         """A stop ends within ten seconds although nothing could be written, and says how much is lost."""

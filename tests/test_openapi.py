@@ -170,7 +170,7 @@ class DocumentTests(WebTestCase):
         """Every operation refuses what it cannot understand, what is not there, and, if it changes anything, while the server stops."""
         queue = "/api/v1/queues/{name}"
         templates = [
-            (operation, [ODD if part == "{name}" else "7" for part in operation.parts if "{" in part])
+            (operation, [ODD if part == "{name}" else "7" for part in re.findall(r"{\w+}", operation.path)])
             for operation in self.site.api.operations
         ]
         for operation, parts in templates:

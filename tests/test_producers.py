@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 
 from phpmq.broker import SENDS, Broker
+from phpmq.broker.producers import PRODUCER_OVERHEAD
 from phpmq.frames import COUNT, ID, KEY, LEVEL, QUEUE, TAG
 from phpmq.mirror import StoreFile
 from phpmq.store import SQLiteStore
@@ -168,6 +169,24 @@ class ProducerTests(ConversationTestCase):
             self.store.changelog.confirm(delta)
             self.assertEqual(self.store.changelog.pending, 0)
 
+    def test_number_of_a_duplicate_is_mirrored(self) -> None:
+        """The number of a duplicate by its key, which adds no message, gets to the file also if that is being written, or was not."""
+        self.peer.says(hello(b"h", b"me"), send(b"x", (TAG, b"1"), (KEY, b"k")))
+        for number, is_written in (2, True), (3, False):
+            delta = self.store.changelog.extract(100, 1 << 20, {})
+            assert delta is not None
+            self.assertEqual(self.receipts(self.peer.says(send(b"x", (TAG, b"%d" % number), (KEY, b"k")))), [(b"%d" % number, True)])
+            self.store.write()
+            (self.store.changelog.confirm if is_written else self.store.changelog.restore)(delta)
+            self.assertGreater(self.store.changelog.pending, 0)
+        numbers = []
+        while (delta := self.store.changelog.extract(1, 1, {})) is not None:
+            with closing(sqlite3.connect(":memory:")) as image:
+                image.deserialize(delta.image)
+                numbers += [number for (number,) in image.execute("SELECT number FROM producer WHERE name = ?", (b"me",))]
+            self.store.changelog.confirm(delta)
+        self.assertEqual(numbers[-1], 3)
+
     def test_numbers(self) -> None:
         """A producer's numbers are up to 18 digits; untagged sends have none; other requests' tags are just tags."""
         top = b"9" * 18
@@ -218,6 +237,43 @@ class ProducerTests(ConversationTestCase):
         self.assertEqual(self.receipts(peer.says(send(b"k", (TAG, b"4"), (KEY, b"k")))), [(b"4", True)])
         peer.session.receive(consume(9))
         self.assertEqual(peer.gets(), [b"1", b"2", b"3"])
+
+    def test_forgotten_in_the_file(self) -> None:
+        """A producer that was not used for long is forgotten by the store, too, and uses no memory; one that is connected is not."""
+        self.peer.says(hello(b"h", b"me"), send(b"x", (TAG, b"7")), send(b"y"))
+        used = self.broker.memory.used
+        self.now += 86_400_001
+        self.broker.sweep()
+        self.assertEqual([name for _, name in self.broker.producers.by_name], [b"me"])
+        self.peer.session.close()
+        for passes, left in (59_999, [b"me"]), (1, []):
+            self.now += passes
+            self.broker.sweep()
+            self.assertEqual([name for _, name in self.broker.producers.by_name], left)
+        self.assertEqual(self.broker.memory.used, used - PRODUCER_OVERHEAD)
+        delta = self.store.changelog.extract(100, 1 << 20, {})
+        assert delta is not None
+        self.assertEqual((delta.producers, delta.gone_producers), ({}, {b"me"}))
+
+    def test_retry_of_a_duplicate(self) -> None:
+        """A send that was a duplicate by its key stays one by its number, also when the key is free again."""
+        self.peer.says(send(b"x", (KEY, b"k")), hello(b"h", b"me"))
+        self.assertEqual(self.receipts(self.peer.says(send(b"x", (TAG, b"5"), (KEY, b"k")))), [(b"5", True)])
+        self.broker.queues.flush("q")
+        self.broker.keys.forget("q")
+        self.broker.dispatch()
+        self.assertEqual(self.receipts(self.peer.says(send(b"x", (TAG, b"5"), (KEY, b"k")))), [(b"5", True)])
+        self.assertEqual(self.receipts(self.peer.says(send(b"x", (TAG, b"6"), (KEY, b"k")))), [(b"6", False)])
+
+    def test_superseded_and_gone(self) -> None:
+        """The connection that was superseded says goodbye later: the other one goes on as the producer."""
+        self.peer.says(hello(b"h", b"me"), send(b"1", (TAG, b"1")))
+        other = Peer(self.broker)
+        other.says(hello(b"h", b"me"))
+        self.peer.session.close()
+        self.now += 2 * 86_400_000
+        self.broker.sweep()
+        self.assertEqual(self.receipts(other.says(send(b"1", (TAG, b"1")), send(b"2", (TAG, b"2")))), [(b"1", True), (b"2", False)])
 
     def test_restart_with_any_name(self) -> None:
         """A name may have any bytes: a file that has it as it is, as all had before producers had users, brings it back."""

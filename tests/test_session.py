@@ -172,6 +172,16 @@ class ConversationTests(SessionTestCase):
         first.session.close()
         self.assertEqual(second.bodies(), [b"0", b"1", b"2"])
 
+    def test_drain_before_the_first_frame(self) -> None:
+        """Of a server that stops, a client hears nothing whose version has no word for it, or is not known yet."""
+        for frames in [], [send("q", b"1"), consume("q", 1)]:
+            client = self.client()
+            client.says(*frames)
+            self.assertEqual(client.bodies(), [b"1"] if frames else [])
+            client.session.drain()
+            self.assertEqual((client.connection.writes, client.error), ([], None))
+        self.assertEqual(self.waiting("q"), 1)
+
     def test_unfinished_frame_counts_as_pending(self) -> None:
         """What was received of an unfinished frame is pending; progress is told by complete frames."""
         client = self.client()
@@ -502,6 +512,15 @@ class OutputTests(SessionTestCase):
         self.assertEqual(self.waiting("q"), 2)
         client.session.resume_output()
         self.assertEqual(client.bodies(), [b"c", b"d"])
+
+    def test_choked_is_read(self) -> None:
+        """A client of version 01, which gets no answers, is read while its transport is full: it may acknowledge."""
+        client = self.client()
+        client.says(consume("q", 2))
+        client.session.pause_output()
+        self.assertTrue(client.connection.reading)
+        client.session.resume_output()
+        self.assertTrue(client.connection.reading)
 
     def test_no_queue_starves(self) -> None:
         """With two full queues and a transport that takes a portion at a time, both advance."""

@@ -376,6 +376,17 @@ class StoreContract(SynchronousTestCase if TYPE_CHECKING else object):  # type: 
         self.assertEqual(self.bodies(), [b"later"])
         self.assertEqual(self.bodies(other), [b"other"])
 
+    def test_purge_of_delayed(self) -> None:
+        """Purging forgets the delayed messages that were flushed as well, and none that came later."""
+        for body in b"flushed", b"later":
+            if body == b"later":
+                self.queue.flushed_to = self.next - 1
+            message = Message(self.next, self.queue, -self.next, 1000, 0, 0, body, Properties(9000))
+            self.next += 1
+            self.store.add(message)
+        self.assertTrue(self.store.purge(self.queue, 10))
+        self.assertEqual([message.body for message in self.store.peek(self.queue, 0, 10, 10, delayed=True)], [b"later"])
+
     def test_latest(self) -> None:
         """The number that was added last is known, also when its message is gone."""
         self.assertEqual(self.store.latest, self.store.next_number - 1)
@@ -828,6 +839,30 @@ class SQLiteStoreTests(SynchronousTestCase):
             left.append((len(self.file.messages), len(self.file.queues)))
         self.assertEqual(left, [(6, 1), (2, 1), (0, 0)])
 
+    def test_queue_leaves_last(self) -> None:
+        """A queue's row leaves the file only with the last of its messages that go, die or move: it is needed to read them."""
+        messages = [self.add() for _ in range(6)]
+        self.mirror()
+        other = self.store.create_queue("other")
+        for message in messages[:2]:
+            self.store.remove(message.number)
+        for message in messages[2:4]:
+            self.store.dead_letter(message, "rejected", "", 1)
+        for message in messages[4:]:
+            message.queue = other
+            self.requeue(message)
+        self.store.drop_queue(self.queue)
+        of_queue = 6
+        while of_queue:
+            delta = self.extract(count=1)
+            self.file.apply(delta)
+            self.store.changelog.confirm(delta)
+            of_queue = sum(row[0] == self.queue.number for row in self.file.messages.values())
+            if of_queue:
+                self.assertIn(self.queue.number, self.file.queues)
+        self.mirror()
+        self.assertEqual(list(self.file.queues), [other.number])
+
     def test_buffered_writes_are_seen(self) -> None:
         """Every read sees what is in the write buffer and not written yet."""
         other = self.store.create_queue("other")
@@ -905,6 +940,26 @@ class SQLiteStoreTests(SynchronousTestCase):
         self.assertIn(new.number, self.file.messages)
         for number, (queue, position, accepted, expires, attempts, crc, body) in self.file.messages.items():
             self.assertEqual(crc, checksum(number, queue, position, accepted, expires, attempts, body))
+
+    def test_retried_then_changed(self) -> None:
+        """Attempts that are not written yet are not written to a row that was changed since: its checksum would be wrong."""
+        for change in "put", "dead":
+            old = self.add()
+            self.mirror()
+            old.attempts = 1
+            self.store.retried(old)
+            new = Message(old.number, self.queue, self.next, 1000, 0, 5, b"new")
+            self.next += 1
+            if change == "put":
+                self.store.put(new)
+            else:
+                self.store.dead_letter(new, "rejected", "", 1)
+                [dead] = self.store.dead()
+                new = self.store.replay(dead, self.queue, new.position)
+            self.mirror()
+            queue, position, accepted, expires, attempts, crc, body = self.file.messages[old.number]
+            self.assertEqual((position, attempts, body), (new.position, new.attempts, b"new"))
+            self.assertEqual(crc, checksum(old.number, queue, position, accepted, expires, attempts, body))
 
     def producers(self) -> set[tuple[bytes, int]]:
         """Producers and their numbers in the file, after it was brought up to date."""
@@ -1083,6 +1138,17 @@ class ChangeLogTests(SynchronousTestCase):
     def idle(self) -> None:
         """There is nothing left that the file lacks."""
         self.assertEqual((self.log.pending, self.log.extract(MANY, MANY, {})), (0, None))
+
+    def test_changed_after_it_was_gone(self) -> None:
+        """A purged message that its consumer re-queues is not deleted from the file, whichever delta it comes with; nor the reverse."""
+        self.log.note_gone([1, 2])
+        self.change(1)
+        delta = self.confirmed()
+        self.assertEqual((delta.gone, set(delta.changed)), ({2}, {1}))
+        self.change(3, 4)
+        self.log.note_gone([3])
+        delta = self.confirmed()
+        self.assertEqual((delta.gone, set(delta.changed)), ({3}, {4}))
 
     def test_queue_after_its_messages(self) -> None:
         """A queue's row leaves the file only with the last of its messages and keys that go, move or die."""
@@ -1308,6 +1374,11 @@ class ChangeLogTests(SynchronousTestCase):
 
 class ChecksumTests(SynchronousTestCase):
     """L{checksum} finds flipped bits."""
+
+    def test_as_before(self) -> None:
+        """The checksum of a row is what it always was: with another one, all messages of older files would be damaged."""
+        self.assertEqual(checksum(2**40 + 9, 3, 2**40 + 11, 1_700_000_000_000, 1_700_000_060_000, 2, b"body"), 1560124112)
+        self.assertEqual(checksum(9, 3, -9, 1, None, 0, b""), 4269799140)
 
     @given(st.lists(st.integers(0, 2**62), min_size=6, max_size=6), st.binary(min_size=1, max_size=20), st.data())
     def test_single_bits(self, numbers: list[int], body: bytes, data: st.DataObject) -> None:

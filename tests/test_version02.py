@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from phpmq.broker import DELIVERIES, SENDS, Broker
+from phpmq.errors import Unsupported
 from phpmq.frames import (
     CONTENT,
     COUNT,
@@ -131,6 +132,42 @@ class Version02Tests(ConversationTestCase):
         self.peer.session.resume_output()
         self.assertTrue(self.peer.connection.reading)
 
+    def test_bad_name(self) -> None:
+        """A queue that cannot be is refused with the request's tag, and the connection goes on; without a tag it is the end."""
+        for bad in ((1, (QUEUE, b""), (CONTENT, b"x")), (2, (QUEUE, b""), (COUNT, b"1"))):
+            self.setUp()
+            [(name, contents), (after, _)] = self.peer.says(frame(*bad, (TAG, b"t")), send(b"x", (TAG, b"1")))
+            self.assertEqual((name, contents[0], contents[2], after), ("refused", b"bad-name", b"t", "receipt"))
+            [(name, contents)] = self.peer.says(frame(*bad), send(b"y", (TAG, b"2")))
+            self.assertEqual((name, contents[0], contents[2]), ("refused", b"bad-name", None))
+            self.assertEqual((len(self.peer.connection.errors), self.broker.lifecycle.received), (1, 1))
+
+    def test_output_is_written_in_portions(self) -> None:
+        """More than about 128 KiB is written in several portions, headers included; the next once the transport took the one before."""
+        for body, headers in ((b"x" * 10_000, b"{}"), (b"", b'{"a":"%s"}' % (b"x" * 8000))):
+            self.setUp()
+            self.peer.says(*(send(body, (HEADERS, headers)) for _ in range(60)))
+            self.peer.connection.on_write = lambda data: self.peer.session.pause_output()
+            self.peer.session.receive(consume(60))
+            portions = [len(self.peer.gets())]
+            for _ in range(10):
+                self.peer.session.resume_output()
+                portions.append(len(self.peer.gets()))
+            self.assertEqual(sum(portions), 60)
+            self.assertLess(max(portions), 20)
+
+    def test_protocol_version(self) -> None:
+        """A session tells which version its client speaks, and in version 01 which revision, once it knows."""
+        self.assertEqual(self.peer.session.protocol_version, "")
+        self.peer.says(send(b"x"))
+        self.assertEqual(self.peer.session.protocol_version, "02")
+        other = Session(self.broker, Versions(), RecordingConnection())
+        other.receive(wire.consume("q", 1))
+        self.assertEqual(other.protocol_version, "01 documented")
+        other = Session(self.broker, Versions(), RecordingConnection())
+        other.receive(wire.consume("empty", 1))
+        self.assertEqual(other.protocol_version, "01")
+
     def test_fatal_is_the_end(self) -> None:
         """Nothing is carried out of what came behind a request that ended the conversation."""
         answers = self.peer.says(send(b"x", (LEVEL, b"synced")), send(b"y"), consume(1), send(b"z", (TAG, b"1")))
@@ -227,6 +264,14 @@ class Version02Tests(ConversationTestCase):
         ):
             [(_, contents)] = Peer(self.broker).says(send(b"x", (HEADERS, bad), (TAG, b"1")))
             self.assertEqual((contents[0], contents[2]), (b"bad-frame", None), bad)
+
+    def test_other_version_later(self) -> None:
+        """The first frame decides: a frame of the other version is an error from then on."""
+        for first, other in (send(b"1"), wire.send("q", b"2")), (wire.send("q", b"1"), send(b"2")), (wire.consume("r", 1), send(b"2")):
+            connection = RecordingConnection()
+            Session(self.broker, Versions(), connection).receive(first + other)
+            self.assertEqual([type(error) for error in connection.errors], [Unsupported])
+        self.assertEqual(self.broker.lifecycle.received, 2)
 
     def test_both_versions(self) -> None:
         """Clients of both versions share a queue; what version 01 cannot say, it does not get."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import tempfile
@@ -9,6 +10,7 @@ from collections.abc import Coroutine
 from errno import ECONNREFUSED
 from typing import Any
 
+import click
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionRefusedError
@@ -30,6 +32,12 @@ from phpmq.cli.stdio import Output
 from tests.web import WebTestCase
 
 _HERE, _THERE = IPv4Address("TCP", "127.0.0.1", 50000), IPv4Address("TCP", "127.0.0.1", 9180)
+
+
+def work_of(command: click.Command) -> Any:
+    """Return the coroutine function that does the work of a verb."""
+    assert command.callback is not None
+    return inspect.unwrap(command.callback)
 
 
 @implementer(IStreamClientEndpoint)
@@ -117,7 +125,7 @@ class VerbTestCase(WebTestCase):
     def verb(self, work: Work, as_json: bool = False) -> tuple[int, str]:
         """The exit code of a verb, and what it prints."""
         report = self.report(as_json)
-        code = self.done(work(self.api(), report))
+        code = self.done(work(self.api(), report)) or 0
         self.successResultOf(Deferred.fromCoroutine(self._written(report)))
         return code, os.pread(self.printed, os.fstat(self.printed).st_size, 0).decode()
 

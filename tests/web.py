@@ -18,8 +18,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from phpmq.admin.http import Access, Site
+from phpmq.admin.http import Site
 from phpmq.admin.http import site as site_module
+from phpmq.settings import Settings
 from phpmq.testing import MemoryServer
 
 #: A name that every door has to bear.
@@ -204,7 +205,7 @@ class WebTestCase(SynchronousTestCase):
         self.admin = self.server.service.admin
         # Metrics are a part that need not be there.
         self.patch(site_module, "_metrics", lambda admin: None)
-        self.server.service.site = self.site = Site(self.clock, Access(["mq.example"]), 30.0, 60.0)
+        self.server.service.site = self.site = Site(self.clock, Settings(http_hosts=["mq.example"]))
         self.site.open(self.admin)
         self.addCleanup(self.hang_up)
         self.client = self.server.client()

@@ -37,8 +37,9 @@ from phpmq.admin.http.connection import CUTS
 from phpmq.admin.http.problems import CODES
 from phpmq.errors import Draining, NoSuchQueue, ProtocolError
 from phpmq.interfaces import IOperators, Steps
+from phpmq.message import STATES
 from phpmq.protocol import deadlines
-from phpmq.results import STATES, QueueNumbers, ServerTotals, docs
+from phpmq.results import QueueNumbers, ServerTotals, docs
 
 # What has a series before it happens for the first time; otherwise that first time does not show as an increase.
 _REASONS = "rejected", "max-attempts", "expired"

@@ -16,11 +16,9 @@ from phpmq import results
 from phpmq.admin.reactor import CooperativeWork, cooperative
 from phpmq.errors import BadSetting, Draining, NoSuchQueue
 from phpmq.interfaces import IOperators, Steps
-from phpmq.message import DEFAULT_SETTINGS
+from phpmq.message import DEFAULT_SETTINGS, MAX_PAGE, SORTS
 from phpmq.operators import steps_of
 from phpmq.results import (
-    MAX_PAGE,
-    SORTS,
     DeleteResult,
     FlushAllResult,
     Page,

@@ -14,8 +14,7 @@ A client belongs to one thread; several threads use one each. It works while one
 written in between.
 """
 
-from phpmq.blocking.client import QueueClient
-from phpmq.blocking.consumer import Consumer, Delivery
+from phpmq.blocking.client import Consumer, Delivery, QueueClient
 from phpmq.blocking.reconnector import Submission
 from phpmq.client_connection import DuplicateId, MessageId
 

@@ -43,7 +43,7 @@ def check_address(address: Address, tls: ssl.SSLContext | None) -> None:
 
     C{timeout=} is the most seconds that a connection may take. C{tls:} checks the server's certificate against those that the system
     trusts, or against those of C{trustRoots=}, a file or a directory with files that end with C{.pem}; C{certificate=} and
-    C{privateKey=} are files to show to the server. Other options of Twisted's are not understood.
+    C{privateKey=} are files to show to the server.
 
     @raise ValueError: it has another option, or there is a context for TLS and the address is one without
     """
@@ -120,11 +120,7 @@ class BufferedSocket:
             self.outgoing += data
 
     def flush(self) -> None:
-        """
-        Write what the socket takes now.
-
-        If it failed, L{exchange} raises why once all is read: the last frames of the server may have the reason.
-        """
+        """Write what the socket takes now. If it fails, L{exchange} raises why once all is read: the last frames may have the reason."""
         self.choked = bool(self.outgoing)
         while self.outgoing:
             # The same bytes have to be offered again if TLS did not take them, so no more than it takes at once.
@@ -184,22 +180,14 @@ class Submission(Generic[_T]):
     __slots__ = ("_error", "_failed", "_result", "_wait", "done")
 
     def __init__(self, wait: Callable[[Callable[[], object]], None], failed: dict[Any, Exception]) -> None:
-        """
-        @param wait: works until a function returns true
-        @param failed: the errors of submissions that failed, until their results are asked for
-        """
-        self._wait = wait
-        self._failed = failed
+        """C{wait} works until a function returns true; C{failed} has the errors until their results are asked for."""
+        self._wait, self._failed = wait, failed
         self.done = False
         self._result: Any = None
         self._error: Exception | None = None
 
     def result(self) -> _T:
-        """
-        Wait for the answer, which is the receipt of a send.
-
-        @raise PHPMQError: as L{QueueClient.send} does
-        """
+        """Wait for the answer, which is the receipt of a send; raises what L{QueueClient.send} does."""
         if not self.done:
             self._wait(lambda: self.done)
         self._failed.pop(self, None)
@@ -211,75 +199,42 @@ class Submission(Generic[_T]):
 
     def callback(self, result: _T) -> None:
         """Take the result; see L{client_connection.Answer}."""
-        self.done = True
-        self._result = result
+        self.done, self._result = True, result
 
     def errback(self, fail: Exception) -> None:
         """Take the failure; see L{client_connection.Answer}."""
-        self.done = True
-        self._error = fail
+        self.done, self._error = True, fail
         if len(self._failed) < _REMEMBERED:
             self._failed[self] = fail
 
 
 class Reconnector:
-    """
-    Keeps a client connected as long as a call waits.
-
-    Its time is the seconds that calls waited: a request that no call waited for cannot be late.
-
-    @ivar connection: what is sent and consumed
-    """
+    """Keeps a client connected while a call waits. Its time is the seconds that calls waited: what no call waited for is never late."""
 
     def __init__(
-        self,
-        address: Address,
-        tls: ssl.SSLContext | None,
-        delivery: type[Delivery[Any]],
-        timeout: float,
-        heartbeat: float,
-        max_unconfirmed: int,
-        max_unconfirmed_size: int,
+        self, address: Address, tls: ssl.SSLContext | None, delivery: type[Delivery[Any]], timeout: float, heartbeat: float, *limits: int
     ) -> None:
-        """
-        @raise ValueError: a number is not positive, or the address is none for this client
-        """
+        """C{limits} are those of the connection's outbox; C{ValueError} if a number is not positive, or by L{check_address}."""
         check_address(address, tls)
-        if not heartbeat > 0:
-            raise ValueError(f"a heartbeat is a number of seconds above 0, not {heartbeat!r}")
-        self._address = address
-        self._tls = tls
-        self._timeout = timeout
-        self._heartbeat = heartbeat
-        # Longest time to wait for the socket at once: requests that are late are looked at in between.
+        self._address, self._tls, self._timeout = address, tls, timeout
+        # Longest time to wait for the socket at once: late requests are failed in between.
         self._step = min(_LOOK_UP, timeout, heartbeat)
         self._waited = 0.0
-        self.connection = ClientConnection(lambda: self._waited, delivery, timeout, max_unconfirmed, max_unconfirmed_size)
+        self.connection = ClientConnection(lambda: self._waited, delivery, timeout, heartbeat, *limits)
         self._socket: BufferedSocket | None = None
-        # Since when: the last word of the server; the question whether it is there; trouble to reach it.
-        self._heard = 0.0
-        self._asked: float | None = None
-        self._unreachable: float | None = None
+        self._unreachable: float | None = None  # Since when there is trouble to reach the server.
         # When, on the system's clock, to try again, and the pause after that.
         self._try_at = 0.0
         self._pause = _PAUSES[0]
 
     def answer(self, request: Request) -> Any:
-        """
-        Wait for the answer to a request.
-
-        @raise PHPMQError: the request failed
-        """
+        """Wait for the answer to a request; raises why it failed."""
         submission: Submission[Any] = Submission(self.wait, {})
         request.answer = submission
         return submission.result()
 
     def wait(self, done: Callable[[], object], timeout: float | None = None) -> None:
-        """
-        Work until something is done, or for a number of seconds.
-
-        @raise NotConnected: the server could not be reached for as long as the client's timeout
-        """
+        """Work until something is done, or for that many seconds; L{NotConnected} if no server was reached for the client's timeout."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not done():
             now = time.monotonic()
@@ -319,9 +274,9 @@ class Reconnector:
             if data is None:
                 if choked and line.written > written:
                     # The server reads, so it is there, though the answer to a large message may take long.
-                    self._heard, self._asked = self._waited, None
+                    self.connection.heard()
                 else:
-                    self._check_silence()
+                    self.connection.check_silence()
                 return
             self.connection.receive(data)
         except (OSError, EOFError, PHPMQError) as error:
@@ -332,16 +287,8 @@ class Reconnector:
             # The handler of a signal raised it, and it is not known what was done before.
             self._lose(NotConnected("interrupted"))
             raise
-        self._heard, self._asked, self._unreachable = self._waited, None, None
+        self._unreachable = None
         self._pause = _PAUSES[0]
-
-    def _check_silence(self) -> None:
-        if self._asked is not None:
-            if self._waited - self._asked >= self._heartbeat:
-                raise EOFError(f"nothing was heard of the server for {self._waited - self._heard:.0f} s")
-        elif self._waited - self._heard >= self._heartbeat:
-            self._asked = self._waited
-            self.connection.ping()
 
     def _lose(self, error: Exception) -> None:
         self.close()
@@ -376,15 +323,10 @@ class Reconnector:
             raise error from why
 
     def connect(self, timeout: float = _CONNECT_TIMEOUT) -> None:
-        """
-        Connect.
-
-        @raise NotConnected: the server cannot be reached
-        """
+        """Connect, or raise L{NotConnected} if the server cannot be reached."""
         try:
             opened = BufferedSocket(connected_socket(self._address, min(timeout, self._timeout), self._tls))
         except OSError as error:
             raise NotConnected(f"the server at {self._address.text} cannot be reached: {error}") from error
         self._socket = opened
-        self._heard, self._asked = self._waited, None
         self.connection.connected(opened.write)

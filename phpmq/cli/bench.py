@@ -27,12 +27,7 @@ HEADINGS = ("", "messages", "time", "rate", "MB/s", "p50", "p95", "p99", "max")
 
 
 class Figures:
-    """
-    Messages of one kind: how many, how long, and how late.
-
-    @ivar bytes: of their bodies
-    @ivar latencies: in seconds, in no particular order
-    """
+    """The messages of one kind: their number, the bytes of their bodies, and their latencies in seconds, unsorted."""
 
     def __init__(self, label: str, started: float) -> None:
         self.label = label
@@ -41,18 +36,18 @@ class Figures:
         self.latencies = array("d")
 
     def add(self, size: int, begun: float, now: float) -> None:
-        """One more."""
+        """Add a message that began and ended at these times."""
         self.bytes += size
         self.latencies.append(now - begun)
         self._last = now
 
     @property
     def seconds(self) -> float:
-        """From the start to the last one."""
+        """The time from the start to the last message."""
         return self._last - self._started
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the figures for programs."""
         elapsed = max(self.seconds, 1e-9)
         return {
             "messages": len(self.latencies),
@@ -63,7 +58,7 @@ class Figures:
         }
 
     def row(self) -> tuple[str, ...]:
-        """For people: the cells under L{HEADINGS}."""
+        """Return the cells under L{HEADINGS}."""
         figures = self.as_json()
         numbers = (
             f"{figures['messages']:,}",
@@ -87,7 +82,7 @@ assert _STAMP.size == STAMP_SIZE
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What is to be measured, and how."""
+    """The options of C{phpmq bench}."""
 
     what: str
     size: int
@@ -102,17 +97,13 @@ class BenchOptions:
     timeout: float
 
     def parts(self) -> list[int]:
-        """How many messages each client has; clients without any are left out."""
+        """Return the number of messages for each client that has any."""
         each, rest = divmod(self.messages, self.clients)
         return [part for number in range(self.clients) if (part := each + (number < rest))]
 
 
 class Bench:
-    """
-    One call of C{phpmq bench}.
-
-    @ivar figures: what was measured
-    """
+    """One run of C{phpmq bench}, with what it measured in C{figures}."""
 
     def __init__(self, reactor: Any, options: BenchOptions) -> None:
         self._reactor, self._options = reactor, options
@@ -128,12 +119,7 @@ class Bench:
         self.figures: dict[str, Figures] = {}
 
     async def run(self) -> None:
-        """
-        Measure.
-
-        @raise Failed: somebody else uses the queue, or nothing happens any more
-        @raise PHPMQError: the server refused something
-        """
+        """Measure; raise L{Failed} if another client uses the queue, or if nothing happens any more."""
         try:
             await self._measure()
         finally:
@@ -177,15 +163,13 @@ class Bench:
         self._silent.errback(Failed(f"nothing happened for {options.timeout:g} s{self.remains()}", Exit.TIMED_OUT))
 
     def remains(self) -> str:
-        """What is to be said when it did not come to its end."""
+        """Return what to add to an error, if messages may be left in the queue."""
         return f"; messages of this benchmark may be left in the queue {self._options.queue}" if self._options.what == "both" else ""
 
     def _progressed(self) -> None:
         self._progress.done += 1
         if self._watch is not None:
             self._watch.progress()
-
-    # Sending
 
     async def _send(self, client: QueueClient, messages: int, figures: Figures) -> None:
         options, outbox = self._options, client.connection.outbox
@@ -213,10 +197,8 @@ class Bench:
         if self._options.what == "send":
             self._progressed()
 
-    # Consuming
-
     async def _drain(self, client: QueueClient, messages: int, figures: Figures) -> None:
-        """Take what there is, up to a number."""
+        """Take the messages of the queue, up to a number."""
 
         def take(delivery: Delivery) -> None:
             prefetch.settle(delivery, partial(acknowledge, delivery))
@@ -236,7 +218,7 @@ class Bench:
         await wait_for([*map(Deferred.fromCoroutine, ends), failed])
 
     async def _receive(self, client: QueueClient, figures: Figures) -> None:
-        """Take what the senders send, until it is all there."""
+        """Take what the senders send, until all of it has come."""
 
         def take(delivery: Delivery) -> None:
             now = perf_counter()
@@ -260,11 +242,7 @@ class Bench:
         await prefetch.answered()
 
     async def _check_empty(self, client: QueueClient) -> None:
-        """
-        See that there is nothing in the queue that belongs to somebody.
-
-        @raise Failed: there is
-        """
+        """Raise L{Failed} if the queue has messages."""
         options = self._options
         found: list[Delivery] = []
         prefetch = Prefetch(self._reactor, client, [options.queue], found.append, lambda failure: None, 1, 1, keep=True)
@@ -277,7 +255,7 @@ class Bench:
 
 
 async def measure(reactor: Any, options: BenchOptions) -> int:
-    """Do what is ordered, and print the figures: the exit code."""
+    """Run the benchmark, and print the figures: the exit code."""
     out = Output(reactor)
     bench = Bench(reactor, options)
     try:

@@ -75,11 +75,7 @@ def command(context: click.Context) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """
-    Run the command: the exit code.
-
-    @param arguments: None for those of the process
-    """
+    """Run the command with these arguments, or those of the process: the exit code."""
     _open_missing()
     try:
         result: Any = command.main(arguments, prog_name="phpmq", standalone_mode=False)

@@ -11,7 +11,7 @@ from click.shell_completion import get_completion_class
 
 from phpmq.addresses import ApiAddress, parse_api_address
 from phpmq.cli.admin.api import Api
-from phpmq.cli.admin.run import Target
+from phpmq.cli.admin.run import run_work
 from phpmq.cli.exit_codes import Failed
 from phpmq.cli.output import Report, note
 
@@ -31,7 +31,6 @@ _BASH_COMPLETION = (
 
 # Who has pressed a key does not wait for longer, in seconds, and reads no more names.
 _PATIENCE, _MOST = 1.0, 50
-
 # Other names would need quotes, which shells do not put around what they complete.
 _PLAIN = re.compile(r"[\w./@%+=,][\w./@%+=,-]*")
 
@@ -67,7 +66,7 @@ def completion(context: click.Context, shell: str, install: bool) -> None:
 
 
 def _home(variable: str, default: str) -> Path:
-    """A directory of the XDG specification, which ignores relative ones."""
+    """Return a directory of the XDG specification, which ignores relative ones."""
     directory = os.environ.get(variable, "")
     return Path(directory) if os.path.isabs(directory) else Path.home() / default
 
@@ -82,7 +81,7 @@ def _path(shell: str) -> Path:
 
 
 def _source(path: Path, settings: Path, before: str = "") -> None:
-    """Add a line to the settings of a shell that reads the script at each start, unless it is there."""
+    """Add a line that reads the script to the settings of a shell, unless it is there."""
     quoted = str(path).replace("'", "'\\''")
     line = f"source '{quoted}'\n"
     there = settings.read_text(encoding="utf-8", errors="surrogateescape") if settings.exists() else ""
@@ -92,21 +91,16 @@ def _source(path: Path, settings: Path, before: str = "") -> None:
 
 
 def names_like(start: str, address: ApiAddress | None) -> list[str]:
-    """
-    Return names of queues that begin like this; none if the API does not tell.
-
-    @param address: the API; None for that of the environment
-    """
+    """Return names of queues that begin like this, from this API or the environment's; none if the API does not answer."""
     found: list[str] = []
 
-    async def work(api: Api, report: Report) -> int:
+    async def work(api: Api, report: Report) -> None:
         async for page in api.pages("list queues", "queues", most=_MOST, filter=f"{start}*"):
             found.extend(queue["name"] for queue in page)
-        return 0
 
     try:
         where = address or parse_api_address(os.environ.get("PHPMQ_API") or "http://127.0.0.1:9180")
-        Target(where, _PATIENCE).run(work)
+        run_work(work, where, _PATIENCE)
     except (Failed, ValueError):
         return []
     return [name for name in found if name.startswith(start) and _PLAIN.fullmatch(name)]

@@ -30,13 +30,12 @@ async def connect(
     reactor: Any, server: str, timeout: float | None, answer: float = TIMEOUT, max_unconfirmed: int = MAX_UNCONFIRMED
 ) -> QueueClient:
     """
-    A client that is connected.
+    Return a connected client.
 
-    @param timeout: seconds that it may take, if that is less than L{CONNECT_TIMEOUT}
-    @param answer: seconds after which a request that is not answered fails
-    @param server: its address; see L{phpmq.addresses}
-    @raise click.BadParameter: the address is none
-    @raise Failed: it cannot be connected
+    @param timeout: seconds that connecting may take, if less than L{CONNECT_TIMEOUT}
+    @param answer: seconds after which a request without an answer fails
+    @raise click.BadParameter: the address is wrong
+    @raise Failed: the server cannot be reached
     """
     try:
         client = QueueClient(server, reactor, answer, max_unconfirmed=max_unconfirmed, retry=_pause)
@@ -59,12 +58,12 @@ async def connect(
 
 
 def _pause(failures: int) -> float:
-    """Seconds before the next attempt: a server that is started again is soon found."""
+    """Return the seconds before the next attempt: short, so that a restarted server is found soon."""
     return min(0.1 * 1.5**failures, 2.0)
 
 
 async def disconnect(reactor: Any, client: QueueClient) -> None:
-    """Close a client; what waits fails."""
+    """Close a client; its unanswered requests fail."""
     # Not from within a call of its own, which Twisted's ClientService does not bear.
     await sleep(reactor, 0)
     # The process ends anyway.
@@ -74,12 +73,10 @@ async def disconnect(reactor: Any, client: QueueClient) -> None:
 
 async def settled_down(reactor: Any, client: QueueClient, deliveries: Callable[[], int]) -> bool:
     """
-    Whether the server has nothing to deliver at the moment.
+    Return whether the server has nothing to deliver now; C{deliveries} counts what has arrived.
 
-    It answers a ping after all that it was told before, and delivers at the end of that turn. So what could be delivered arrives before
-    the answer to a second ping.
-
-    @param deliveries: how many have arrived
+    The server answers a ping after everything that it was sent before, and delivers at the end of that reactor turn. So whatever it can
+    deliver arrives before the answer to a second ping.
     """
     before = deliveries()
     for _ in range(2):
@@ -94,11 +91,7 @@ async def settled_down(reactor: Any, client: QueueClient, deliveries: Callable[[
 
 
 class Watch:
-    """
-    Looks after a connection: tells the user when it is lost and when it is back, and when to give up.
-
-    @ivar gave_up: whether nothing happened for too long
-    """
+    """Tells the user when a connection is lost and when it is back, and gives up after C{timeout} seconds without progress."""
 
     def __init__(
         self,
@@ -110,10 +103,6 @@ class Watch:
         give_up: Callable[[], object],
         tell: Callable[[str], object],
     ) -> None:
-        """
-        @param timeout: seconds without progress after which to give up; None for never
-        @param waiting: whether anything is waited for
-        """
         self._seconds: Callable[[], float] = reactor.seconds
         self._client, self._server, self._timeout = client, server, timeout
         self._waiting, self._give_up, self._tell = waiting, give_up, tell
@@ -125,7 +114,7 @@ class Watch:
         self._looking.start(min(0.2, (timeout or 1) / 4), now=False)
 
     def progress(self) -> None:
-        """Something happened."""
+        """Start the timeout again."""
         self._last = self._seconds()
 
     def _look(self) -> None:
@@ -143,7 +132,7 @@ class Watch:
             self._tell(f"connected to {self._server} again" if online else f"lost the connection to {self._server}, trying again")
 
     def close(self) -> None:
-        """Look a last time."""
+        """Stop, after a last look."""
         if self._looking.running:
             self._looking.stop()
         if not self._online:

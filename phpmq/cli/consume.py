@@ -24,7 +24,7 @@ from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.ndjson import content
 from phpmq.cli.output import is_terminal, json_line, note
 from phpmq.cli.prefetch import Prefetch
-from phpmq.cli.reactor_main import Signals, within
+from phpmq.cli.reactor_main import Signals, sleep, wait_for, within
 from phpmq.cli.stdio import Output
 from phpmq.client import Delivery, QueueClient
 from phpmq.client_connection import backoff
@@ -33,9 +33,8 @@ from phpmq.text import plural, terminal_safe
 #: The most messages of a queue that are held at a time, when bodies are written.
 WINDOW = 100
 
-# Seconds that the server has to answer the last settlements; and when somebody waits for the end.
+# Seconds that the server has to answer the last settlements; and after a signal.
 _LAST_ANSWERS, _LAST_ANSWERS_NOW = 5.0, 1.0
-
 # Seconds that the reader of the output has to take what is being written when the command is to end.
 _GRACE = 1.0
 
@@ -49,11 +48,7 @@ _PIECE = re.compile(r"\\(.)|\{(\w*)\}|\{\{|\}\}|.", re.DOTALL)
 
 
 def format_of(template: str | None, as_json: bool) -> Format:
-    """
-    The format that the user wants, and what standard output needs.
-
-    @raise click.UsageError: the template has a field that there is not
-    """
+    """Return the format that the user wants; raise C{click.UsageError} for an unknown field."""
     if as_json:
         return _json
     show: Callable[[bytes], bytes] = _shown if is_terminal(1) else bytes
@@ -72,7 +67,7 @@ def _json(delivery: Delivery) -> bytes:
 
 
 def _template(template: str, show: Callable[[bytes], bytes]) -> Format:
-    """Return the format of text with fields. A newline follows, unless the text ends with one, or with a NUL."""
+    """Return the format of a text with fields. A newline follows, unless the text ends with one, or with a NUL."""
     fields: dict[str, Format] = {
         "queue": lambda delivery: show(delivery.queue.encode()),
         "id": lambda delivery: delivery.message_id,
@@ -96,7 +91,7 @@ def _template(template: str, show: Callable[[bytes], bytes]) -> Format:
 
 @dataclass(frozen=True)
 class ConsumeOptions:
-    """What is to be consumed, and how."""
+    """The options of C{phpmq consume}."""
 
     queues: tuple[str, ...]
     format: Format
@@ -113,47 +108,37 @@ class ConsumeOptions:
 
     @property
     def held(self) -> int:
-        """The most messages of a queue to hold at a time: what is not worked on is better left to others."""
+        """The most messages of a queue to hold at a time: those that are not worked on are better left to other consumers."""
         return self.window or (WINDOW if self.command is None else self.jobs)
 
     @property
     def watched(self) -> bool:
-        """Whether it matters what the queues do not have."""
+        """Whether the command has to know that a queue is empty."""
         return self.exit_empty or (self.count is not None and len(self.queues) > 1)
 
 
 class Printer:
-    """Writes messages to standard output: those that came together at once, the next ones when those are written."""
+    """Writes messages to standard output: those that arrive together at once, the next ones when those are written; C{busy} until then."""
 
     def __init__(self, reactor: Any, prefetch: Prefetch, format: Format, keep: bool, failed: Callable[[Failure], object]) -> None:
-        """
-        @param keep: whether they are not acknowledged
-        @param failed: called when they cannot be written
-        """
         self._reactor, self._prefetch, self._format, self._keep, self._failed = reactor, prefetch, format, keep, failed
         self._out = Output(reactor)
         self._out.closed().addCallback(lambda _: failed(Failure(BrokenPipeError())))
         self._batch: list[Delivery] = []
-        self._writing: Deferred[None] | None = None
         self._written: Deferred[None] | None = None
+        self._all_written: Deferred[None] = Deferred()
         self._ended = False
-
-    @property
-    def busy(self) -> bool:
-        """Whether something is not written yet."""
-        return self._writing is not None
+        self.busy = False
 
     def take(self, delivery: Delivery) -> None:
-        """Write it with what comes in the same moment."""
+        """Write a message, together with those that arrive in the same reactor turn."""
         self._batch.append(delivery)
-        if self._writing is None and not self._ended:
-            self._writing = Deferred()
-            self._reactor.callLater(0, self._start)
-
-    def _start(self) -> None:
-        Deferred.fromCoroutine(self._write()).addErrback(self._unwritten).addBoth(self._wrote)
+        if not self.busy and not self._ended:
+            self.busy = True
+            Deferred.fromCoroutine(self._write()).addErrback(self._unwritten).addBoth(self._wrote)
 
     async def _write(self) -> None:
+        await sleep(self._reactor, 0)
         while self._batch and not self._ended:
             batch, self._batch = self._batch, []
             # What the server took back comes again.
@@ -172,20 +157,20 @@ class Printer:
             self._failed(failure)
 
     def _wrote(self, _: object) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.callback(None)
+        self.busy = False
+        if self._ended:
+            self._all_written.callback(None)
 
     def end(self) -> Deferred[None]:
-        """Fires when what is being written is written and acknowledged, or nobody reads it."""
+        """Fire when what is being written is written and acknowledged, or nobody reads it."""
         self._ended = True
-        if self._writing is None:
+        if not self.busy:
             return succeed(None)
         self._reactor.callLater(_GRACE, self.kill)
-        return self._writing
+        return self._all_written
 
     def kill(self) -> None:
-        """Nobody may read what is being written: it is not acknowledged."""
+        """Stop to wait for the reader: what is being written is not acknowledged."""
         if self._written is not None:
             self._written.cancel()
 
@@ -194,8 +179,8 @@ class Job:
     """
     A message and its command.
 
-    @ivar delivery: the latest one of the message: it comes again when the connection is lost or its lease is over, while the command runs
-    @ivar expires: when its time to live is over; 0 for never
+    While the command runs, the message is delivered again if the connection is lost or its lease ends: C{delivery} is the latest delivery.
+    C{expires} is the end of its time to live; 0 for never.
     """
 
     def __init__(self, delivery: Delivery, now: float) -> None:
@@ -205,17 +190,15 @@ class Job:
         self._killed = False
 
     def again(self, delivery: Delivery, now: float) -> None:
-        """It was delivered, perhaps again."""
+        """Keep the latest delivery of the message."""
         self.delivery = delivery
         self.expires = now + delivery.ttl if delivery.ttl else 0.0
 
     def run(self, command: str) -> int:
         """
-        Run the command, in the calling thread: its exit code, or the number of the signal that ended it, negative.
+        Run the command, in the calling thread, and return its exit code, or the negative number of the signal that ended it.
 
-        It is in a process group of its own, so that Ctrl-C does not reach it, and a kill reaches what it has started.
-
-        @raise OSError: it cannot be started
+        The command has its own process group, so that Ctrl-C does not reach it, and a kill also reaches its children.
         """
         delivery = self.delivery
         environment = {
@@ -234,7 +217,7 @@ class Job:
         return process.returncode
 
     def kill(self) -> None:
-        """End the command, and what it has started."""
+        """Kill the command and its children."""
         self._killed = True
         if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
@@ -243,12 +226,10 @@ class Job:
 
 class Runner:
     """
-    Runs commands, up to a number of them at a time, each in a thread that waits for it.
+    Runs up to C{jobs} commands at a time, each in a thread that waits for it.
 
-    A message is acknowledged when its command ends with exit code 0. Otherwise it is queued again, later each time, or made a dead letter
+    A message is acknowledged when its command ends with exit code 0. Otherwise it is requeued with a delay that grows, or dead-lettered
     after its last attempt.
-
-    @ivar failed: how many commands failed
     """
 
     def __init__(self, reactor: Any, prefetch: Prefetch, command: str, jobs: int, lease: float | None, max_attempts: int | None) -> None:
@@ -271,7 +252,7 @@ class Runner:
         return bool(self._running or self._waiting)
 
     def take(self, delivery: Delivery) -> None:
-        """Run the command for it, as soon as there is a place."""
+        """Run the command for a message, as soon as fewer than C{jobs} commands run."""
         if (job := self._running.get(delivery.id)) is not None:
             job.again(delivery, self._reactor.seconds())
             return
@@ -286,7 +267,7 @@ class Runner:
                 threading.Thread(target=self._work, args=(job,), daemon=True).start()
 
     def _work(self, job: Job) -> None:
-        """In a thread."""
+        """Run a command in its own thread, and report to the reactor's."""
         try:
             code = job.run(self._command)
             outcome = "" if code == 0 else f"exit code {code}" if code > 0 else f"killed by {_SIGNALS.get(-code, f'signal {-code}')}"
@@ -326,7 +307,7 @@ class Runner:
             delivery.touch()
 
     def end(self) -> Deferred[None]:
-        """Start no more. Fires when those that run have ended."""
+        """Start no more commands; fire when those that run have ended."""
         self._ended = True
         self._waiting.clear()
         if not self._running:
@@ -339,13 +320,13 @@ class Runner:
         self._all_ended.callback(None)
 
     def kill(self) -> None:
-        """End those that run; their messages go back to their places."""
+        """Kill the commands that run; their messages go back to their places."""
         self._killed = True
         for job in self._running.values():
             job.kill()
 
     def outcome(self) -> Failed | None:
-        """How many commands failed, if any did."""
+        """Return the error that says how many commands failed; None if none did."""
         if not self.failed:
             return None
         total = self.succeeded + self.failed
@@ -355,12 +336,11 @@ class Runner:
 
 
 class Consumption:
-    """One call of C{phpmq consume}."""
+    """One run of C{phpmq consume}."""
 
     def __init__(self, reactor: Any, client: QueueClient, options: ConsumeOptions, signals: Signals) -> None:
         self._reactor, self._client, self._options, self._signals = reactor, client, options, signals
         self._over: Deferred[None] = Deferred()
-        self._waiting: list[Deferred[None]] = []
         keep = options.ack == "none"
         self.prefetch = Prefetch(reactor, client, options.queues, self._take, self._fail, options.held, options.count, options.lease, keep)
         self._handler: Printer | Runner
@@ -378,25 +358,20 @@ class Consumption:
         return not self._handler.busy
 
     async def run(self) -> int:
-        """From the first message to the last: the exit code."""
+        """Consume from the first message to the last: the exit code."""
         prefetch, options = self.prefetch, self._options
         self._signals.gracefully(self._end, self._handler.kill)
         prefetch.start()
-        self._until(prefetch.counted())
+        ends = [prefetch.counted()]
         if options.watched:
-            self._until(prefetch.watch(options.exit_empty, lambda: self._handler.busy))
+            ends.append(prefetch.watch(options.exit_empty, lambda: self._handler.busy))
         try:
-            await self._over
+            await wait_for([self._over, *map(Deferred.fromCoroutine, ends)])
         finally:
-            for waiting in self._waiting:
-                waiting.cancel()
             await self._finish()
-        return self._report()
-
-    def _until(self, coroutine: Any) -> None:
-        waiting: Deferred[None] = Deferred.fromCoroutine(coroutine)
-        self._waiting.append(waiting)
-        waiting.addCallbacks(lambda _: self._end(), self._fail)
+        if (complaint := self._complaint()) is not None:
+            raise Failed(complaint.sentence, Exit.INTERRUPTED) if self._signals.count else complaint
+        return Exit.OK
 
     def _end(self) -> None:
         if not self._over.called:
@@ -407,7 +382,7 @@ class Consumption:
             self._over.errback(failure)
 
     async def _finish(self) -> None:
-        """Take no more, finish what was begun, and hear that it is settled."""
+        """Take no more messages, finish those that were begun, and wait for the answers to their settlements."""
         ending = self._handler.end()
         stopping = Deferred.fromCoroutine(self.prefetch.stop())
         await ending
@@ -417,19 +392,6 @@ class Consumption:
             await within(self._reactor, patience, stopping)
             await within(self._reactor, patience, Deferred.fromCoroutine(self.prefetch.answered()))
         self._watch.close()
-
-    def _report(self) -> int:
-        """
-        The exit code.
-
-        @raise Failed: there is something to say
-        """
-        complaint = self._complaint()
-        if complaint is not None and self._signals.count:
-            raise Failed(complaint.sentence, Exit.INTERRUPTED)
-        if complaint is not None:
-            raise complaint
-        return Exit.OK
 
     def _complaint(self) -> Failed | None:
         options, prefetch, handler = self._options, self.prefetch, self._handler
@@ -446,7 +408,7 @@ class Consumption:
 
 
 async def consume_messages(reactor: Any, signals: Signals, options: ConsumeOptions) -> int:
-    """Do what is ordered: the exit code."""
+    """Connect and consume: the exit code."""
     client = await connect(reactor, options.server, options.timeout)
     try:
         return await Consumption(reactor, client, options, signals).run()

@@ -10,7 +10,7 @@ from phpmq.errors import LoginRequired, NotAllowed, NotConnected, ProtocolError,
 
 
 class Exit(IntEnum):
-    """Exit codes; those above 60 are those of C{sysexits.h}, and 130 is what shells say of Ctrl-C."""
+    """Exit codes; those above 60 are from C{sysexits.h}, and 130 is what shells report for Ctrl-C."""
 
     OK = 0
     FAILED = 1
@@ -23,12 +23,7 @@ class Exit(IntEnum):
 
 
 class Failed(Exception):
-    """
-    The command did not do what it was told.
-
-    @ivar sentence: what, why, and what to try, on one line
-    @ivar code: the exit code
-    """
+    """The command failed: one line with what, why and what to try, and the exit code."""
 
     def __init__(self, sentence: str, code: Exit = Exit.FAILED) -> None:
         super().__init__(sentence)
@@ -45,33 +40,27 @@ _CODES: tuple[tuple[type[Exception], Exit], ...] = (
 
 
 def code_of(error: Exception) -> Exit:
-    """The exit code for an error of the client, or of the server."""
+    """Return the exit code for an error of the client, or of the server."""
     if isinstance(error, Failed):
         return error.code
     return next((code for kind, code in _CODES if isinstance(error, kind)), Exit.FAILED)
 
 
 def not_reached(error: Exception, server: str) -> Failed:
-    """
-    Why a server could not be reached.
-
-    @param error: what L{phpmq.client.QueueClient.connected} failed with
-    @param server: how the user named it
-    """
+    """Return the error for a server that L{phpmq.client.QueueClient.connected} did not reach."""
     if isinstance(error, ProtocolError):
         return Failed(f"{server} is not a phpmq server that speaks protocol 2: {error}", Exit.UNREACHABLE)
     if isinstance(error, NotConnected) and error.__cause__ is None:
-        untrusted, other = (
-            "its certificate is not trusted here",
-            "it may not be a phpmq server that speaks protocol 2, or take no more connections",
-        )
-        return Failed(f"{server} hung up without an answer: {untrusted if 'certificate' in str(error) else other}", Exit.UNREACHABLE)
+        reason = "it may not be a phpmq server that speaks protocol 2, or take no more connections"
+        if "certificate" in str(error):
+            reason = "its certificate is not trusted here"
+        return Failed(f"{server} hung up without an answer: {reason}", Exit.UNREACHABLE)
     reason, code = why(error.__cause__ or error)
     return Failed(f"cannot reach {server}: {reason}; see that phpmq is running, or name another --server", code)
 
 
 def why(error: BaseException) -> tuple[str, Exit]:
-    """A few words for what Twisted says in several lines, and the exit code."""
+    """Return the reason of a Twisted error in a few words, and the exit code."""
     # The class of the same name in Twisted says what the system said in a field of its own.
     system: object = getattr(error, "osError", None)
     number = system if isinstance(system, int) else getattr(system, "errno", None)

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def content(body: bytes) -> dict[str, str]:
-    """A body as text if it is UTF-8, and as base64 if not."""
+    """Return a body as text if it is UTF-8, otherwise as base64."""
     try:
         return {"body": body.decode("utf-8")}
     except UnicodeDecodeError:
@@ -20,9 +20,9 @@ def content(body: bytes) -> dict[str, str]:
 
 def message_of(line: bytes) -> tuple[bytes, dict[str, Any]]:
     """
-    The body, and what C{QueueClient.send} takes beside it. Facts that a new message cannot have, such as an id, are left out.
+    Return the body, and the other arguments of C{QueueClient.send}; without what a new message cannot have, such as an id.
 
-    @raise ValueError: the line is no message; says why
+    @raise ValueError: why the line is no message
     """
     try:
         value = json.loads(line)

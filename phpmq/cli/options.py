@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial, wraps
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 from phpmq.cli.exit_codes import Exit
 from phpmq.errors import BadName
-from phpmq.message import check_name
+from phpmq.message import SORTS, check_name
 from phpmq.text import DURATION_EXAMPLES, parse_duration, parse_size, short_size
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ class Value(ParamType):
         self.name, self._parse = name, parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See C{click.ParamType}."""
         if not isinstance(value, str):
             return value
         try:
@@ -127,7 +126,7 @@ def size(most: int) -> Value:
 
 
 def want_verb(context: click.Context) -> None:
-    """See that a group was called with a verb: otherwise show help, and end with exit code 2."""
+    """Show help, and end with exit code 2, if a group was called without a verb."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)
         context.exit(Exit.USAGE)
@@ -167,18 +166,12 @@ yes_option: _Option[Any] = click.option(
 
 
 def sort_options(default: str) -> _Option[Any]:
-    """Add C{--sort} and C{--reverse}; the function gets C{sort} as the API takes it."""
-
-    from phpmq.results import SORTS
+    """Add C{--sort} and C{--reverse}; L{order} makes one value of both."""
 
     def add(function: Any) -> Any:
-        @wraps(function)
-        def call(*arguments: Any, sort: str, reverse: bool, **options: Any) -> Any:
-            return function(*arguments, sort=order(sort, reverse), **options)
-
-        call = click.option("--reverse", is_flag=True, help="The other way round.")(call)
+        function = click.option("--reverse", is_flag=True, help="The other way round.")(function)
         help = "Names from the first, numbers from the largest."
-        return click.option("--sort", type=click.Choice(SORTS), default=default, show_default=True, help=help)(call)
+        return click.option("--sort", type=click.Choice(SORTS), default=default, show_default=True, help=help)(function)
 
     return add
 
@@ -189,34 +182,20 @@ def order(sort: str, reverse: bool) -> str:
 
 
 def api_options(json_help: str = "", seconds: float = TIMEOUT) -> _Option[Any]:
-    """
-    Add C{--json}, C{--api} and C{--timeout}; the function gets them as C{target}, a L{phpmq.cli.admin.run.Target}.
-
-    @param json_help: what JSON is printed; without it there is no C{--json}
-    @param seconds: the default of C{--timeout}
-    """
+    """Add C{--json}, if there is a help text for it, C{--api}, and C{--timeout} with this default."""
 
     def add(function: Any) -> Any:
-        @wraps(function)
-        def call(*arguments: Any, api: Any, timeout: float, as_json: bool = False, **options: Any) -> Any:
-            from phpmq.cli.admin.run import Target
-
-            return function(*arguments, target=Target(api, timeout, as_json), **options)
-
-        call = timeout_option("Give up when a request is not answered within S seconds.", seconds)(call)
-        call = _api_option(call)
-        return click.option("--json", "as_json", is_flag=True, help=json_help)(call) if json_help else call
+        function = timeout_option("Give up when a request is not answered within S seconds.", seconds)(function)
+        function = click.option(
+            "--api",
+            type=Value("address", _parse_api),
+            envvar="PHPMQ_API",
+            default="http://127.0.0.1:9180",
+            show_default=True,
+            show_envvar=True,
+            metavar="WHERE",
+            help="Where the server's HTTP API is: HOST, HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:PATH.",
+        )(function)
+        return click.option("--json", "as_json", is_flag=True, help=json_help)(function) if json_help else function
 
     return add
-
-
-_api_option: _Option[Any] = click.option(
-    "--api",
-    type=Value("address", _parse_api),
-    envvar="PHPMQ_API",
-    default="http://127.0.0.1:9180",
-    show_default=True,
-    show_envvar=True,
-    metavar="WHERE",
-    help="Where the server's HTTP API is: HOST, HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:PATH.",
-)

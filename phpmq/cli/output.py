@@ -13,13 +13,12 @@ from phpmq.text import format_rate, json_safe, plural, terminal_safe
 
 # The least characters of a column that is folded.
 _FOLDED = 12
-
 # Seconds after which progress is shown, and between two looks, on a terminal and elsewhere.
 _AFTER, _TERMINAL, _ELSEWHERE = 0.4, 0.1, 1.0
 
 
 def is_terminal(descriptor: int) -> bool:
-    """Whether somebody looks at what is written there."""
+    """Return whether a descriptor is a terminal."""
     try:
         return os.isatty(descriptor)
     except OSError:
@@ -27,29 +26,26 @@ def is_terminal(descriptor: int) -> bool:
 
 
 def note(sentence: str) -> None:
-    """A line for the user, on stderr."""
+    """Write a line for the user to standard error."""
     # If nobody reads it, so be it.
     with suppress(OSError):
         os.write(2, f"phpmq: {terminal_safe(sentence)}\n".encode())
 
 
 def json_line(value: Mapping[str, Any]) -> bytes:
-    """A JSON object on a line of its own; readable, and harmless for a terminal."""
+    """Return a JSON object on a line of its own, readable, and harmless for a terminal."""
     return json_safe(json.dumps(value, ensure_ascii=False)).encode() + b"\n"
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first column is text, the others are numbers. With lines on a terminal, aligned otherwise."""
+    """Return a table whose first column is text and whose other columns are numbers."""
     return Listing(headings[0], *(f">{heading}" for heading in headings[1:])).add(rows)
 
 
 class Listing:
-    """A table that may be shown part by part: later rows are as wide as those before, or wider."""
+    """A table that is shown part by part: later rows are as wide as those before, or wider. Headings of numbers begin with C{>}."""
 
     def __init__(self, *headings: str) -> None:
-        """
-        @param headings: those that begin with C{>} are of numbers
-        """
         self._right = [heading.startswith(">") for heading in headings]
         self._headings: Sequence[str] = [heading.removeprefix(">") for heading in headings]
         self._shown = is_terminal(1)
@@ -58,7 +54,7 @@ class Listing:
         self._begun = self._tight = False
 
     def add(self, rows: Sequence[Sequence[str]]) -> str:
-        """The text of these rows; at first that of the headings, too."""
+        """Return the text of these rows; at first also that of the headings."""
         cells = [[terminal_safe(cell) for cell in row] for row in rows]
         self._widths = [max(width, *map(len, column), 0) for width, *column in zip(self._widths, *cells, strict=True)]
         begun, self._begun = self._begun, True
@@ -108,12 +104,7 @@ class Writer(Protocol):
 
 
 class Report:
-    """
-    What a verb prints: lines and tables for people, or JSON objects for programs.
-
-    @ivar output: where it is written
-    @ivar as_json: whether JSON is wanted
-    """
+    """Prints what a verb found: lines and tables for people, or JSON objects for programs."""
 
     def __init__(self, output: Writer, as_json: bool = False) -> None:
         self.output, self.as_json = output, as_json
@@ -130,9 +121,9 @@ class Report:
         limit: int | None = None,
     ) -> int:
         """
-        Print the items of pages as they come, as a table or as JSON objects: how many items there were, also those beyond the limit.
+        Print the items of pages as they come, at most C{limit}, as a table or as JSON objects.
 
-        @param row: makes the cells of an item
+        @return: the number of items, also those beyond the limit
         """
         listing, found = Listing(*headings), 0
         async for page in pages:
@@ -147,18 +138,13 @@ class Report:
 
 
 class Progress:
-    """
-    Shows how many messages are done, on stderr.
-
-    @ivar done: how many; count it up
-    """
+    """Shows on standard error how many messages are done; count them in C{done}."""
 
     def __init__(self, reactor: Any, label: str, total: int | None, wanted: bool | None) -> None:
         """
-        @param total: how many there will be; None if that is not known
-        @param wanted: None for "on a terminal"; elsewhere it is a plain line a second
+        @param wanted: None for "on a terminal"; elsewhere it prints a line a second
         """
-        from twisted.internet.task import LoopingCall
+        from twisted.internet.defer import CancelledError, Deferred
 
         self.done = 0
         self._reactor = reactor
@@ -166,20 +152,22 @@ class Progress:
         self._started = reactor.seconds()
         self._live: Any = None
         self._task: Any = None
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = reactor
-        self._begin: Any = None
-        if is_terminal(2) if wanted is None else wanted:
-            self._begin = reactor.callLater(_AFTER, self._start)
+        shown = is_terminal(2) if wanted is None else wanted
+        self._showing: Deferred[None] = Deferred.fromCoroutine(self._show()) if shown else Deferred()
+        self._showing.addErrback(lambda failure: failure.trap(CancelledError))
 
-    def _start(self) -> None:
-        self._begin = None
+    async def _show(self) -> None:
+        from phpmq.cli.reactor_main import sleep
+
+        await sleep(self._reactor, _AFTER)
         if is_terminal(2):
             self._live = _bar(self._total)
             if self._live is not None:
                 self._task = self._live.add_task(self._label, total=self._total, rate="")
                 self._live.start()
-        self._looking.start(_ELSEWHERE if self._live is None else _TERMINAL)
+        while True:
+            self._look()
+            await sleep(self._reactor, _ELSEWHERE if self._live is None else _TERMINAL)
 
     def _look(self) -> None:
         speed = format_rate(self.done, self._reactor.seconds() - self._started)
@@ -191,7 +179,7 @@ class Progress:
             self._live.refresh()
 
     def note(self, sentence: str) -> None:
-        """A line for the user, above the moving one."""
+        """Write a line for the user above the progress bar."""
         if self._live is not None:
             self._live.stop()
         note(sentence)
@@ -199,19 +187,15 @@ class Progress:
             self._live.start()
 
     def close(self) -> None:
-        """Leave no trace of it."""
-        if self._begin is not None:
-            self._begin.cancel()
-            self._begin = None
-        if self._looking.running:
-            self._looking.stop()
+        """Remove the progress bar."""
+        self._showing.cancel()
         if self._live is not None:
             self._live.stop()
             self._live = None
 
 
 def _bar(total: int | None) -> Any:
-    """A moving line; None where the terminal cannot move."""
+    """Return a progress bar; None where the terminal cannot move the cursor."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

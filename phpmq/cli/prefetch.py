@@ -13,19 +13,17 @@ from phpmq.client import Consumer, Delivery, QueueClient
 
 # The server's own limit, unless it is told another.
 _MAX_WINDOW = 65535
-
 # Seconds to wait when no queue had anything.
 _PAUSE = 0.1
 
 
 class _Share:
     """
-    One queue's part.
+    The part of one queue.
 
-    @ivar window: what the server was told
-    @ivar received: how many the server believes to have delivered: those settled, and those that are held
-    @ivar settled: how many of them are settled
-    @ivar allowed: how many may be received in all; None for any number
+    @ivar window: the window that the server was told
+    @ivar received: messages that the server counts as delivered: settled or held
+    @ivar allowed: the most messages to receive; None for any number
     """
 
     def __init__(self, queue: str) -> None:
@@ -37,14 +35,14 @@ class _Share:
 
 class Prefetch:
     """
-    What comes from the queues.
+    Deliveries from several queues.
 
-    With a count, the windows never add up to more than what is still wanted. With several queues it is dealt out to them; where one has
-    used up its part while others have nothing, it is dealt out again.
+    With a count, the windows never add up to more messages than are still wanted. Several queues share them; where one queue has used up
+    its share while others have nothing, they are shared again.
 
-    @ivar deliveries: how many came
-    @ivar finished: how many of them the caller is done with
-    @ivar unanswered: how many settlements the server has not answered yet
+    @ivar deliveries: deliveries so far
+    @ivar finished: messages that the caller is done with
+    @ivar unanswered: settlements without an answer of the server
     """
 
     def __init__(
@@ -60,9 +58,8 @@ class Prefetch:
         keep: bool = False,
     ) -> None:
         """
-        @param take: called with each message
+        @param take: called with each delivery
         @param failed: called with a Failure when a queue cannot be consumed
-        @param count: how many to take; None for all
         @param keep: whether messages are not settled but kept until the end
         """
         self._reactor, self._client, self._take, self._failed = reactor, client, take, failed
@@ -76,14 +73,12 @@ class Prefetch:
         self.deliveries = self.finished = self.unanswered = 0
 
     def start(self) -> None:
-        """Begin."""
+        """Begin to consume."""
         self._deal()
         self._adjust_all()
 
-    # Windows
-
     def _deal(self) -> None:
-        """Deal out what is wanted, beginning with another queue each time."""
+        """Share the wanted messages among the queues, beginning with another queue each time."""
         if self._count is None:
             return
         shares = list(self._shares.values())
@@ -123,11 +118,9 @@ class Prefetch:
         return None if consumer is None else consumer.stop()
 
     async def stop(self) -> None:
-        """Take no more: over when the server knows, and all that was on its way has come."""
+        """Consume no more; end when the server knows, and all that was on its way has arrived."""
         stopping = [stopped for share in self._shares.values() if (stopped := self._stop(share)) is not None]
         await DeferredList(stopping, consumeErrors=True)
-
-    # Messages
 
     async def _pull(self, share: _Share, consumer: Consumer) -> None:
         async for delivery in consumer:
@@ -149,7 +142,7 @@ class Prefetch:
         self._changed()
 
     def _look_at_connection(self) -> None:
-        """After a lost connection the server has taken back what was not settled."""
+        """Correct the counts after a lost connection: the server has taken back what was not settled."""
         connection = self._client.connection.number
         if connection != self._connection:
             self._connection = connection
@@ -158,10 +151,9 @@ class Prefetch:
 
     def settle(self, delivery: Delivery, action: Callable[[], Deferred[bool]], done: bool = True) -> None:
         """
-        Settle a message, after the window has been made narrow enough for no other to come that is not wanted.
+        Settle a message by calling C{action}, after narrowing the window so that no unwanted message follows.
 
-        @param action: settles it
-        @param done: whether it must not be handled again, should it be delivered again
+        @param done: whether the message must not be handled again if it is delivered again
         """
         self._look_at_connection()
         share = self._shares[delivery.queue]
@@ -186,33 +178,31 @@ class Prefetch:
         self._changed()
 
     def keep(self, delivery: Delivery) -> None:
-        """The caller is done with a message that is not settled."""
+        """Count a message as done without settling it."""
         self._done.add(delivery.id)
         self.finished += 1
         self._changed()
 
     @property
     def unconfirmed(self) -> int:
-        """How many messages are done while the server may not know: it may deliver them again."""
+        """The number of messages that are done while the server may not know: it may deliver them again."""
         return 0 if self._keep else len(self._done)
 
     async def counted(self) -> None:
-        """Over when the caller is done with as many messages as were wanted, and the server knows."""
+        """End when the caller is done with the wanted number of messages, and the server knows."""
         while self._count is None or self.finished < self._count or self.unanswered:
             await self._event()
 
     async def answered(self) -> None:
-        """Over when the server has answered all settlements."""
+        """End when the server has answered all settlements."""
         while self.unanswered:
             await self._event()
 
-    # Emptiness
-
     async def watch(self, until_empty: bool, busy: Callable[[], bool]) -> None:
         """
-        Deal out again when that is of use; over when there is nothing to take.
+        Share again when that is useful; end when there is nothing to take.
 
-        @param until_empty: whether it may be over
+        @param until_empty: whether it may end
         @param busy: whether the caller has messages to handle
         """
         quiet = 0
@@ -233,7 +223,6 @@ class Prefetch:
                     await self._deal_again(quiet >= enough)
 
     def _starving(self) -> bool:
-        """Whether a queue has used up its part and others have not."""
         if self._count is None or len(self._shares) == 1:
             return False
         used = [share.received >= (share.allowed or 0) for share in self._shares.values()]
@@ -249,7 +238,7 @@ class Prefetch:
         self._adjust_all()
 
     def _event(self) -> Deferred[None]:
-        """Fires at the next delivery or settlement."""
+        """Fire at the next delivery or settlement."""
         waiting: Deferred[None] = Deferred(self._waiting.remove)
         self._waiting.append(waiting)
         return waiting

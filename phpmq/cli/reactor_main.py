@@ -24,12 +24,10 @@ DEBUG = "PHPMQ_DEBUG"
 
 class Signals:
     """
-    SIGINT and SIGTERM.
+    Counts SIGINT and SIGTERM.
 
-    The first one calls what L{gracefully} was told, or else cancels the command; the second what L{at_once} was told; the third ends the
-    process.
-
-    @ivar count: how many there were
+    The first one calls what L{gracefully} was given, otherwise it cancels the command; the second one calls C{at_once}; the third one ends
+    the process.
     """
 
     def __init__(self) -> None:
@@ -39,11 +37,11 @@ class Signals:
         self.cancel: Callable[[], object] = lambda: None
 
     def gracefully(self, call: Callable[[], object], at_once: Callable[[], object] | None = None) -> None:
-        """Call this at the first signal, and perhaps something else at the second one."""
+        """Set what the first signal calls, and perhaps what the second one calls."""
         self._gracefully, self._at_once = call, at_once
 
     def received(self) -> None:
-        """One came."""
+        """Count a signal."""
         self.count += 1
         if self.count == 1 and self._gracefully is not None:
             self._gracefully()
@@ -56,13 +54,7 @@ class Signals:
 
 
 def run(work: Callable[[Any, Signals], Coroutine[Any, Any, int]]) -> int:
-    """
-    Run a coroutine on the reactor.
-
-    @param work: is given the reactor and the signals
-    @return: its exit code, or that for an interruption
-    @raise Exception: what it raises
-    """
+    """Run a coroutine on the reactor, with the reactor and the signals: its exit code, or the one for an interruption."""
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
@@ -96,20 +88,16 @@ def run(work: Callable[[Any, Signals], Coroutine[Any, Any, int]]) -> int:
 
 
 def _ignore(event: LogEvent) -> None:
-    """What Twisted logs is not for the user: what goes wrong ends the command."""
+    """Discard an event: what goes wrong ends the command with a sentence of its own."""
 
 
 async def sleep(reactor: Any, duration: float) -> None:
-    """Let others run for a while."""
+    """Wait for a number of seconds."""
     await deferLater(reactor, duration, lambda: None)
 
 
 async def within(reactor: Any, duration: float, waiting: Deferred[_T]) -> _T:
-    """
-    Wait for at most a number of seconds.
-
-    @raise TimeoutError: it took longer, and is cancelled
-    """
+    """Wait for at most a number of seconds; then cancel what is waited for, and raise C{TimeoutError}."""
 
     def expire(result: Any, seconds: float) -> Any:
         if isinstance(result, Failure):
@@ -120,12 +108,7 @@ async def within(reactor: Any, duration: float, waiting: Deferred[_T]) -> _T:
 
 
 async def wait_for(waiting: Sequence[Deferred[None]], every: bool = False) -> None:
-    """
-    Wait until one has ended, or all have, or one has failed; the others are cancelled.
-
-    @param every: whether all have to end
-    @raise Exception: what the first failure was
-    """
+    """Wait until one has ended, or every one, or one has failed; cancel the others."""
     try:
         end: Any = DeferredList(waiting, not every, fireOnOneErrback=True, consumeErrors=True)  # type: ignore[call-overload]
         await end
@@ -137,18 +120,15 @@ async def wait_for(waiting: Sequence[Deferred[None]], every: bool = False) -> No
 
 
 class Pace:
-    """A rate that is not exceeded. What was missed while there was nothing to do is not made up for."""
+    """Limits to a rate per second, None for no limit. Time without anything to do is not made up for."""
 
     def __init__(self, reactor: Any, rate: float | None) -> None:
-        """
-        @param rate: a second; None for no limit
-        """
         self._reactor = reactor
         self._interval = 1 / rate if rate else 0.0
         self._next = 0.0
 
     async def wait(self) -> None:
-        """Wait until it is time for the next one."""
+        """Wait until the next one may go."""
         if not self._interval:
             return
         now = self._reactor.seconds()

@@ -23,17 +23,13 @@ from phpmq.errors import Closed, TimedOut, TooLarge
 from phpmq.text import format_rate, format_seconds, plural
 
 # More seconds than any receipt takes: it is progress that is watched, not each message.
-_FOR_EVER = 1e9
-
+_NO_LIMIT = 1e9
 # Bytes of ids that nobody reads, from which on nothing more is sent.
 _MAX_UNREAD = 1 << 20
-
 # Seconds that receipts under way have after Ctrl-C.
 _GRACE = 1.0
-
 # The most bytes of a line: JSON may take six characters for a byte; the rest is for headers and facts.
 _MAX_LINE = 6 * MAX_BODY + 1024 * 1024
-
 # How many bad lines are told one by one.
 _TOLD = 10
 
@@ -41,13 +37,11 @@ _TOLD = 10
 @dataclass(frozen=True)
 class SendOptions:
     """
-    What is to be sent.
+    What to send, and how to report it.
 
-    @ivar fields: parameters of C{QueueClient.send} beside queue and body
+    @ivar fields: arguments of C{QueueClient.send} beside queue and body
     @ivar body: None for what standard input has
-    @ivar lines: whether each line is a message
-    @ivar count: how many times; None if it was not said
-    @ivar done: what is said of messages that the server has
+    @ivar done: the participle that reports use
     """
 
     queue: str
@@ -65,26 +59,22 @@ class SendOptions:
 
     @property
     def many(self) -> bool:
-        """Whether it is about more than one message."""
+        """Whether there may be more than one message."""
         return self.lines or self.count is not None
 
     @property
     def printing(self) -> bool:
-        """Whether there is a line on standard output for each."""
+        """Whether standard output gets a line for each message."""
         return self.ids or self.as_json or not self.many
 
 
 class Sender:
     """
-    Sends messages, writes what is known of each, and counts.
+    Sends messages, prints what is known of each, and counts.
 
-    @ivar note: shows a line for the user
-    @ivar taken: how many there were to send
-    @ivar stored: how many the server has, with those that it had before
-    @ivar duplicates: how many it had before
-    @ivar failed: how many it did not take
-    @ivar first: why it did not take the first of those
-    @ivar unknown: how many it may have or not
+    @ivar stored: messages that the server has, with the C{duplicates} that it had before
+    @ivar first: why the server refused the first of those that C{failed}
+    @ivar unknown: messages that the server may have or not
     """
 
     def __init__(self, reactor: Any, client: QueueClient, options: SendOptions, out: Output, watch: Watch, progress: Progress) -> None:
@@ -95,13 +85,7 @@ class Sender:
         self.first: Exception | None = None
 
     async def send(self, body: bytes, **more: Any) -> None:
-        """
-        Send a message as soon as the rate and the limit of unconfirmed messages let it.
-
-        @param more: parameters of C{QueueClient.send}, beside those of all messages
-        @raise TooLarge: no server takes it
-        @raise ValueError: it is none
-        """
+        """Send a message, with more arguments of C{QueueClient.send}, as soon as the rate and the limit of unconfirmed messages allow."""
         await self._pace.wait()
         client = self._client
         if not client.connection.outbox.has_room:
@@ -140,10 +124,8 @@ class Sender:
         if self._options.as_json:
             self._out.put(json_line({"number": number, "error": getattr(error, "code", "internal"), "reason": str(error)}))
 
-    # What it comes to
-
     def tell(self, duration: float) -> None:
-        """Say what was done in a number of seconds, if nothing went wrong."""
+        """Report what was done in a number of seconds, if nothing went wrong."""
         before = f", {self.duplicates:,} of them stored before" if self.duplicates else ""
         if self._options.many:
             note(f"{self._options.done} {plural(self.taken)} in {format_seconds(duration)}, {format_rate(self.taken, duration)}{before}")
@@ -151,11 +133,7 @@ class Sender:
             note("nothing was stored: the queue knows a message with that key already")
 
     def complaint(self, interrupted: bool, gave_up: bool, online: bool) -> Failed | None:
-        """
-        What went wrong, if anything did.
-
-        @param online: whether there was a connection at the end
-        """
+        """Return the error for what went wrong, if anything did; C{online} says whether there was a connection at the end."""
         parts = []
         if interrupted:
             parts.append("interrupted")
@@ -167,7 +145,7 @@ class Sender:
         return Failed(": ".join(parts), self._code(interrupted, gave_up, online)) if parts else None
 
     def ended(self, error: Failed) -> Failed:
-        """What went wrong with that which was to be sent, and how far it got."""
+        """Return the error for a failure of the input, with what was sent before."""
         if not self.taken:
             return error
         parts = [error.sentence, self._account(), *self._refusal()]
@@ -197,13 +175,9 @@ Feed = Callable[[Sender], Awaitable[None]]
 
 
 async def send_messages(reactor: Any, signals: Signals, options: SendOptions, feed: Feed | None = None) -> int:
-    """
-    Send messages: the exit code.
-
-    @param feed: gives a sender what is to be sent; None for what the options say
-    """
+    """Send messages, those of C{feed} or else those of the options: the exit code."""
     out = Output(reactor)
-    client = await connect(reactor, options.server, options.timeout, _FOR_EVER)
+    client = await connect(reactor, options.server, options.timeout, _NO_LIMIT)
     started = reactor.seconds()
     shown = False if options.progress is None and options.printing and is_terminal(1) else options.progress
     progress = Progress(reactor, f"sending to {options.queue}", None if options.lines else options.count, shown)
@@ -266,12 +240,7 @@ async def _feed_given(reactor: Any, options: SendOptions, sender: Sender) -> Non
 
 
 async def import_messages(reactor: Any, signals: Signals, options: SendOptions, path: str | None, skip_bad: bool) -> int:
-    """
-    Send the messages that lines of JSON say: the exit code.
-
-    @param path: of the file; None for standard input
-    @param skip_bad: whether to go on after a line that is no message
-    """
+    """Send the messages of a file with lines of JSON, None for standard input: the exit code."""
     name = path or "standard input"
     try:
         file = open(path or 0, "rb", buffering=0, closefd=path is not None)  # noqa: SIM115  # it is closed below

@@ -10,6 +10,7 @@ import os
 import select
 import stat
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -33,45 +34,42 @@ class _Descriptor:
     def __init__(self, reactor: Any, number: int) -> None:
         self._reactor = reactor
         self._number = number
-        self._readable: Deferred[None] | None = None
-        self._writable: Deferred[None] | None = None
+        # What is waited for, by what ends the wait at the reactor.
+        self._waiting: dict[Callable[[Any], object], Deferred[None]] = {}
 
     def readable(self) -> Deferred[None]:
-        """Fires when it can be read, or its other end is closed; one at a time. Can be cancelled."""
-        self._readable = Deferred(self._stop_reading)
-        self._reactor.addReader(self)
-        return self._readable
+        """Fire when it can be read, or its other end is closed; one wait at a time, which can be cancelled."""
+        return self._wait(self._reactor.addReader, self._reactor.removeReader)
 
     def writable(self) -> Deferred[None]:
-        """Fires when it can be written to, or its other end is closed; one at a time. Can be cancelled."""
-        self._writable = Deferred(self._stop_writing)
-        self._reactor.addWriter(self)
-        return self._writable
+        """Fire when it can be written to, or its other end is closed; one wait at a time, which can be cancelled."""
+        return self._wait(self._reactor.addWriter, self._reactor.removeWriter)
 
-    def _stop_reading(self, _: object = None) -> None:
-        self._reactor.removeReader(self)
-        self._readable = None
+    def _wait(self, add: Callable[[Any], object], remove: Callable[[Any], object]) -> Deferred[None]:
+        waiting = self._waiting[remove] = Deferred(lambda _: self._end(remove))
+        add(self)
+        return waiting
 
-    def _stop_writing(self, _: object = None) -> None:
-        self._reactor.removeWriter(self)
-        self._writable = None
+    def _end(self, remove: Callable[[Any], object]) -> None:
+        remove(self)
+        self._waiting.pop(remove, None)
+
+    def _ready(self, remove: Callable[[Any], object]) -> None:
+        waiting = self._waiting.get(remove)
+        self._end(remove)
+        if waiting is not None:
+            waiting.callback(None)
 
     def doRead(self) -> None:
         """See L{IReadWriteDescriptor}."""
-        readable = self._readable
-        self._stop_reading()
-        if readable is not None:
-            readable.callback(None)
+        self._ready(self._reactor.removeReader)
 
     def doWrite(self) -> None:
         """See L{IReadWriteDescriptor}."""
-        writable = self._writable
-        self._stop_writing()
-        if writable is not None:
-            writable.callback(None)
+        self._ready(self._reactor.removeWriter)
 
     def connectionLost(self, reason: Failure) -> None:
-        """Its other end is closed: to read or to write will say so."""
+        """End both waits: to read or to write will say that the other end is closed."""
         self.doRead()
         self.doWrite()
 
@@ -85,17 +83,9 @@ class _Descriptor:
 
 
 class Input:
-    """
-    A stream of bytes that somebody else may write slowly.
-
-    @ivar line: how many lines were handed out
-    """
+    """A stream of bytes that is read without blocking, with at most C{longest} bytes, or bytes a line; C{line} counts the lines read."""
 
     def __init__(self, reactor: Any, descriptor: int = 0, name: str = "standard input", longest: int = MAX_BODY) -> None:
-        """
-        @param name: what the user calls it
-        @param longest: how many bytes there may be, or a line may have
-        """
         self._number, self._name, self._longest = descriptor, name, longest
         self._descriptor = _Descriptor(reactor, descriptor)
         # The beginning of a line whose end is still to come.
@@ -115,11 +105,7 @@ class Input:
                 raise Failed(f"cannot read {self._name}: {error.strerror}") from error
 
     async def all(self) -> bytes:
-        """
-        Everything there is.
-
-        @raise Failed: it is more than a message can have, or cannot be read
-        """
+        """Return everything until the end."""
         blocks = []
         size = 0
         while block := await self._read():
@@ -133,11 +119,7 @@ class Input:
             raise Failed(f"{what} is longer than {self._longest >> 20} MiB, which no message can have")
 
     async def lines(self) -> list[bytes] | None:
-        """
-        The lines that are there, without their newlines, or those of the next moment; None at the end.
-
-        @raise Failed: a line is longer than a message can be, or the input cannot be read
-        """
+        """Return the next lines that are there, without their newlines; None at the end."""
         while not self._ended:
             block = await self._read()
             if not block:
@@ -158,17 +140,9 @@ class Input:
 
 
 class Output:
-    """
-    A stream of bytes that somebody else may read slowly.
-
-    @ivar waiting: how many bytes are not written yet
-    """
+    """A stream of bytes that is written without blocking; C{waiting} counts the bytes that are not written yet."""
 
     def __init__(self, reactor: Any, descriptor: int = 1, name: str = "standard output") -> None:
-        """
-        @param name: what the user calls it
-        @raise Failed: there is no standard output
-        """
         if descriptor == 1 and sys.stdout is None:
             raise Failed("standard output is closed")
         self._number, self._name = descriptor, name
@@ -186,7 +160,7 @@ class Output:
         self.waiting = 0
 
     def put(self, data: bytes) -> None:
-        """Write this, after what was put before. If that cannot be, L{check} and L{written} tell."""
+        """Write this after what was put before; L{check} and L{written} report failures."""
         if data and self._error is None:
             self._blocks.append(data)
             self.waiting += len(data)
@@ -195,17 +169,12 @@ class Output:
                 Deferred.fromCoroutine(self._write())
 
     def check(self) -> None:
-        """
-        See that it can be written to, as far as it is known.
-
-        @raise BrokenPipeError: nobody reads it
-        @raise Failed: it cannot
-        """
+        """Raise the failure of an earlier write: C{BrokenPipeError} if nobody reads, otherwise L{Failed}."""
         if self._error is not None:
             raise self._error
 
     def written(self) -> Deferred[None]:
-        """Fires when all that was put is written; fails with C{BrokenPipeError} or L{Failed}."""
+        """Fire when all that was put is written; fail with C{BrokenPipeError} or L{Failed}."""
         waiter: Deferred[None] = Deferred(self._waiters.remove)
         self._waiters.append(waiter)
         if not self._writing:
@@ -213,7 +182,7 @@ class Output:
         return waiter
 
     def closed(self) -> Deferred[None]:
-        """Fires when nobody will read it, if that can be known without writing."""
+        """Fire when nobody will read any more, if that can be known without writing."""
         return self._descriptor.readable() if self._is_pipe else Deferred()
 
     def _tell(self) -> None:

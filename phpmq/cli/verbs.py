@@ -75,11 +75,6 @@ def send(queue: str, body: str | None, lines: bool, count: int | None, **options
 
 
 def _check_send(body: str | None, lines: bool, count: int | None) -> None:
-    """
-    See that there is something to send.
-
-    @raise click.UsageError: there is not, or twice
-    """
     if lines and body not in (None, "-"):
         raise click.UsageError("--lines takes the messages from standard input: leave out BODY")
     if lines and count is not None:
@@ -124,12 +119,7 @@ def import_verb(queue: str, path: str | None, skip_bad: bool, level: str, **opti
 @click.argument("queues", type=QUEUE, nargs=-1, required=True, metavar="QUEUE...")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after N messages, and take no more than those.")
 @click.option("--exit-empty", is_flag=True, help="End when no message is ready.")
-@click.option(
-    "--window",
-    type=click.IntRange(1, 65535),
-    metavar="N",
-    help="Hold at most N messages of a queue.  [default: 100, or --jobs]",
-)
+@click.option("--window", type=click.IntRange(1, 65535), metavar="N", help="Hold at most N messages of a queue.  [default: 100, or --jobs]")
 @click.option(
     "--ack",
     type=click.Choice(["after", "none"]),
@@ -171,11 +161,6 @@ def consume(queues: tuple[str, ...], template: str | None, as_json: bool, **opti
 def _check_consume(
     template: str | None, as_json: bool, command: str | None, ack: str, jobs: int, max_attempts: int | None, **_: object
 ) -> None:
-    """
-    See that the options fit together.
-
-    @raise click.UsageError: they do not
-    """
     if template is not None and as_json:
         raise click.UsageError("--format and --json exclude each other")
     if command is None:

@@ -11,8 +11,7 @@ A client for Twisted programs: sends with receipts, consumers, and a connection 
         delivery.ack()
 """
 
-from phpmq.client.client import QueueClient, client_endpoint
-from phpmq.client.consumer import Consumer, Delivery, Worker
+from phpmq.client.client import Consumer, Delivery, QueueClient, Worker, client_endpoint
 from phpmq.client_connection import DuplicateId, MessageId
 
 __all__ = ["Consumer", "Delivery", "DuplicateId", "MessageId", "QueueClient", "Worker", "client_endpoint"]

@@ -31,16 +31,13 @@ def answer(request: Request) -> Deferred[Any]:
 
 class ClientProtocol(Protocol):
     """
-    One connection of a client.
+    One connection of a client, which tells its owner that it is made, what it received and that it is lost.
 
-    @ivar heard: when the server last said something
-    @ivar asked: when the server was asked whether it is there; 0 if it said something since
     @ivar deadline: aborts a connection that takes too long to close
     """
 
     transport: Any
     deadline: IDelayedCall | None = None
-    heard = asked = 0.0
 
     def __init__(
         self,
@@ -48,26 +45,19 @@ class ClientProtocol(Protocol):
         received: Callable[[ClientProtocol, bytes], object],
         lost: Callable[[ClientProtocol, Failure], object],
     ) -> None:
-        """
-        @param made: called once it is connected
-        @param received: called with bytes of the server
-        @param lost: called once it is closed
-        """
         self._made, self._received, self._lost = made, received, lost
 
     def connectionMade(self) -> None:
-        """Set the options of a TCP connection, and tell that it is made."""
+        """Set the options of a TCP connection."""
         if isinstance(self.transport.getPeer(), IPv4Address | IPv6Address):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
         self._made(self)
 
     def dataReceived(self, data: bytes) -> None:
-        """Hand on bytes of the server."""
         self._received(self, data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Tell that the connection is closed."""
         if self.deadline is not None and self.deadline.active():
             self.deadline.cancel()
         self._lost(self, reason)
@@ -83,31 +73,14 @@ class Reconnector:
     @ivar protocol: the connection that there is
     """
 
-    def __init__(
-        self,
-        endpoint: IStreamClientEndpoint,
-        connection: ClientConnection,
-        clock: Any,
-        seconds: Callable[[], float],
-        heartbeat: float,
-        retry: Callable[[int], float],
-    ) -> None:
-        """
-        @param seconds: the time, for C{heartbeat}
-        @param heartbeat: seconds of silence after which the server is asked whether it is there
-        @param retry: from the number of failed attempts to the seconds before the next one
-        """
-        self._connection = connection
-        self._clock = clock
-        self._seconds = seconds
-        self._heartbeat = heartbeat
+    def __init__(self, endpoint: IStreamClientEndpoint, connection: ClientConnection, clock: Any, retry: Callable[[int], float]) -> None:
+        self._connection, self._clock = connection, clock
         self._endpoint = _Watched(endpoint, self._failed)
         factory = Factory.forProtocol(lambda: ClientProtocol(self._made, self._received, self._lost))
         factory.noisy = False
         self._service = ClientService(self._endpoint, factory, retryPolicy=lambda _: retry(self._failures), clock=clock)
         self.protocol: ClientProtocol | None = None
-        self._answered = False
-        self._failures = 0
+        self._answered, self._failures = False, 0
         # The Deferreds that wait for an answer of the server, and for how many attempts; None for any number.
         self._waiting: dict[Deferred[None], int | None] = {}
 
@@ -132,11 +105,7 @@ class Reconnector:
         return self._service.stopService()
 
     def when_answered(self, attempts: int | None) -> Deferred[None]:
-        """
-        Fires once the server has answered over the connection that there is.
-
-        @param attempts: give up after that many failed attempts; None for never
-        """
+        """Fires once the server has answered over this connection; fails after C{attempts} that failed, or never if it is None."""
         if self.protocol is not None and self._answered:
             return succeed(None)
         waiting: Deferred[None] = Deferred(self._waiting.__delitem__)
@@ -146,21 +115,16 @@ class Reconnector:
     def check(self) -> None:
         """Give up a connection whose other end is silent; to be called about once a second."""
         protocol = self.protocol
-        if protocol is None:
-            return
-        now = self._seconds()
-        if protocol.asked:
-            if now - protocol.asked >= self._heartbeat:
-                self._give_up(protocol, NotConnected(f"nothing was heard of the server for {now - protocol.heard:.0f} s"))
-        elif now - protocol.heard >= self._heartbeat:
-            protocol.asked = now
-            self._connection.ping()
+        if protocol is not None:
+            try:
+                self._connection.check_silence()
+            except EOFError as error:
+                self._give_up(protocol, NotConnected(str(error)))
 
     def _made(self, protocol: ClientProtocol) -> None:
         """Go on over a new connection, and see whether a server answers."""
         self.protocol = protocol
         self._answered = False
-        protocol.heard = self._seconds()
         self._connection.connected(protocol.transport.write)
         ping = answer(self._connection.ping())
         ping.addCallbacks(self._proved, lambda failure: self._give_up(protocol, failure.value))
@@ -174,8 +138,6 @@ class Reconnector:
 
     def _received(self, protocol: ClientProtocol, data: bytes) -> None:
         if protocol is self.protocol:
-            protocol.heard = self._seconds()
-            protocol.asked = 0.0
             try:
                 self._connection.receive(data)
             except PHPMQError as error:
@@ -220,8 +182,7 @@ class _Watched:
     connecting = False
 
     def __init__(self, endpoint: IStreamClientEndpoint, failed: Callable[[Exception], object]) -> None:
-        self._endpoint = endpoint
-        self._failed = failed
+        self._endpoint, self._failed = endpoint, failed
 
     def connect(self, protocolFactory: Any) -> Deferred[Any]:  # noqa: N803  # the interface's name
         """Connect; see L{IStreamClientEndpoint}."""

@@ -1,22 +1,8 @@
-"""
-A client's connection in version 02, without I/O: L{phpmq.client} and L{phpmq.blocking} put a transport around it.
-"""
+"""A client's connection in version 02, without I/O: L{phpmq.client} and L{phpmq.blocking} put a transport around it."""
 
-from phpmq.client_connection.connection import TIMEOUT, ClientConnection, Delivery, Receiver, backoff
-from phpmq.client_connection.outbox import MAX_UNCONFIRMED, MAX_UNCONFIRMED_SIZE, Outbox, State
+from phpmq.client_connection.connection import HEARTBEAT, TIMEOUT, ClientConnection, Delivery, backoff
+from phpmq.client_connection.outbox import MAX_UNCONFIRMED, MAX_UNCONFIRMED_SIZE
 from phpmq.client_connection.requests import DuplicateId, MessageId, Request
 
-__all__ = [
-    "MAX_UNCONFIRMED",
-    "MAX_UNCONFIRMED_SIZE",
-    "TIMEOUT",
-    "ClientConnection",
-    "Delivery",
-    "DuplicateId",
-    "MessageId",
-    "Outbox",
-    "Receiver",
-    "Request",
-    "State",
-    "backoff",
-]
+__all__ = ["HEARTBEAT", "MAX_UNCONFIRMED", "MAX_UNCONFIRMED_SIZE", "TIMEOUT"]
+__all__ += ["ClientConnection", "Delivery", "DuplicateId", "MessageId", "Request", "backoff"]

@@ -1,8 +1,4 @@
-"""
-The state of a client's connection, without I/O: the requests that have no answer yet, and what the next connection has to repeat.
-
-L{phpmq.client} and L{phpmq.blocking} put a transport around it.
-"""
+"""The state of a client's connection, without I/O: the requests that have no answer yet, and what the next connection has to repeat."""
 
 from __future__ import annotations
 
@@ -20,14 +16,16 @@ from phpmq.client_frames import (
     encode_requeue,
     encode_send,
     encode_touch,
-    headers_of,
     server_shapes,
 )
 from phpmq.errors import BadFrame, Closed, NotConnected, PHPMQError, TimedOut, TooLarge, from_code
-from phpmq.frames import FrameDecoder
+from phpmq.frames import FrameDecoder, json_headers
 
 #: Seconds after which a request that is not answered fails.
 TIMEOUT = 60.0
+
+#: Seconds of silence after which a client asks whether the server is still there.
+HEARTBEAT = 30.0
 
 _R = TypeVar("_R", bound=Request)
 _Outcome = TypeVar("_Outcome", covariant=True)
@@ -56,9 +54,7 @@ class Receiver(Protocol):
 
 class Delivery(Generic[_Outcome]):
     """
-    A message that this client holds until it is settled.
-
-    A client's own class of deliveries says what the methods that settle return.
+    A message that this client holds until it is settled. A client's own class says what the methods that settle return.
 
     @ivar queue: the queue that it came from
     @ivar body: the content of the message
@@ -105,7 +101,7 @@ class Delivery(Generic[_Outcome]):
     @property
     def headers(self) -> dict[str, str]:
         """The headers that its sender put beside the body."""
-        return headers_of(self._headers)
+        return {} if self._headers is None else json_headers(self._headers)
 
     @property
     def lost(self) -> bool:
@@ -167,6 +163,7 @@ class ClientConnection:
         now: Callable[[], float],
         delivery: type[Delivery[Any]] = Delivery,
         timeout: float = TIMEOUT,
+        heartbeat: float = HEARTBEAT,
         max_unconfirmed: int = MAX_UNCONFIRMED,
         max_unconfirmed_size: int = MAX_UNCONFIRMED_SIZE,
     ) -> None:
@@ -174,13 +171,17 @@ class ClientConnection:
         @param now: seconds of a clock that is never set back
         @param delivery: the class of deliveries
         @param timeout: seconds after which a request that is not answered fails
-        @raise ValueError: the timeout or a limit is not positive
+        @param heartbeat: seconds of silence after which the server is asked whether it is there
+        @raise ValueError: a number of seconds or a limit is not positive
         """
-        if not timeout > 0:
-            raise ValueError(f"a timeout is a number of seconds above 0, not {timeout!r}")
-        self._now = now
-        self._delivery = delivery
-        self._timeout = timeout
+        for name, seconds in ("timeout", timeout), ("heartbeat", heartbeat):
+            if not seconds > 0:
+                raise ValueError(f"a {name} is a number of seconds above 0, not {seconds!r}")
+        self._now, self._delivery = now, delivery
+        self._timeout, self._heartbeat = timeout, heartbeat
+        # When the server last said something, and when it was asked since whether it is there.
+        self._heard = 0.0
+        self._asked: float | None = None
         self.outbox = Outbox(max_unconfirmed, max_unconfirmed_size)
         self.receivers: dict[str, Receiver] = {}
         self.number = 0
@@ -204,6 +205,7 @@ class ClientConnection:
         self.trouble = None
         self._decoder = FrameDecoder(server_shapes())
         self._write = write
+        self.heard()
         for queue, receiver in self.receivers.items():
             self._start(queue, receiver)
         self.outbox.connected(write)
@@ -244,6 +246,24 @@ class ClientConnection:
             self.outbox.fail(sends, error)
         self._fail(takewhile(late, self._requests.values()), error)
 
+    def heard(self) -> None:
+        """Note that the server is there."""
+        self._heard, self._asked = self._now(), None
+
+    def check_silence(self) -> None:
+        """
+        Ask a silent server whether it is there; to be called about once a second while there is a connection.
+
+        @raise EOFError: it did not answer for as long as a heartbeat: close the connection
+        """
+        now = self._now()
+        if self._asked is not None:
+            if now - self._asked >= self._heartbeat:
+                raise EOFError(f"nothing was heard of the server for {now - self._heard:.0f} s")
+        elif now - self._heard >= self._heartbeat:
+            self._asked = now
+            self.ping()
+
     def forget(self, request: Request) -> None:
         """Expect no answer to a request any more."""
         self._requests.pop(request.tag, None)
@@ -267,7 +287,7 @@ class ClientConnection:
         level: str = "stored",
     ) -> Send:
         """
-        Send a message, now or as soon as there is a connection; parameters and errors are those of L{encode_send}.
+        Send a message, now or as soon as there is a connection; parameters and errors are those of L{phpmq.client.QueueClient.send}.
 
         @raise ClientFull: too many sends have no receipt
         @raise Closed: the client was closed
@@ -285,14 +305,8 @@ class ClientConnection:
 
     def consume(self, queue: str, receiver: Receiver, window: int, lease: float) -> Start | None:
         """
-        Consume a queue over this connection and the next ones; returns the request that is made now.
-
-        @param window: the most deliveries to hold unsettled
-        @param lease: seconds that each may be held; 0 for no limit
-        @raise BadName: no queue can have that name
-        @raise TypeError: the name is no string, the window no integer or the lease no number
-        @raise ValueError: the window is not positive, or the lease negative
-        @raise Closed: the client was closed
+        Consume a queue over this connection and the next ones; returns the request that is made now. Parameters and errors are those of
+        L{phpmq.client.QueueClient.consume}.
         """
         self._check_open()
         encode_consume(b"", queue, window, lease)  # An error is better here than with the next connection.
@@ -309,9 +323,7 @@ class ClientConnection:
         return request
 
     def stop_consuming(self, queue: str, receiver: Receiver) -> Stop | None:
-        """
-        Consume a queue no more, if this receiver does; returns the request, if one is needed. Deliveries go on until it is answered.
-        """
+        """Consume a queue no more, if this receiver does; returns the request, if one is needed. Deliveries go on until it is answered."""
         if self.receivers.get(queue) is not receiver:
             return None
         receiver.window = 0
@@ -330,11 +342,7 @@ class ClientConnection:
         receiver.end(error)
 
     def ping(self) -> Request:
-        """
-        Ask the server for an answer after all that was written before; sends may still wait to be written.
-
-        @raise NotConnected: there is no connection
-        """
+        """Ask the server for an answer after all that was written before; L{NotConnected} if there is no connection."""
         if not self.online:
             raise NotConnected("there is no connection to the server")
         request = self._request(Request)
@@ -342,12 +350,7 @@ class ClientConnection:
         return request
 
     def settle(self, delivery: Delivery[Any], encode: Callable[..., bytes], *arguments: object, final: bool = True) -> Settlement | None:
-        """
-        Settle a delivery, or touch it; None if this client does not hold it any more.
-
-        @param encode: one of the encoders of L{phpmq.client_frames}
-        @param final: whether the client holds the message no longer
-        """
+        """Settle a delivery by an encoder; None if this client does not hold it. If C{final} is false, it goes on to hold it."""
         if delivery.settled or delivery.lost:
             return None
         request = self._request(Settlement)
@@ -383,6 +386,7 @@ class ClientConnection:
 
         @raise PHPMQError: it broke the protocol, or ended the connection: close it
         """
+        self._heard, self._asked = self._now(), None
         self._decoder.receive(data)
         handlers, number = self._handlers, self.number
         for shape, _, contents in self._decoder.frames():
@@ -395,7 +399,9 @@ class ClientConnection:
         name = queue.decode("utf-8", "replace")
         receiver = self.receivers.get(name)
         if receiver is not None:
-            receiver.deliver(self._delivery(self, name, body, message_id, _attempts(attempts), ttl, headers))
+            if not attempts.isdigit():
+                raise BadFrame("number expected")
+            receiver.deliver(self._delivery(self, name, body, message_id, int(attempts), ttl, headers))
 
     def _receipt(self, tag: bytes, message_id: bytes | None, duplicate: bytes | None) -> None:
         if self.outbox.receipted(tag, message_id, duplicate):
@@ -433,9 +439,3 @@ class ClientConnection:
         "refused": _refused,
         "draining": _drain,
     }
-
-
-def _attempts(content: bytes) -> int:
-    if not content.isdigit():
-        raise BadFrame("number expected")
-    return int(content)

@@ -48,13 +48,9 @@ class Outbox:
     """
 
     def __init__(self, max_unconfirmed: int = MAX_UNCONFIRMED, max_unconfirmed_size: int = MAX_UNCONFIRMED_SIZE) -> None:
-        """
-        @raise ValueError: a limit is not positive
-        """
         if not (max_unconfirmed > 0 and max_unconfirmed_size > 0):
             raise ValueError(f"a client must be able to hold a send, not {max_unconfirmed!r} with {max_unconfirmed_size!r} bytes")
-        self.max_unconfirmed = max_unconfirmed
-        self.max_unconfirmed_size = max_unconfirmed_size
+        self.max_unconfirmed, self.max_unconfirmed_size = max_unconfirmed, max_unconfirmed_size
         self.on_answered: Callable[[], object] = lambda: None
         self.state = State.OFFLINE
         self.sends: dict[bytes, Send] = {}
@@ -71,11 +67,7 @@ class Outbox:
         return len(self.sends) < self.max_unconfirmed and self.size < self.max_unconfirmed_size
 
     def next_tag(self) -> bytes:
-        """
-        The number of the next send.
-
-        @raise ClientFull: too many wait already
-        """
+        """Number the next send; L{ClientFull} if too many wait already."""
         if not self.has_room:
             raise ClientFull(f"{len(self.sends)} sends with {self.size} bytes wait for their receipts")
         self._number += 1

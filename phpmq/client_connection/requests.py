@@ -18,11 +18,7 @@ class MessageId(str):
 
 
 class DuplicateId(MessageId):
-    """
-    The id of the message that was there already.
-
-    It is empty where the server no longer knows it: when the receipt was lost together with a connection.
-    """
+    """The id of the message that was there already; empty if the server did not say which, as the receipt was lost with a connection."""
 
     __slots__ = ()
     duplicate = True
@@ -90,61 +86,45 @@ class Request:
 
 
 class Settlement(Request):
-    """
-    The settlement of a delivery. It never fails: where the answer is False, the message may be delivered again.
-    """
+    """The settlement of a delivery. It never fails: where the answer is False, the message may be delivered again."""
 
     __slots__ = ()
 
     def confirmed(self, message_id: bytes | None, duplicate: bytes | None) -> None:
-        """Tell that the delivery is settled."""
         self.answer.callback(True)
 
     def failed(self, error: Exception) -> None:
-        """Tell that the client did not hold the message any more, or that this is not known."""
         self.answer.callback(False)
 
 
 class Start(Request):
-    """
-    The start of consuming a queue. If it gets no answer, the next connection repeats it.
-
-    @ivar over: called if the server refuses
-    """
+    """The start of consuming a queue. Without an answer, the next connection repeats it; C{over} is called if the server refuses."""
 
     __slots__ = ("over",)
 
     over: Callable[[Exception], object]
 
     def refused(self, error: Exception) -> None:
-        """Tell that the queue cannot be consumed."""
         self.over(error)
         super().refused(error)
 
 
 class Stop(Request):
-    """
-    The end of consuming a queue. It never fails: a connection that is lost ends it as well.
-
-    @ivar over: called once nothing more is delivered
-    """
+    """The end of consuming a queue. It never fails, as a lost connection ends it, too; C{over} is called once nothing is delivered."""
 
     __slots__ = ("over",)
 
     over: Callable[[], object]
 
     def confirmed(self, message_id: bytes | None, duplicate: bytes | None) -> None:
-        """Tell that nothing more is delivered."""
         self.over()
         super().confirmed(message_id, duplicate)
 
     def failed(self, error: Exception) -> None:
-        """Take a lost connection for the answer."""
         self.confirmed(None, None)
 
     def cancel(self, _: object = None) -> None:
-        """Ignore the answer; the queue is consumed no more in any case."""
-        self.answer = _IGNORED
+        self.answer = _IGNORED  # The queue is consumed no more in any case.
 
 
 class Send(Request):
@@ -165,5 +145,4 @@ class Send(Request):
         self.written = False
 
     def confirmed(self, message_id: bytes | None, duplicate: bytes | None) -> None:
-        """Tell that the server has the message, or had it before."""
         self.answer.callback((DuplicateId if duplicate else MessageId)(message_id or b"", "ascii", "replace"))

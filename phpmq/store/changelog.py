@@ -265,8 +265,13 @@ class ChangeLog:
         """Note that the delta is in the file."""
         self._leaving = {}
         self.mirrored = max(self.mirrored, delta.upto)
+        producers: Producers = {}
         while self._batches and self._batches[0].upto <= self.mirrored:
-            self._batches.popleft()
+            producers |= self._batches.popleft().producers
+        # A duplicate by its key gives its producer a number, but is no message: its batch goes no further than the one before.
+        late = {name: row for name, row in producers.items() if delta.producers.get(name) != row}
+        if late:
+            self._batches.appendleft(Batch(self.mirrored, len(late), 0, late))
 
     def restore(self, delta: Delta) -> None:
         """Note that the delta did not get to the file: what it held is part of the next one, but for what happened since."""

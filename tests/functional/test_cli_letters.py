@@ -93,7 +93,7 @@ class LettersTests(AdminTestCase):
         self.fill(queue, b"1", b"2")
         self.phpmq("consume", queue, "--exec", "exit 7", "--max-attempts", "1", "--exit-empty")
         asked = self.terminal("dead", "delete", queue)
-        asked.wait_for(f"Forget 2 dead letters of {queue} for ever? [y/N] ".encode())
+        asked.wait_for(f"Permanently delete 2 dead letters of {queue}? [y/N] ".encode())
         asked.type(b"n\n")
         self.assertEqual(asked.end().code, 1)
         listed, replayed = self.phpmq("dead", "list", queue), self.phpmq("dead", "replay", queue)

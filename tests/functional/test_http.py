@@ -28,7 +28,7 @@ SLACK = 16 * 1024**2
 _HURRIED = (
     sys.executable,
     "-c",
-    "from phpmq.admin.http import events; from twisted.scripts.twistd import run; events.INTERVAL /= 1000; run()",
+    "from phpmq.admin.http import site; from twisted.scripts.twistd import run; site.INTERVAL /= 1000; run()",
 )
 
 

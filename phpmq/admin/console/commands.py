@@ -14,10 +14,10 @@ from typing import Any
 
 from phpmq.admin.admin import Admin
 from phpmq.admin.console import display
-from phpmq.admin.console.display import Heading, View, format_name, table
+from phpmq.admin.console.display import CLIENTS, CONSUMERS, DEAD_TOTALS, QUEUES, Heading, View, format_name, table
 from phpmq.admin.console.grammar import Answer, BadCommand, Call, Command, find
 from phpmq.errors import NoSuchClient
-from phpmq.results import as_json, members, paused
+from phpmq.results import Table, as_json, members, paused
 from phpmq.text import parse_duration, parse_size, plural
 
 _Function = Callable[[Admin, Call], Answer | Awaitable[Answer]]
@@ -93,13 +93,14 @@ async def _show(admin: Admin, call: Call) -> Answer:
         return Answer(display.format_message(message), message)
     detail = await admin.queues.get(name)
     queue = as_json(replace(detail, consuming=detail.consuming[: LIMITS["consumers"]]))
+    consuming = queue["consuming"]
     found: list[dict[str, Any]] = []
     for state in "in_flight", "ready", "delayed":
         if queue[state]:
             found += as_json(await admin.messages.list(name, state, limit=LIMITS["messages"], preview=_PREVIEW))["items"]
     more = queue["in_flight"] + queue["ready"] + queue["delayed"] - len(found)
     blocks = (
-        display.format_consumers(queue["consuming"]) + _more(len(detail.consuming) - LIMITS["consumers"], "consumer"),
+        display.format_list(CONSUMERS, consuming) + _more(len(detail.consuming) - len(consuming), "consumer") if consuming else [],
         display.format_settings(queue["settings"]),
         display.format_messages(found, admin.now / 1000) if found else [],
     )
@@ -111,9 +112,12 @@ def _more(number: int, noun: str) -> list[str]:
     return [f"and {plural(number, f'more {noun}')}"] if number > 0 else []
 
 
-def _listed(page: dict[str, Any], lines: Callable[[list[dict[str, Any]]], list[str]], none: str, more: str = "and more") -> Answer:
+def _listed(page: Any, columns: Table | Callable[[list[dict[str, Any]]], list[str]], none: str, more: str = "and more") -> Answer:
     """The answer for a page of results: a line of its own if there are none, and another one if there are more."""
-    return Answer([*(lines(page["items"]) if page["items"] else [none]), *([more] if page["next"] else [])], page)
+    page = as_json(page)
+    items = page["items"]
+    lines = display.format_list(columns, items) if isinstance(columns, Table) else columns(items)
+    return Answer([*(lines if items else [none]), *([more] if page["next"] else [])], page)
 
 
 @_command("PATTERN", "queues with PATTERN in their names")
@@ -122,9 +126,9 @@ async def _search(admin: Admin, call: Call) -> Answer:
     most = LIMITS["queues"]
     # Only the asterisk means something.
     pattern = call.words[0].replace("[", "[[]").replace("?", "[?]")
-    page = as_json(await admin.queues.list(f"*{pattern}*", limit=most))
+    page = await admin.queues.list(f"*{pattern}*", limit=most)
     more = f"and more: these are the first {most} by name, a longer pattern finds fewer"
-    return _listed(page, display.format_queues, f"no queue matches {format_name(call.words[0])}", more)
+    return _listed(page, QUEUES, f"no queue matches {format_name(call.words[0])}", more)
 
 
 @_command("QUEUE", "remove what waits in a queue", changes=True)
@@ -173,8 +177,8 @@ def _how_paused(queue: dict[str, Any]) -> Answer:
 async def _dead(admin: Admin, call: Call) -> Answer:
     """The oldest {dead}, with reason, what the client said, and the beginnings of their bodies. show QUEUE ID has the whole one."""
     if not call.words:
-        return _listed(as_json(admin.dead_letters.totals(limit=LIMITS["queues"])), display.format_dead_totals, "there are no dead letters")
-    page = as_json(await admin.messages.list(call.words[0], "dead", limit=LIMITS["dead"], preview=_PREVIEW))
+        return _listed(admin.dead_letters.totals(limit=LIMITS["queues"]), DEAD_TOTALS, "there are no dead letters")
+    page = await admin.messages.list(call.words[0], "dead", limit=LIMITS["dead"], preview=_PREVIEW)
     none = f"{format_name(call.words[0])} has no dead letters"
     return _listed(page, lambda found: display.format_dead_letters(found, admin.now / 1000), none)
 
@@ -191,7 +195,7 @@ async def _replay(admin: Admin, call: Call) -> Answer:
 @_command("", "who is connected, with what they consume")
 async def _clients(admin: Admin, call: Call) -> Answer:
     """The longest connected come first, {clients} at most. Bytes are those received from and sent to the client."""
-    return _listed(as_json(await admin.clients.list(limit=LIMITS["clients"])), display.format_clients, "nobody is connected")
+    return _listed(await admin.clients.list(limit=LIMITS["clients"]), CLIENTS, "nobody is connected")
 
 
 @_command("ID", "close a client's connection", changes=True)
@@ -247,31 +251,15 @@ def _value(setting: str, text: str) -> Any:
     return text
 
 
-@_command("", "clear the screen", ())
-def _clear(admin: Admin, call: Call) -> Answer:
-    """The one command that always sends an escape sequence."""
-    return Answer(clear=True)
+def _add(name: str, summary: str, text: str, answer: Answer) -> None:
+    """Add a command whose answer is always the same."""
+    TABLE[name] = Command(name, "", summary, text, lambda *_: answer, ())
 
 
-@_command("", "headings and alarms in colours", ())
-def _colour(admin: Admin, call: Call) -> Answer:
-    """plain ends that."""
-    return Answer([""], style="colour")
-
-
-@_command("", "no prompt and no colours: for programs", ())
-def _plain(admin: Admin, call: Call) -> Answer:
-    """Monitors go on below each other, with an empty line between. colour ends that."""
-    return Answer([""], style="plain")
-
-
-@_command("", "close the connection", ())
-def _quit(admin: Admin, call: Call) -> Answer:
-    """Ctrl-C and Ctrl-D do so too, but while a monitor is shown they leave it."""
-    return Answer(close=True)
-
-
-@_command("", "close the connection", ())
-def _exit(admin: Admin, call: Call) -> Answer:
-    """Another name of quit."""
-    return Answer(close=True)
+_add("clear", "clear the screen", "The one command that always sends an escape sequence.", Answer(clear=True))
+_add("colour", "headings and alarms in colours", "plain ends that.", Answer([""], style="colour"))
+_PLAIN = "Monitors go on below each other, with an empty line between. colour ends that."
+_add("plain", "no prompt and no colours: for programs", _PLAIN, Answer([""], style="plain"))
+_QUIT = "Ctrl-C and Ctrl-D do so too, but while a monitor is shown they leave it."
+_add("quit", "close the connection", _QUIT, Answer(close=True))
+_add("exit", "close the connection", "Another name of quit.", Answer(close=True))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import count
 from shlex import quote
 from typing import Any, NamedTuple
 
 from phpmq import results
 from phpmq.admin.admin import Admin
 from phpmq.errors import NoSuchQueue
-from phpmq.results import STATES, Formats, Table, Unit, as_json, consumed, paused
+from phpmq.message import STATES
+from phpmq.results import Formats, Table, Unit, as_json, consumed, paused
 from phpmq.text import cut, format_count, format_duration, format_rate, format_size, plural, terminal_safe, width
 
 #: How much of a body a line shows, in columns; in bytes that is four times as much at most.
@@ -21,13 +23,15 @@ _BARE = "-_./:@%+=,~"
 
 _STATES = {"ready": "waiting", "in_flight": "delivered"}
 
-_QUEUES = Table(results.QueueStatus, *STATES, "bytes", "oldest_message_age_seconds", "consumers", "name")
 _LARGEST = Table(results.QueueStatus, "in_flight", "dead", "bytes", "consumers")
-_CONSUMERS = Table(results.QueueConsumer, "client", "in_flight", "window", "lease_seconds")
 _MESSAGES = Table(results.MessageStatus, "id", "size", "accepted_at", "attempts")
 _DEAD_LETTERS = Table(results.DeadLetterStatus, "id", "size", "attempts", "died_at")
-_DEAD_TOTALS = Table(results.DeadLetterTotals, "dead", "bytes", "queue")
-_CLIENTS = Table(
+
+#: What is listed with a line for each result. Names of queues come last, as they can be of any length.
+QUEUES = Table(results.QueueStatus, *STATES, "bytes", "oldest_message_age_seconds", "consumers", "name")
+CONSUMERS = Table(results.QueueConsumer, "client", "in_flight", "window", "lease_seconds")
+DEAD_TOTALS = Table(results.DeadLetterTotals, "dead", "bytes", "queue")
+CLIENTS = Table(
     results.ClientStatus, "id", "address", "protocol", "connected_seconds", "in_flight", "bytes_received", "bytes_sent", "consuming"
 )
 
@@ -66,17 +70,14 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], least: Sequenc
     """
     right = [heading.startswith(">") for heading in headings]
     cells = [[heading.removeprefix(">") for heading in headings], *rows]
-    widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
-    widths = [max(most, *least[place : place + 1], 0) for place, most in enumerate(widths)]
-    lines: list[str] = []
-    for row in cells:
-        padded = []
-        for cell, most, on_the_right in zip(row, widths, right, strict=True):
-            space = " " * (most - width(cell))
-            padded.append(space + cell if on_the_right else cell + space)
-        lines.append("  ".join(padded).rstrip())
-    lines[0] = Heading(lines[0])
-    return lines
+    widths = [max(0, *map(width, column), *least[place : place + 1]) for place, column in enumerate(zip(*cells, strict=True))]
+    heading, *lines = ("  ".join(map(_pad, row, widths, right)).rstrip() for row in cells)
+    return [Heading(heading), *lines]
+
+
+def _pad(cell: str, columns: int, right: bool) -> str:
+    space = " " * (columns - width(cell))
+    return space + cell if right else cell + space
 
 
 # Results
@@ -91,12 +92,11 @@ def format_name(text: str) -> str:
 def format_status(status: Mapping[str, Any]) -> list[str]:
     """The whole server, in a few lines."""
     messages, rates, memory, connections = (status[part] for part in ("messages", "rates", "memory", "connections"))
+    now = status["now"][:19].replace("T", " ")
     counted = f"queues take {format_size(memory['used'])} of {format_size(memory['limit'])}"
     process = f"{format_size(memory['resident'])} now, {format_size(memory['peak'])} peak; " if "resident" in memory else ""
     return [
-        Heading(
-            f"phpmq {status['version']}  {status['state']}, up {format_duration(status['uptime_seconds'])}, {_clock(status['now'])} UTC"
-        ),
+        Heading(f"phpmq {status['version']}  {status['state']}, up {format_duration(status['uptime_seconds'])}, {now} UTC"),
         f"memory    {process}{counted}",
         f"file      {_mirror(status['mirror'])}",
         f"messages  {_messages(messages)}; {format_size(messages['bytes'])} wait",
@@ -117,10 +117,6 @@ def format_totals(status: Mapping[str, Any]) -> list[str]:
         **{f"protocol errors: {kind}": number for kind, number in status["connections"]["protocol_errors"].items()},
     }
     return table(("SINCE THE START", ">"), [(kind.replace("_", " "), f"{number:,}") for kind, number in counted.items()])
-
-
-def _clock(moment: str) -> str:
-    return datetime.fromisoformat(moment).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _mirror(mirror: Mapping[str, Any]) -> str:
@@ -164,45 +160,34 @@ _FORMATS: Formats = {
 }
 
 
-def format_consumers(consuming: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Who consumes a queue; no lines for nobody."""
-    return _list(_CONSUMERS, consuming) if consuming else []
-
-
 def format_settings(settings: Mapping[str, Any]) -> list[str]:
     """What is set for a queue."""
-    return table(
-        ("SETTING", "VALUE"), [(setting, value if isinstance(value, str) else f"{value:.15g}") for setting, value in settings.items()]
-    )
+    rows = [(setting, value if isinstance(value, str) else f"{value:.15g}") for setting, value in settings.items()]
+    return table(("SETTING", "VALUE"), rows)
 
 
-def format_queues(found: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Queues, a line each. Their names come last, as they are: they can be of any length."""
-    return _list(_QUEUES, found, lambda one: f"  (paused: {stopped})" if (stopped := paused(one)) else "")
-
-
-def _list(columns: Table, found: Iterable[Mapping[str, Any]], mark: Callable[[Mapping[str, Any]], str] = lambda one: "") -> list[str]:
-    """A table of results, in which some rows have a mark after their last cell."""
+def format_list(columns: Table, found: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A table of results, in which what is stopped has a mark after its last cell."""
     rows = [columns.row(one, _FORMATS) for one in found]
     for row, one in zip(rows, found, strict=True):
-        row[-1] += mark(one)
+        row[-1] += _mark(one)
     return table(columns.headings, rows)
 
 
-def message_cells(found: Iterable[Mapping[str, Any]], now: float) -> list[list[str]]:
-    """
-    Messages as cells: place, state, id, size, age and attempts. What is not waiting has no place in the line.
+def _mark(one: Mapping[str, Any]) -> str:
+    if one.get("waiting_for_room"):
+        return " (waits for room)"
+    return f"  (paused: {stopped})" if "paused" in one and (stopped := paused(one)) else ""
 
-    @param now: seconds since the epoch
-    """
-    rows: list[list[str]] = []
-    place = 0
-    formats = {**_FORMATS, Unit.MOMENT: lambda moment: format_duration(_since(moment, now))}
-    for one in found:
-        place += one["state"] == "ready"
-        where = f"{place:,}" if one["state"] == "ready" else "-"
-        rows.append([where, _STATES.get(one["state"], one["state"]), *_MESSAGES.row(one, formats)])
-    return rows
+
+def message_cells(found: Iterable[Mapping[str, Any]], now: float) -> list[list[str]]:
+    """Messages as cells under L{PLACES}, at a time in seconds since the epoch. What is not waiting has no place in the line."""
+    places = count(1)
+    formats = {**_FORMATS, Unit.MOMENT: lambda moment: _since(moment, now)}
+    return [
+        [f"{next(places):,}" if one["state"] == "ready" else "-", _STATES.get(one["state"], one["state"]), *_MESSAGES.row(one, formats)]
+        for one in found
+    ]
 
 
 #: Headings of L{message_cells}.
@@ -216,32 +201,28 @@ def format_messages(found: list[dict[str, Any]], now: float) -> list[str]:
 
 def format_dead_letters(found: list[dict[str, Any]], now: float) -> list[str]:
     """Dead letters, with the beginning of their bodies in a second line each."""
-    formats = {**_FORMATS, Unit.MOMENT: lambda moment: f"{format_duration(_since(moment, now))} ago"}
-    rows = [[*_DEAD_LETTERS.row(one, formats), _why(one)] for one in found]
+    formats = {**_FORMATS, Unit.MOMENT: lambda moment: f"{_since(moment, now)} ago"}
+    rows = []
+    for one in found:
+        said = f": {cut(terminal_safe(one['text']), BODY)}" if one["text"] else ""
+        rows.append([*_DEAD_LETTERS.row(one, formats), one["reason"] + said])
     return _with_bodies(table([*_DEAD_LETTERS.headings, "REASON"], rows), found)
-
-
-def _why(one: Mapping[str, Any]) -> str:
-    return f"{one['reason']}: {cut(terminal_safe(one['text']), BODY)}" if one["text"] else str(one["reason"])
 
 
 def _with_bodies(lines: list[str], found: Iterable[Mapping[str, Any]]) -> list[str]:
     whole = lines[:1]
     for line, one in zip(lines[1:], found, strict=True):
-        whole += [line, f"    {_body(one)}"] if one["size"] else [line]
+        body = terminal_safe(_text(one)) + ("..." if one["truncated"] else "")
+        whole += [line, f"    {cut(body, BODY)}"] if one["size"] else [line]
     return whole
-
-
-def _body(one: Mapping[str, Any]) -> str:
-    return cut(terminal_safe(_text(one)) + ("..." if one["truncated"] else ""), BODY)
 
 
 def _text(one: Mapping[str, Any]) -> str:
     return str(one["body"]) if "body" in one else f"base64 {one['body_base64']}"
 
 
-def _since(moment: str, now: float) -> float:
-    return now - datetime.fromisoformat(moment).timestamp()
+def _since(moment: str, now: float) -> str:
+    return format_duration(now - datetime.fromisoformat(moment).timestamp())
 
 
 def format_message(one: Mapping[str, Any]) -> list[str]:
@@ -256,25 +237,11 @@ def format_message(one: Mapping[str, Any]) -> list[str]:
     return [*lines, "", *map(terminal_safe, _text(one).split("\n")), *(["..."] if one["truncated"] else [])]
 
 
-def format_dead_totals(found: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Queues that have dead letters."""
-    return _list(_DEAD_TOTALS, found)
-
-
-def format_clients(found: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Connections, a line each."""
-    return _list(_CLIENTS, found, lambda one: " (waits for room)" if one["waiting_for_room"] else "")
-
-
 # Monitors
 
 
 class View(NamedTuple):
-    """
-    What is watched, on a screen of what size.
-
-    @ivar queue: a queue's name; None for the whole server
-    """
+    """What is watched, a queue or else the whole server, on a screen of what size."""
 
     queue: str | None = None
     columns: int = USUAL[0]
@@ -282,11 +249,7 @@ class View(NamedTuple):
 
 
 class Screens:
-    """
-    The screens of all who watch: who watches the same sees the same, and it is drawn once.
-
-    What all screens of the server show is asked for once, for the largest of them.
-    """
+    """The screens of all who watch. The same one is drawn once; what those of the server show is asked for once, for the largest."""
 
     def __init__(self) -> None:
         self._drawn: dict[View, list[str]] = {}
@@ -301,16 +264,19 @@ class Screens:
 
     async def draw(self, admin: Admin, view: View) -> list[str]:
         """The lines of a screen, none longer and no more than there is room for."""
-        lines = self._drawn.get(view)
-        if lines is None:
+        if view not in self._drawn:
             whole = await (self._overview(admin, view) if view.queue is None else _queue(admin, view.queue, view))
-            lines = self._drawn[view] = [type(line)(cut(terminal_safe(line), view.columns)) for line in whole]
-        return lines
+            self._drawn[view] = [type(line)(cut(terminal_safe(line), view.columns)) for line in whole]
+        return self._drawn[view]
 
     async def _overview(self, admin: Admin, view: View) -> list[str]:
-        status, largest = await self._ask(admin, view.rows)
+        if self._status is None or view.rows > self._rows:
+            self._rows = max(view.rows, self._rows)
+            self._largest = as_json(await admin.queues.list(sort="-messages", limit=self._rows))["items"]
+            self._status = as_json(admin.status())
+        status = self._status
         lines = [*format_status(status), ""]
-        largest = largest[: max(1, view.rows - len(lines) - 2)]
+        largest = self._largest[: max(1, view.rows - len(lines) - 2)]
         # In an order that does not change while somebody reads.
         shown = sorted(largest, key=lambda queue: str(queue["name"]))
         most = max((_waiting(queue) + queue["in_flight"] for queue in shown), default=0)
@@ -318,14 +284,6 @@ class Screens:
         lines += table(headings, [_row(queue, most) for queue in shown], _OVERVIEW) if shown else ["no queues"]
         hidden = status["queues"] - len(shown)
         return [*lines, f"{plural(hidden, 'smaller queue')}. {_HINT}" if hidden > 0 else _HINT]
-
-    async def _ask(self, admin: Admin, rows: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The server's numbers, with the largest queues for a screen of so many rows."""
-        if self._status is None or rows > self._rows:
-            self._rows = max(rows, self._rows)
-            self._largest = as_json(await admin.queues.list(sort="-messages", limit=self._rows))["items"]
-            self._status = as_json(admin.status())
-        return self._status, self._largest
 
 
 def _waiting(queue: Mapping[str, Any]) -> int:

@@ -24,13 +24,9 @@ class BadCommand(AdminError):
 @dataclass(frozen=True)
 class Answer:
     """
-    What comes of a command, and what the console is to do then.
+    What comes of a command, in lines and for programs, and what the console does then: show a monitor, clear the screen, or close.
 
-    @ivar data: the same for programs; None if they have no use for it
-    @ivar view: the monitor to show
     @ivar style: how to show things from here on: C{plain} or C{colour}
-    @ivar clear: whether to clear the screen
-    @ivar close: whether to close the connection
     """
 
     lines: Sequence[str] = ()
@@ -43,13 +39,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Call:
-    """
-    A command with what it was given.
-
-    @ivar words: its arguments
-    @ivar json: whether a program wants to read the answer
-    @ivar size: columns and rows of a monitor's screen; None for the usual ones
-    """
+    """A command with its arguments; whether the answer is for a program, and columns and rows of a monitor unless it has the usual ones."""
 
     command: Command
     words: Sequence[str] = ()
@@ -57,11 +47,7 @@ class Call:
     size: tuple[int, int] | None = None
 
     async def run(self, admin: Admin) -> Answer:
-        """
-        Do it.
-
-        @raise PHPMQError: it could not be done
-        """
+        """Run the command; raises a L{PHPMQError} if it cannot be done."""
         answer = self.command.run(admin, self)
         return answer if isinstance(answer, Answer) else await answer
 
@@ -69,13 +55,9 @@ class Call:
 @dataclass(frozen=True)
 class Command:
     """
-    A command.
+    A command, and what its help says.
 
     @ivar arguments: what it is called with; what is in brackets may be left out
-    @ivar summary: what it does, in a line
-    @ivar text: more about it
-    @ivar run: does it
-    @ivar options: C{--json}, C{--size} and the like
     @ivar changes: whether it changes anything for others
     """
 
@@ -103,12 +85,7 @@ class Command:
 
 
 def parse(line: str, commands: Mapping[str, Command]) -> Call | None:
-    """
-    What a line says; None for an empty one.
-
-    @param commands: those that there are, by name
-    @raise BadCommand: it says nothing that can be done
-    """
+    """Return what a line says, None for an empty one; raise L{BadCommand} if it says nothing that can be done."""
     if any(one != "\t" and (one < " " or "\x7f" <= one <= "\x9f") for one in line):
         raise BadCommand("the line has control characters, perhaps from an arrow key; type it again")
     try:
@@ -116,28 +93,20 @@ def parse(line: str, commands: Mapping[str, Command]) -> Call | None:
     except ValueError:
         hint = "a name with ' in it goes into \" and the other way"
         raise BadCommand(f"a quote is not closed, or nothing follows a backslash; {hint}") from None
-    if not name:
-        return None
-    return _options(find(name, commands), rest)
+    return _options(find(name, commands), rest) if name else None
 
 
 def find(name: str, commands: Mapping[str, Command]) -> Command:
-    """
-    The command of that name.
-
-    @raise BadCommand: there is none
-    """
-    command = commands.get(name)
-    if command is None:
-        near = get_close_matches(name.lower(), commands, 1)
-        raise BadCommand(f"there is no command {name!r}" + (f", did you mean {near[0]}?" if near else "; help lists them all"))
-    return command
+    """Return the command of that name, or raise L{BadCommand}."""
+    if name in commands:
+        return commands[name]
+    near = get_close_matches(name.lower(), commands, 1)
+    raise BadCommand(f"there is no command {name!r}" + (f", did you mean {near[0]}?" if near else "; help lists them all"))
 
 
 def _options(command: Command, rest: list[str]) -> Call:
     words: list[str] = []
-    json, size = False, None
-    left = iter(rest)
+    json, size, left = False, None, iter(rest)
     for word in left:
         if word == "--":
             words += left

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from enum import Enum
 
 #: The longest line, in bytes.
@@ -16,7 +16,7 @@ _HTTP = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|CONNECT|TRACE|PRI)
 
 # Telnet's commands.
 _IAC = 255
-_WILL, _WONT, _DO, _DONT = 251, 252, 253, 254
+_NEGOTIATION = _WILL, _WONT, _DO, _DONT = 251, 252, 253, 254
 _SUBNEGOTIATION, _END = 250, 240
 _TIMING_MARK = 6
 
@@ -33,53 +33,35 @@ class Telnet:
     """
 
     def __init__(self, reply: Callable[[bytes], object]) -> None:
-        """
-        @param reply: sends bytes to the client; called only for a client that spoke telnet's language first
-        """
+        """@param reply: sends bytes to the client; called only for a client that spoke telnet's language first"""
         self._reply = reply
-        self._take = self._text
-        self._verb = 0
+        self._bytes = self._take()
+        next(self._bytes)
 
     def receive(self, data: bytes) -> bytes:
         """What was typed, in which some commands stand as the control characters that mean the same."""
-        if _IAC not in data and self._take == self._text:
-            return data
-        typed = bytearray()
-        for byte in data:
-            found = self._take(byte)
-            if found is not None:
-                typed.append(found)
-        return bytes(typed)
+        return bytes(typed for typed in map(self._bytes.send, data) if typed is not None)
 
-    def _text(self, byte: int) -> int | None:
-        if byte != _IAC:
-            return byte
-        self._take = self._command
-        return None
+    def _take(self) -> Generator[int | None, int, None]:
+        """Take a byte at each C{yield}, and yield then what was typed by it, if anything."""
+        typed = None
+        while True:
+            typed = byte = yield typed
+            if byte != _IAC:
+                continue
+            command = yield None
+            if command in _NEGOTIATION:
+                self._negotiate(command, (yield None))
+            elif command == _SUBNEGOTIATION:
+                while (yield None) != _IAC or (yield None) != _END:
+                    pass
+            typed = _KEYS.get(command)
 
-    def _command(self, byte: int) -> int | None:
-        if byte in (_WILL, _WONT, _DO, _DONT):
-            self._verb = byte
-            self._take = self._option
-        elif byte == _SUBNEGOTIATION:
-            self._take = self._parameters
-        else:
-            self._take = self._text
-        return _KEYS.get(byte)
-
-    def _option(self, byte: int) -> None:
-        self._take = self._text
-        if self._verb == _DO:
-            self._reply(bytes((_IAC, _WILL if byte == _TIMING_MARK else _WONT, byte)))
-        elif self._verb == _WILL:
-            self._reply(bytes((_IAC, _DONT, byte)))
-
-    def _parameters(self, byte: int) -> None:
-        if byte == _IAC:
-            self._take = self._parameters_command
-
-    def _parameters_command(self, byte: int) -> None:
-        self._take = self._text if byte == _END else self._parameters
+    def _negotiate(self, verb: int, option: int) -> None:
+        if verb == _DO:
+            self._reply(bytes((_IAC, _WILL if option == _TIMING_MARK else _WONT, option)))
+        elif verb == _WILL:
+            self._reply(bytes((_IAC, _DONT, option)))
 
 
 class Key(Enum):
@@ -120,15 +102,10 @@ class Keyboard:
         return bool(self._line)
 
     def next(self, watching: bool) -> bytes | Key | None:
-        """
-        The next line, without its end, or key; None until there is one.
-
-        @param watching: whether a monitor is shown, which q leaves without an Enter
-        """
+        """Return the next line, without its end, or key; None until there is one. A monitor (C{watching}) is left by q without an Enter."""
         while self.waiting:
-            byte = self._typed[self._at]
             self._at += 1
-            found = self._press(byte, watching)
+            found = self._press(self._typed[self._at - 1], watching)
             if found is not None:
                 return found
         return None

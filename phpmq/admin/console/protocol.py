@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from enum import Enum
 from typing import Any
-from typing import Protocol as Structure
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IPushProducer
@@ -19,7 +18,7 @@ from phpmq import __version__
 from phpmq.admin.admin import Admin
 from phpmq.admin.console.commands import TABLE
 from phpmq.admin.console.display import Alarm, Heading, Screens, View
-from phpmq.admin.console.grammar import Answer, BadCommand, Call, complaint, json_pieces, parse
+from phpmq.admin.console.grammar import Answer, BadCommand, complaint, json_pieces, parse
 from phpmq.admin.console.input import MAX_LINE, Key, Keyboard, Telnet
 from phpmq.errors import Draining, PHPMQError
 from phpmq.operators import steps_of
@@ -47,11 +46,7 @@ _COLOURS: dict[type[str], tuple[str, str]] = {Heading: ("\x1b[1m", "\x1b[0m"), A
 
 
 class Monitors:
-    """
-    All monitors that are shown, which are refreshed together.
-
-    @ivar screens: what they show
-    """
+    """All monitors that are shown, which are refreshed together."""
 
     def __init__(self, clock: Any) -> None:
         self.screens = Screens()
@@ -96,30 +91,21 @@ class State(Enum):
 
 @implementer(IPushProducer, IHalfCloseableProtocol)
 class ConsoleProtocol(Protocol):
-    """
-    One operator's console.
-
-    @ivar admin: the server
-    @ivar style: C{plain}, C{colour}, or empty for the usual way of showing things
-    @ivar held: bytes that are kept for the client; a console counts none
-    """
+    """One operator's console, whose style is C{plain}, C{colour}, or empty for the usual way of showing things."""
 
     transport: Any
-    held = 0
-
+    held = 0  # A console counts no bytes that it keeps.
     _log = Logger()
 
     def __init__(self, admin: Admin, connections: Connections[ConsoleProtocol], monitors: Monitors, calls: set[Deferred[None]], clock: Any):
-        """
-        @param calls: commands of all consoles that are under way
-        """
+        """@param calls: commands of all consoles that are under way"""
         self.admin = admin
         self.style = ""
         self._connections = connections
         self._monitors = monitors
         self._calls = calls
         self._clock = clock
-        self._telnet = Telnet(self._send)
+        self._telnet = Telnet(self._write)
         self._keyboard = Keyboard()
         self._state = State.OPEN
         self._view: View | None = None
@@ -254,10 +240,8 @@ class ConsoleProtocol(Protocol):
         elif key is Key.TOO_LONG:
             self._say([Alarm(f"error: a line has at most {MAX_LINE} bytes; closed")])
         else:
-            self._log.warn(
-                "the console of {peer} is closed: it was sent what is no line of text, or is for a web server",
-                peer=peer_name(self.transport),
-            )
+            why = "it was sent what is no line of text, or is for a web server"
+            self._log.warn("the console of {peer} is closed: {why}", peer=peer_name(self.transport), why=why)
         self.close()
 
     def _end(self) -> None:
@@ -276,7 +260,6 @@ class ConsoleProtocol(Protocol):
         call.addBoth(self._ran, call)
 
     def _ran(self, _: object, call: Deferred[None]) -> None:
-        """A command has come to its end."""
         self._calls.discard(call)
         self._call = None
         self._prompt()
@@ -290,22 +273,22 @@ class ConsoleProtocol(Protocol):
         self._work()
 
     async def _answer(self, line: bytes) -> None:
-        call: Call | None = None
+        call = None
+        text = terminal_safe(line.decode(errors="backslashreplace"))
         try:
             call = parse(_decode(line), TABLE)
             if call is None:
                 return
             if call.command.changes:
-                self._log.info("the console of {peer} says: {line}", peer=peer_name(self.transport), line=terminal_safe(_decode(line)))
+                self._log.info("the console of {peer} says: {line}", peer=peer_name(self.transport), line=text)
             await self._show(await call.run(self.admin), call.json)
         except PHPMQError as error:
-            as_json = call is not None and call.json
             told = {"error": error.code, "text": str(error)}
-            self._say([await self._json(told) if as_json else Alarm(complaint(error))])
+            self._say([await self._json(told) if call is not None and call.json else Alarm(complaint(error))])
         except CancelledError:
             self._say([Alarm("error: the server stops, not all of it was done")])
         except Exception:
-            self._log.failure("a command of the console failed: {line}", line=terminal_safe(_decode(line)))
+            self._log.failure("a command of the console failed: {line}", line=text)
             self._unwatch()
             self._say([Alarm(_FAILED)])
 
@@ -313,7 +296,7 @@ class ConsoleProtocol(Protocol):
         self.style = answer.style or self.style
         self._say([await self._json(answer.data)] if json else answer.lines)
         if answer.clear:
-            self._send(_CLEAR.encode())
+            self._send(_CLEAR)
         if answer.close:
             self.close()
         if answer.view is not None:
@@ -338,16 +321,15 @@ class ConsoleProtocol(Protocol):
         view = self._view
         if view is None or not self._is_writable:
             return
-        whole = await self._monitors.screens.draw(self.admin, view)
+        lines = await self._monitors.screens.draw(self.admin, view)
         if self._view is not view or not self._is_writable:
             return  # It was left while it was made.
-        lines = [self._styled(line) for line in whole]
         if self.style == "plain":
-            self._send("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
+            self._say([*lines, ""])
             return
         begin = _HOME if self._drawn else _CLEAR
         self._drawn = True
-        self._send((begin + "\r\n".join(line + _END_OF_LINE for line in lines) + _END_OF_SCREEN).encode())
+        self._send(begin + "\r\n".join(self._styled(line) + _END_OF_LINE for line in lines) + _END_OF_SCREEN)
 
     @property
     def _is_writable(self) -> bool:
@@ -371,13 +353,16 @@ class ConsoleProtocol(Protocol):
         return before + terminal_safe(line) + after
 
     def _say(self, lines: Iterable[str]) -> None:
-        self._send("".join(f"{self._styled(line)}\r\n" for line in lines).encode())
+        self._send("".join(f"{self._styled(line)}\r\n" for line in lines))
 
     def _prompt(self) -> None:
         if self._view is None and self.style != "plain":
-            self._send(_PROMPT.encode())
+            self._send(_PROMPT)
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, text: str) -> None:
+        self._write(text.encode())
+
+    def _write(self, data: bytes) -> None:
         if self._state is not State.CLOSED:
             self.transport.write(data)
 
@@ -389,35 +374,22 @@ def _decode(line: bytes) -> str:
         raise BadCommand("the line is not UTF-8") from None
 
 
-class Server(Structure):
-    """Whose console it is: a L{phpmq.service.QueueService}, which has an C{admin} once it was started."""
-
-    admin: Admin
-
-
 class ConsoleFactory(Factory):
-    """
-    The factory of consoles.
-
-    @ivar connections: the consoles that are connected
-    @ivar monitors: what they watch
-    @ivar calls: commands that are under way
-    """
+    """The factory of consoles, once there is an admin; C{calls} are the commands that are under way."""
 
     noisy = False
 
-    def __init__(self, server: Server, clock: Any, max_consoles: int = 16, max_per_address: int = NO_LIMIT) -> None:
+    def __init__(self, admin: Callable[[], Admin], clock: Any, max_consoles: int = 16, max_per_address: int = NO_LIMIT) -> None:
         self.connections: Connections[ConsoleProtocol] = Connections(clock, DEADLINES, max_consoles, max_per_address, noun="console")
         self.monitors = Monitors(clock)
         self.calls: set[Deferred[None]] = set()
-        self._server = server
-        self._clock = clock
+        self._admin, self._clock = admin, clock
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         """Return a console; one that says why and closes if there are too many."""
         connections = self.connections
         if connections.admit(addr):
-            return ConsoleProtocol(self._server.admin, connections, self.monitors, self.calls, self._clock)
+            return ConsoleProtocol(self._admin(), connections, self.monitors, self.calls, self._clock)
         most = min(connections.max_connections, connections.max_per_address)
         return Rejected(f"error: there are {most} consoles already; close one of them\r\n".encode())
 

@@ -5,7 +5,6 @@ A connection is a L{phpmq.admin.http.connection.HTTPConnection}, what it asks fo
 ask for is the table in L{phpmq.admin.http.operations}, and each entry calls L{phpmq.admin.admin.Admin}.
 """
 
-from phpmq.admin.http.headers import Access
 from phpmq.admin.http.site import Site
 
-__all__ = ["Access", "Site"]
+__all__ = ["Site"]

@@ -62,27 +62,20 @@ _HEADERS = {
 
 class Api:
     """
-    What all connections have in common.
+    What all connections have in common; C{admin}, C{operations} and C{served} are set before the first one is accepted.
 
-    @ivar access: who may use the API
-    @ivar connections: the connections
     @ivar excess: how many connections were cut off for one of the last two of L{CUTS}
     @ivar problems: code -> how many requests were answered with that problem
-    @ivar admin: what the API is a front end of; like the others below set before the first connection is accepted
-    @ivar operations: what there is to ask for
     @ivar served: id of an operation that is none of the admin's -> what answers it
     """
 
     _log = Logger()
-
     admin: Admin
     operations: Sequence[Operation]
     served: Mapping[str, Callable[[Request], None]]
 
     def __init__(self, reactor: Any, access: Access, connections: Connections[HTTPConnection]) -> None:
-        self.reactor = reactor
-        self.access = access
-        self.connections = connections
+        self.reactor, self.access, self.connections = reactor, access, connections
         self.problems: Counter[str] = Counter()
         self.excess: Counter[str] = Counter()
         self._limiter = LogLimiter(reactor)
@@ -93,8 +86,11 @@ class Api:
         return {**self.connections.timeouts, **self.excess}
 
     def problem_of(self, what: str, error: Exception) -> Problem:
-        """Return the answer to a request that failed; what should never happen is logged, once a minute."""
+        """Return the answer to a request that failed; what no client should do or meet is logged, once a minute."""
         if isinstance(error, Problem):
+            if error.status == HTTPStatus.FORBIDDEN and (left_out := self._limiter.admit(error.code)) is not None:
+                line = "HTTP: a request is refused: {problem} ({left_out} more since the last line)"
+                self._log.warn(line, problem=str(error), left_out=left_out)
             return error
         if isinstance(error, PHPMQError):
             return Problem(error.code if error.code in CODES else "internal", str(error))
@@ -102,20 +98,9 @@ class Api:
             self._log.failure("HTTP: {what} failed", Failure(error), what=what)
         return Problem("internal", "an error of the server; its log has more")
 
-    def log_refusal(self, problem: Problem) -> None:
-        """Log that a request is refused, once a minute."""
-        if (left_out := self._limiter.admit(problem.code)) is not None:
-            line = "HTTP: a request is refused: {problem} ({left_out} more since the last line)"
-            self._log.warn(line, problem=str(problem), left_out=left_out)
-
 
 class Request(http.Request):
-    """
-    One request.
-
-    @ivar limit: how many bytes its body may have
-    @ivar problem: why it is refused
-    """
+    """One request, whose body may have C{limit} bytes; C{problem} is why it is refused."""
 
     channel: HTTPConnection
 
@@ -147,19 +132,13 @@ class Request(http.Request):
             self._open(length)
         except Exception as error:
             self.problem = self._api.problem_of("reading a request's headers", error)
-            if self.problem.status == HTTPStatus.FORBIDDEN:
-                self._api.log_refusal(self.problem)
         if length is not None and length > self.limit:
             self.channel.refuse(self._too_large(length))
         elif self.problem is not None and length != 0 and self.getHeader(b"expect") is not None:
             self.channel.refuse(self.problem)
 
     def header(self, name: str) -> str | None:
-        """
-        Return the value of a header.
-
-        @raise Problem: the header is there twice
-        """
+        """Return the value of a header, or raise L{Problem} if it is there twice."""
         values = self.requestHeaders.getRawHeaders(name.encode("ascii"), [])
         if len(values) > 1:
             raise Problem("bad-request", f"the header {name} is there {len(values)} times")
@@ -185,14 +164,14 @@ class Request(http.Request):
 
     def _open_body(self, operation: Operation, length: int | None) -> None:
         """Decide by the type of the body what it is, and how long it may be."""
-        api = self._api
         media = media_type(self.header("Content-Type"), self.header("Content-Encoding")) if operation.body is not None else ""
         self._raw = operation.raw and media == RAW
         if length != 0:
             if operation.body is None:
                 raise Problem("bad-request", "this takes no body")
             # What is too much also when there is no other body is not refused as if it were worth to try again.
-            self.limit = min(api.admin.server.settings.max_message_size if self._raw else JSON_LIMIT, api.connections.max_held)
+            most = self._api.admin.server.settings.max_message_size if self._raw else JSON_LIMIT
+            self.limit = min(most, self._api.connections.max_held)
             if media != JSON and not self._raw:
                 types = f"{JSON}, in UTF-8," + (f" or {RAW}," if operation.raw else "")
                 raise Problem("unsupported-media-type", f"a body is {types} not compressed")
@@ -202,11 +181,6 @@ class Request(http.Request):
             self._arguments = self._checked("field", _parsed(text.encode("latin-1"), PROPERTIES_HEADER).items(), PROPERTIES)
 
     def _parameters(self, operation: Operation, query: str) -> dict[str, Any]:
-        """
-        Return the parameters of the query.
-
-        @raise BadSetting: there is no such parameter, or it cannot have that value
-        """
         if operation.free:
             return {}
         try:
@@ -235,18 +209,17 @@ class Request(http.Request):
         """Keep a part of the body, unless there is too much of it; twisted.web would write a temporary file."""
         if self.finished:
             return  # It is refused already.
-        channel, connections = self.channel, self._api.connections
+        channel = self.channel
         self._size += len(data)
         if self._size > self.limit:
             channel.refuse(self._too_large(self._size))
         elif self.problem is None:
-            if connections.account(channel, channel.held + len(data)):
+            if self._api.connections.account(channel, channel.held + len(data)):
                 self._body += data
             else:
                 channel.refuse(Problem("too-many-bodies", "the bodies of all requests take too much memory"))
 
     def _too_large(self, size: int) -> Problem:
-        """Return why the body is not read to its end."""
         if self.problem is not None:
             return self.problem
         hint = f" for JSON: send the message's body as it is, as {RAW}, with its properties in the header {PROPERTIES_HEADER}"
@@ -257,7 +230,6 @@ class Request(http.Request):
         """Wait until the connection calls L{run}; twisted.web would parse forms."""
 
     def _fields(self) -> dict[str, Any]:
-        """Return what the body says."""
         content, self._body = self._body, bytearray()
         if self._raw:
             return {"body": bytes(content)}
@@ -277,16 +249,20 @@ class Request(http.Request):
             self._work = Deferred.fromCoroutine(self._run())
 
     async def _run(self) -> None:
-        """Carry out the operation. Catches everything."""
-        operation = self._operation
+        """Carry out the operation. Catches everything. A long list is made in time slices."""
+        operation, admin = self._operation, self._api.admin
         try:
             if operation.call is None:
                 self._api.served[operation.id](self)
                 return
-            result = operation.call(self._api.admin, **self._arguments, **self._fields())
-            if isawaitable(result):
-                result = await result
-            await self._answer(result if isinstance(result, Answer) else Answer(200, result))
+            result = operation.call(admin, **self._arguments, **self._fields())
+            result = await result if isawaitable(result) else result
+            answer = result if isinstance(result, Answer) else Answer(200, result)
+            content = value = answer.value
+            if not isinstance(value, bytes):
+                parts = await admin.work.run(steps_of(bytes, json_parts(value))) if has_lists(value) else [json_bytes(value)]
+                content = b"".join([*parts, b"\n"])
+            self.answer(answer.status, content, operation.media, answer.headers)
         except CancelledError:
             pass  # The client is gone.
         except Exception as error:
@@ -299,14 +275,6 @@ class Request(http.Request):
             self._api.problems[problem.code] += 1
             content = json_bytes(problem.document()) + b"\n"
             self.answer(problem.status, content, "application/problem+json", problem.headers)
-
-    async def _answer(self, answer: Answer) -> None:
-        """Answer with a result. A long list is made in time slices."""
-        content = value = answer.value
-        if not isinstance(value, bytes):
-            parts = await self._api.admin.work.run(steps_of(bytes, json_parts(value))) if has_lists(value) else [json_bytes(value)]
-            content = b"".join([*parts, b"\n"])
-        self.answer(answer.status, content, self._operation.media, answer.headers)
 
     def answer(self, status: int, content: bytes, media: str, headers: Mapping[str, str] | None = None) -> None:
         """Answer with bytes, which are written as the client takes them."""
@@ -371,8 +339,8 @@ _IDLE, _READING, _ANSWERING, _REFUSED, _CLOSING = State
 
 class _ChannelTransport:
     """
-    A connection's transport for what twisted.web writes of its own accord: that is an interim answer, or else a refusal without a body, of
-    which a problem document is made.
+    A connection's transport, of which twisted.web itself writes only interim answers and refusals without a body; a problem document is
+    made of these.
     """
 
     def __init__(self, transport: Any, refuse: Callable[[Problem], None]) -> None:
@@ -392,27 +360,19 @@ class _ChannelTransport:
 
 
 class HTTPConnection(http.HTTPChannel):
-    """
-    One client's connection.
-
-    @ivar api: what all connections have in common
-    @ivar held: bytes of the request's body that are kept; see L{phpmq.ports.Connection}
-    @ivar request_line: of the last request
-    @ivar choked: whether the client has not read yet what was written
-    """
+    """One client's connection; it is C{choked} while the client has not read what was written."""
 
     maxHeaders = 100
     totalHeadersSize = HEADERS_LIMIT
+    transport: Any
     requestFactory = Request  # type: ignore[assignment]  # a class is a factory, too
 
     def __init__(self, api: Api) -> None:
         super().__init__()
-        self.api = api
-        self.held = 0
+        self.api, self._connections = api, api.connections
+        self.held = 0  # bytes of the request's body
         self.request_line = b""
-        self._connections = api.connections
         self._state = _IDLE
-        self._deadline = ""  # the kind that is set while the client is read
         self._progress = self._head_bytes = self._head_lines = 0
         self._excess: Counter[str] = Counter()
         self.choked = False
@@ -432,10 +392,9 @@ class HTTPConnection(http.HTTPChannel):
         self._expect("idle")
 
     def _expect(self, kind: str) -> None:
-        """Set a deadline instead of the last one; none if the kind is empty."""
-        if self._deadline:
-            self._connections.clear_deadline(self, self._deadline)
-        self._deadline = kind
+        """Set the deadline of what the client has to send; none if the kind is empty."""
+        for other in "idle", "request":
+            self._connections.clear_deadline(self, other)
         if kind:
             self._connections.set_deadline(self, kind)
 
@@ -508,8 +467,7 @@ class HTTPConnection(http.HTTPChannel):
 
     def write(self, data: bytes) -> None:
         """Write what a request answers."""
-        transport: Any = self.transport
-        transport.transport.write(data)
+        self.transport.transport.write(data)
 
     def requestDone(self, request: Any) -> None:
         """Go on with the next request: the answer is written."""
@@ -519,8 +477,7 @@ class HTTPConnection(http.HTTPChannel):
             self._expect("idle")
         super().requestDone(request)
         if self.choked and self._state is not _CLOSING:
-            transport: Any = self.transport
-            transport.pauseProducing()
+            self.transport.pauseProducing()
 
     def pauseProducing(self) -> None:
         """Set a deadline for a client that reads slowly."""
@@ -547,10 +504,8 @@ class HTTPConnection(http.HTTPChannel):
         self._state = _REFUSED
         self.persistent = False
         self.clearLineBuffer()
-        if not self.requests:
-            self.requests.append(Request(self))
-        request: Request = self.requests[-1]
-        request.refuse(problem)
+        self.requests = self.requests or [Request(self)]
+        self.requests[-1].refuse(problem)
 
     def loseConnection(self) -> None:
         """Close; if there is something unread, only once the client had time to read the answer."""
@@ -571,8 +526,7 @@ class HTTPConnection(http.HTTPChannel):
 
     def abort(self) -> None:
         """Close at once."""
-        transport: Any = self.transport
-        transport.abortConnection()
+        self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Let go of everything."""

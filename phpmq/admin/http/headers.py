@@ -36,8 +36,7 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def _plain(host: str) -> str:
-    address = _address(host)
-    return host if address is None else str(address)
+    return str(_address(host) or host)
 
 
 def is_loopback(host: str) -> bool:
@@ -54,20 +53,15 @@ class Access:
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        """
-        @param names: names besides those of loopback and the address at which a request arrives
-        """
+        """@param names: names besides those of loopback and the address at which a request arrives"""
         self._names = {_plain(name.rstrip(".").lower().strip("[]")) for name in names}
 
     def check(self, host: str | None, origin: str | None, here: Any, secure: bool) -> None:
         """
-        Check whether a request may be answered.
+        Raise L{Problem} unless a request may be answered that has these headers Host and Origin.
 
-        @param host: the request's Host
-        @param origin: the request's Origin
         @param here: the address at which the request arrived
         @param secure: whether it arrived over TLS
-        @raise Problem: it may not be answered
         """
         local = getattr(here, "host", None)
         asked = None if host is None else host_and_port(host)
@@ -93,11 +87,7 @@ class Access:
 
 
 def target(uri: bytes) -> tuple[str | None, bytes, str]:
-    """
-    Return authority, path and query of a request's target.
-
-    @raise Problem: the target is no path
-    """
+    """Return authority, path and query of a request's target, or raise L{Problem} if that is no path."""
     authority = None
     if (absolute := _ABSOLUTE.fullmatch(uri)) is not None:
         # A client sends that to a proxy. It takes precedence over Host.
@@ -114,11 +104,7 @@ def target(uri: bytes) -> tuple[str | None, bytes, str]:
 
 
 def path_parts(path: bytes) -> list[str]:
-    """
-    Split a path before its parts are decoded: C{%2F} is part of a name.
-
-    @raise Problem: a part is not UTF-8
-    """
+    """Split a path before its parts are decoded, as C{%2F} is part of a name; raise L{Problem} if a part is not UTF-8."""
     try:
         return [unquote_to_bytes(part).decode() for part in path[1:].split(b"/")]
     except UnicodeDecodeError:
@@ -129,17 +115,13 @@ def accepts(accept: str | None, media: str) -> bool:
     """Return whether a client accepts a type, by its header Accept."""
     if accept is None:
         return True
-    kind = media.partition("/")[0]
-    best: tuple[int, bool] | None = None
+    # The most exact one counts.
+    names = "*/*", f"{media.partition('/')[0]}/*", media
+    wanted: dict[str, bool] = {}
     for each in accept.split(","):
         name, *parameters = (part.strip().lower() for part in each.split(";"))
-        if name in ("*/*", f"{kind}/*", media):
-            # The most exact one counts.
-            exactness = ("*/*", f"{kind}/*", media).index(name)
-            wanted = not any(re.fullmatch(r"q=0(\.0*)?", parameter) for parameter in parameters)
-            if best is None or exactness >= best[0]:
-                best = exactness, wanted
-    return best is not None and best[1]
+        wanted[name] = not any(re.fullmatch(r"q=0(\.0*)?", parameter) for parameter in parameters)
+    return next((wanted[name] for name in reversed(names) if name in wanted), False)
 
 
 def media_type(content_type: str | None, encoding: str | None) -> str:

@@ -6,6 +6,7 @@ Most operations are the admin's own methods; the functions here do what only HTT
 
 from __future__ import annotations
 
+import re
 from binascii import a2b_base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,11 +33,7 @@ PROPERTIES_HEADER = "Phpmq-Message"
 
 @dataclass(frozen=True)
 class Answer:
-    """
-    An answer that is not simply a result with status 200.
-
-    @ivar value: a result, or bytes that are written as they are
-    """
+    """An answer that is not simply a result with status 200; the value is a result, or bytes that are written as they are."""
 
     status: int
     value: Any
@@ -45,67 +42,41 @@ class Answer:
 
 @dataclass(frozen=True)
 class Operation:
-    """
-    One method of one path.
-
-    @ivar id: its name in the OpenAPI document
-    @ivar path: a template; C{{name}} stands for a part
-    @ivar summary: one sentence
-    @ivar call: does it; takes the admin, and all parameters and fields by name. None for what the site serves itself
-    @ivar result: name of its answers' schema; None for answers that are not JSON
-    @ivar codes: codes of the errors that only this operation has
-    @ivar query: schemas of its parameters
-    @ivar required: names of the parameters and fields that are required
-    @ivar body: schemas of its fields
-    @ivar also: statuses of its answers beside 200, and what they mean
-    @ivar one_of: fields of which exactly one is required
-    @ivar raw: whether the field C{body} may be sent as it is, with all others in L{PROPERTIES_HEADER}
-    @ivar media: the type of its answers
-    @ivar free: whether parameters and types are checked by what the site serves
-    @ivar abandoned: whether it ends when its client closes, as all do that only look; others are finished
-    """
+    """One method of one path. What only looks ends when its client closes, what changes anything is finished."""
 
     id: str
     method: str
-    path: str
+    path: str  # a template; {name} stands for a part
     summary: str
-    call: Callable[..., Any] | None
-    result: str | None = None
-    codes: tuple[str, ...] = ()
-    query: Mapping[str, Schema] = field(default_factory=dict)
-    required: tuple[str, ...] = ()
-    body: Mapping[str, Schema] | None = None
-    also: Mapping[int, str] = field(default_factory=dict)
+    call: Callable[..., Any] | None  # takes the admin, and all parameters and fields by name; None for what the site serves itself
+    result: str | None = None  # the name of its answers' schema; None for answers that are not JSON
+    codes: tuple[str, ...] = ()  # of the errors that only this operation has
+    query: Mapping[str, Schema] = field(default_factory=dict)  # its parameters
+    required: tuple[str, ...] = ()  # parameters and fields, besides one of one_of
+    body: Mapping[str, Schema] | None = None  # its fields
+    also: Mapping[int, str] = field(default_factory=dict)  # statuses of its answers beside 200, and what they mean
     one_of: tuple[str, ...] = ()
-    raw: bool = False
-    media: str = JSON
-    free: bool = False
-    abandoned: bool = False
+    raw: bool = False  # whether the field body may be sent as it is, with all others in PROPERTIES_HEADER
+    media: str = JSON  # the type of its answers
+    free: bool = False  # whether parameters and types are checked by what the site serves
+    abandoned: bool = False  # whether it ends when its client closes, though it changes something
 
     @property
     def writes(self) -> bool:
         """Whether it changes anything."""
         return self.method not in ("GET", "HEAD")
 
-    @property
-    def parts(self) -> list[str]:
-        """The path's parts."""
-        return self.path.split("/")[1:]
-
     def match(self, parts: list[str]) -> dict[str, str] | None:
         """Return what the parts of a path are for the template's names; None if the template is that of another path."""
-        names = {wanted[1:-1]: part for wanted, part in zip(self.parts, parts, strict=False) if wanted.startswith("{") and part}
-        return names if [names.get(wanted[1:-1], wanted) for wanted in self.parts] == parts else None
+        template = self.path.split("/")[1:]
+        names = {wanted[1:-1]: part for wanted, part in zip(template, parts, strict=False) if wanted.startswith("{") and part}
+        return names if [names.get(wanted[1:-1], wanted) for wanted in template] == parts else None
 
 
-def call(method: str, **renamed: str) -> Callable[..., Any]:
-    """
-    Return what calls a method of the admin, such as C{queues.list}.
-
-    @param renamed: names of its parameters that have another name in the API -> that name
-    """
+def call(method: str) -> Callable[..., Any]:
+    """Return what calls a method of the admin, such as C{queues.list}."""
     find = attrgetter(method)
-    return lambda admin, **given: find(admin)(**{name: given.pop(other) for name, other in renamed.items()}, **given)
+    return lambda admin, **given: find(admin)(**given)
 
 
 async def send(admin: Admin, name: str, body: str | bytes | None = None, body_base64: str = "", **properties: Any) -> Answer:
@@ -180,8 +151,8 @@ OPERATIONS = (
     ),
     Operation("status", "GET", "/api/v1/status", "The whole server.", call("status"), "Status"),
     Operation(
-        *("events", "GET", "/api/v1/events", "The events 'status' (a Status each second) and 'alarm' (an Alarm with 'active')."),
-        *(None, None, ("too-many-readers",)),
+        *("events", "GET", "/api/v1/events", "The events 'status' (a Status each second) and 'alarm' (an Alarm with 'active').", None),
+        codes=("too-many-readers",),
         media="text/event-stream",
     ),
     Operation(
@@ -247,7 +218,7 @@ OPERATIONS = (
     ),
     Operation(
         *("moveMessages", "POST", f"{_QUEUE}/move", "Move messages that are ready to the tail of another queue."),
-        *(call("messages.move", source="name"), "Moved", (*_NO_QUEUE, *_BAD_NAME)),
+        *(lambda admin, name, **given: admin.messages.move(name, **given), "Moved", (*_NO_QUEUE, *_BAD_NAME)),
         body={"target": NAME, "count": SOME},
         required=("target",),
     ),
@@ -267,12 +238,7 @@ METRICS = Operation("metrics", "GET", "/metrics", "Metrics for Prometheus.", Non
 
 
 def find(operations: Sequence[Operation], method: str, parts: list[str]) -> tuple[Operation, dict[str, str]]:
-    """
-    Find an operation, and the parts of the path by name; HEAD is as GET.
-
-    @param parts: the path's parts, decoded
-    @raise Problem: there is nothing at that path, or not for that method
-    """
+    """Find an operation by the decoded parts of a path, with those that have names; raise L{Problem} if there is none. HEAD is as GET."""
     found = {one.method: (one, names) for one in operations if (names := one.match(parts)) is not None}
     if not found:
         raise Problem("not-found", "there is nothing at this path: /openapi.json names all paths")
@@ -296,9 +262,7 @@ _COMPONENTS: dict[str, Schema] = {
     "Problem": record(type=TEXT, title=TEXT, status={"type": "integer"}, detail=TEXT, code={"enum": list(CODES)}),
     "Alive": record(status={"const": "ok"}),
     **{name: schema_of(kind) for name, kind in KINDS.items()},
-    "Queues": _page("Queue"),
-    "Messages": _page("Message"),
-    "Clients": _page("Client"),
+    **{f"{name}s": _page(name) for name in ("Queue", "Message", "Client")},
 }
 
 # Codes that any request may be answered with, any that is not free, any with a body, and any that changes something.
@@ -320,25 +284,14 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _describe(operation)
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "phpmq",
-            "version": __version__,
-            "description": "What a queue server does, and what an operator can do. Names in paths are percent-encoded UTF-8; / is %2F.",
-        },
-        "paths": paths,
-        "components": {"schemas": _COMPONENTS},
-    }
+    text = "What a queue server does, and what an operator can do. Names in paths are percent-encoded UTF-8; / is %2F."
+    info = {"title": "phpmq", "version": __version__, "description": text}
+    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": _COMPONENTS}}
 
 
 def _describe(operation: Operation) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "operationId": operation.id,
-        "summary": operation.summary,
-        "parameters": _parameters(operation),
-        "responses": _responses(operation),
-    }
+    described: dict[str, Any] = {"operationId": operation.id, "summary": operation.summary}
+    described |= {"parameters": _parameters(operation), "responses": _responses(operation)}
     if operation.body is not None:
         schema = record(*(name for name in operation.body if name not in operation.required), **operation.body)
         if operation.one_of:
@@ -349,10 +302,8 @@ def _describe(operation: Operation) -> dict[str, Any]:
 
 
 def _parameters(operation: Operation) -> list[dict[str, Any]]:
-    names = [part for part in operation.parts if part.startswith("{")]
-    found: list[dict[str, Any]] = [
-        {"name": part[1:-1], "in": "path", "required": True, "schema": NAME if part == "{name}" else TEXT} for part in names
-    ]
+    names = re.findall(r"{(\w+)}", operation.path)
+    found = [{"name": name, "in": "path", "required": True, "schema": NAME if name == "name" else TEXT} for name in names]
     for name, schema in operation.query.items():
         found.append({"name": name, "in": "query", "required": name in operation.required, "schema": schema})
     if operation.raw:
@@ -372,10 +323,10 @@ def _responses(operation: Operation) -> dict[str, Any]:
             answers[str(status)]["headers"] = {PROPERTIES_HEADER: header}
     by_status: dict[int, list[str]] = {}
     for code in codes_of(operation):
-        by_status.setdefault(CODES[code][0], []).append(code)
-    for status, names in sorted(by_status.items()):
+        status, text = CODES[code]
+        by_status.setdefault(status, []).append(f"{code}: {text}")
+    for status, texts in sorted(by_status.items()):
         answer = answers.setdefault(str(status), {"description": "", "content": {}})
-        text = "; ".join(f"{name}: {CODES[name][1]}" for name in names)
-        answer["description"] = f"{answer['description']} {text}.".strip()
+        answer["description"] = f"{answer['description']} {'; '.join(texts)}.".strip()
         answer["content"]["application/problem+json"] = {"schema": _ref("Problem")}
     return answers

@@ -42,12 +42,7 @@ _AGAIN = {"memory-full": 1, "disk-failing": 5, "draining": 5, "too-many-readers"
 
 
 class Problem(Exception):
-    """
-    A request that is answered with an error.
-
-    @ivar code: one of L{CODES}
-    @ivar headers: more headers of the answer
-    """
+    """A request that is answered with an error, whose code is one of L{CODES}; the headers are more of the answer's."""
 
     def __init__(self, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -59,10 +54,5 @@ class Problem(Exception):
 
     def document(self) -> dict[str, Any]:
         """The body of the answer. The code says what it is, so that the type says nothing more."""
-        return {
-            "type": "about:blank",
-            "title": HTTPStatus(self.status).phrase,
-            "status": self.status,
-            "detail": str(self),
-            "code": self.code,
-        }
+        title = HTTPStatus(self.status).phrase
+        return {"type": "about:blank", "title": title, "status": self.status, "detail": str(self), "code": self.code}

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from phpmq.errors import BadSetting
-from phpmq.message import MAX_NAME, QueueSettings
-from phpmq.results import LISTED, MAX_PAGE, MAX_PREVIEW, PAUSES, SORTS, Schema, schema_of
+from phpmq.message import MAX_NAME, MAX_PAGE, MAX_PREVIEW, PAUSES, SORTS, QueueSettings
+from phpmq.results import LISTED, Schema, schema_of
 
 #: The most items of an array.
 MAX_ITEMS = 1000
@@ -70,11 +70,7 @@ def record(*optional: str, **properties: Schema) -> Schema:
 
 
 def parse_object(content: bytes | bytearray) -> dict[str, Any]:
-    """
-    Parse a JSON object.
-
-    @raise ValueError: the content is no JSON object, or one that parsers take differently
-    """
+    """Parse a JSON object; raise C{ValueError} if the content is none, or one that parsers take differently."""
     try:
         value = json.loads(content.decode(), object_pairs_hook=_object_of, parse_constant=_refuse_constant)
     except RecursionError:
@@ -103,19 +99,14 @@ def parse(text: str, schema: Schema) -> Any:
 
 
 def check(name: str, value: Any, schema: Schema) -> Any:
-    """
-    Check a value of a request, and return it as the server takes it.
-
-    @raise BadSetting: the schema does not allow the value
-    """
+    """Return a value of a request as the server takes it, or raise L{BadSetting} if the schema does not allow it."""
     kind = schema.get("type", "")
     types = [kind] if isinstance(kind, str) else kind
     if "enum" in schema:
         if value not in schema["enum"] or isinstance(value, bool):
             raise BadSetting(f"{name} is {' or '.join(str(each) for each in schema['enum'] if each is not None)}, not {_shown(value)}")
-    elif not (value is None and "null" in types):
-        return _CHECKS[types[0]](name, value, schema)
-    return value
+        return value
+    return None if value is None and "null" in types else _CHECKS[types[0]](name, value, schema)
 
 
 def _shown(value: Any) -> str:

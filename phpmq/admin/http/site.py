@@ -1,28 +1,113 @@
-"""The listening port of the API, and what it serves beside the admin's operations."""
+"""The listening port of the API, and what it serves beside the admin's operations: events, metrics and an overview."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import import_module
 from typing import Any
 
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 from twisted.web.server import NOT_DONE_YET
 
 from phpmq import __version__
 from phpmq.admin.admin import Admin
 from phpmq.admin.http.connection import Api, HTTPConnection, Request
-from phpmq.admin.http.events import Events
 from phpmq.admin.http.headers import Access
 from phpmq.admin.http.operations import JSON, METRICS, OPERATIONS, Operation, document
-from phpmq.ports import NO_LIMIT, Connections, Rejected
+from phpmq.admin.http.problems import Problem
+from phpmq.ports import Connections, Rejected
 from phpmq.results import json_bytes
+from phpmq.settings import Settings
 
 # Seconds that a connection may be idle between two requests, and that a client has to read an answer to a request that was not read to
 # its end.
 _IDLE_TIMEOUT, _CLOSE_TIMEOUT = 60.0, 5.0
+
+# The part of all connections that may read events: others get in as well.
+_SHARE = 0.4
+
+#: Seconds between two statuses, and how many statuses there are between two comments that keep a proxy from hanging up.
+INTERVAL, _HEARTBEAT = 1.0, 15
+
+# After how many milliseconds a browser whose connection was lost connects again.
+_RETRY = b"retry: 3000\n\n"
+
+
+def event(name: str, value: Any) -> bytes:
+    """Write an event. It has no id: who connects again is sent what is now, and missed nothing that still matters."""
+    return b"event: " + name.encode("ascii") + b"\ndata: " + json_bytes(value) + b"\n\n"
+
+
+def _alarms(alarms: Mapping[str, str], active: bool = True) -> bytes:
+    return b"".join(event("alarm", {"name": name, "text": text, "active": active}) for name, text in alarms.items())
+
+
+class Events:
+    """Sends C{readers}, at most C{most}, all the same: what a second's status costs does not depend on how many there are."""
+
+    _log = Logger()
+
+    def __init__(self, admin: Admin, reactor: Any, connections: int) -> None:
+        """@param connections: how many connections there may be"""
+        self._admin = admin
+        self.most = max(1, int(connections * _SHARE))
+        self.readers: dict[Request, None] = {}
+        self._alarms: dict[str, str] = {}
+        self._sent = 0
+        self._loop = LoopingCall(self._tick)
+        self._loop.clock = reactor
+        self._status = b""
+
+    def serve(self, request: Request) -> None:
+        """Answer with events, or raise L{Problem} if there are too many readers."""
+        if request.method == b"HEAD":
+            request.begin(200, "text/event-stream")
+            request.write(b"")
+            request.finish()
+            return
+        if len(self.readers) >= self.most:
+            raise Problem("too-many-readers", f"{self.most} clients read the events already")
+        if not self._loop.running:
+            self._changes()
+            self._status = event("status", self._admin.status())
+            self._loop.start(INTERVAL, now=False)
+        self.readers[request] = None
+        request.begin(200, "text/event-stream", {"X-Accel-Buffering": "no"})
+        request.notifyFinish().addBoth(lambda _: self._leave(request))
+        # A client that connects between two statuses is sent the last one.
+        request.write(_RETRY + self._status + _alarms(self._alarms))
+
+    def _leave(self, reader: Request) -> None:
+        self.readers.pop(reader, None)
+        if not self.readers and self._loop.running:
+            self._loop.stop()
+
+    def _tick(self) -> None:
+        """Send a second's events. Catches everything: a LoopingCall that fails once never runs again."""
+        try:
+            self._status = event("status", self._admin.status())
+            content = self._status + self._changes()
+        except Exception:
+            self._log.failure("no status could be made for the readers of events")
+            content = b": failed\n\n"
+        self._sent += 1
+        if self._sent % _HEARTBEAT == 0:
+            content += b": still here\n\n"
+        for reader in list(self.readers):
+            # Who does not keep up misses events; the connection has a deadline for reading the earlier ones.
+            if not reader.channel.choked:
+                reader.write(content)
+
+    def _changes(self) -> bytes:
+        """Write the alarms that began or ended since the last time; one whose text changed is the same."""
+        before, self._alarms = self._alarms, {alarm.name: alarm.text for alarm in self._admin.alarms()}
+        began = {name: text for name, text in self._alarms.items() if name not in before}
+        ended = {name: text for name, text in before.items() if name not in self._alarms}
+        return _alarms(began) + _alarms(ended, active=False)
 
 
 def _metrics(admin: Admin) -> Any:
@@ -35,37 +120,17 @@ def _metrics(admin: Admin) -> Any:
 
 
 class Site(Factory):
-    """
-    The API of one server.
-
-    @ivar api: what its connections have in common
-    @ivar connections: the connections
-    @ivar events: those who read events; see L{open}
-    """
+    """The API of one server: C{api} is what its connections have in common; C{events} is set before the first is accepted."""
 
     noisy = False
-
-    #: Set before the first connection is accepted.
     events: Events
 
-    def __init__(
-        self,
-        reactor: Any,
-        access: Access | None = None,
-        request_timeout: float = 30.0,
-        write_timeout: float = 60.0,
-        max_connections: int = 256,
-        max_held: int = 64 * 1024 * 1024,
-        max_per_address: int = NO_LIMIT,
-    ) -> None:
-        """
-        @param request_timeout: seconds that a begun request may make no progress
-        @param write_timeout: seconds that a client may leave its answer unread
-        @param max_held: bytes that the bodies of incomplete requests may have together
-        """
-        deadlines = {"idle": _IDLE_TIMEOUT, "request": request_timeout, "write": write_timeout, "close": _CLOSE_TIMEOUT}
-        self.connections: Connections[HTTPConnection] = Connections(reactor, deadlines, max_connections, max_per_address, max_held, "HTTP")
-        self.api = Api(reactor, access or Access(), self.connections)
+    def __init__(self, reactor: Any, settings: Settings) -> None:
+        deadlines = {"idle": _IDLE_TIMEOUT, "request": settings.frame_timeout, "write": settings.write_timeout, "close": _CLOSE_TIMEOUT}
+        self.connections: Connections[HTTPConnection] = Connections(
+            reactor, deadlines, settings.max_http_connections, settings.per_address, settings.max_http_bodies, "HTTP"
+        )
+        self.api = Api(reactor, Access(settings.http_hosts), self.connections)
 
     def open(self, admin: Admin) -> None:
         """Serve the API of a server, which has started."""
@@ -94,7 +159,6 @@ class Site(Factory):
 
 
 def _render(metrics: Any, request: Request) -> None:
-    """Answer with metrics."""
     request.begin(200, METRICS.media)
     content = metrics.render(request)
     if content is not NOT_DONE_YET:

@@ -1,11 +1,5 @@
 """
-Verbs that inspect and control a running server, over its HTTP API.
+Verbs that inspect and control a running server over its HTTP API: coroutine functions that C{api_verb} makes the callbacks of commands.
 
-A module has verbs that belong together: click commands, and for each a coroutine that does the work with the API and a
-L{phpmq.cli.output.Report}. What they share:
-
-    run       the work of a verb, from a click command to an exit code; for each of several queues; after a question
-    api       requests, pages, and the errors for answers
-    transport the connections of an API, and the errors between
-    format    results as text and tables
+L{phpmq.cli.admin.run} runs them, L{phpmq.cli.admin.api} makes requests, and L{phpmq.cli.admin.format} makes text and tables of results.
 """

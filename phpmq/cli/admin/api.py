@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -42,25 +43,14 @@ _STATUSES = {
     401: ("wants a login", "give it as https://USER:PASSWORD@HOST", Exit.NOT_ALLOWED),
     403: ("forbids it", "ask who runs it", Exit.NOT_ALLOWED),
     407: ("wants a login for a proxy", "name an address that needs none", Exit.NOT_ALLOWED),
-    502: ("is a proxy that does not reach the server", "see that phpmq is running", Exit.UNREACHABLE),
-    503: ("is a proxy that does not reach the server", "see that phpmq is running", Exit.UNREACHABLE),
-    504: ("is a proxy that does not reach the server", "see that phpmq is running", Exit.UNREACHABLE),
+    **dict.fromkeys((502, 503, 504), ("is a proxy that does not reach the server", "see that phpmq is running", Exit.UNREACHABLE)),
 }
 
 
 class Api:
-    """
-    The API of one server. Api that fail raise L{Failed}, with a sentence for the user.
-
-    @ivar address: where it is
-    @ivar reactor: what it runs on
-    """
+    """The API of one server; its methods raise L{Failed}, with a sentence for the user, when a request is refused or not answered."""
 
     def __init__(self, reactor: Any, address: ApiAddress, timeout: float, agent: Any = None) -> None:
-        """
-        @param timeout: seconds that an answer may take
-        @param agent: what makes connections, an C{IAgent}; None for one that does
-        """
         from phpmq.cli.admin.transport import Transport
 
         self.reactor, self.address = reactor, address
@@ -69,56 +59,51 @@ class Api:
 
     async def get(self, what: str, /, *parts: str, wants: Sequence[str] = (), most: int = LIMIT, **query: object) -> dict[str, Any]:
         """
-        Ask for something.
+        Read something, and return the JSON object of the answer.
 
-        @param what: what cannot be done if this fails, such as C{list queues}
-        @param parts: those of the path after C{/api/v1}; names are as they are
-        @param wants: members that the answer has to have
-        @param most: how many bytes the answer may have
-        @param query: parameters; those that are None are left out
-        @raise Failed: it is not answered, or refused
+        @param what: what fails if this fails, such as C{list queues}
+        @param parts: the parts of the path after C{/api/v1}, not yet quoted
+        @param wants: members that the answer must have
+        @param query: parameters; None leaves one out
         """
-        return await self._request(what, "GET", parts, wants, query, most=most)
+        return self._document(what, wants, await self._request(what, "GET", parts, query, most=most))
 
     async def post(self, what: str, /, *parts: str, wants: Sequence[str] = (), **fields: object) -> dict[str, Any]:
         """Do something; fields that are None are left out. Otherwise like L{get}."""
         given = {name: value for name, value in fields.items() if value is not None}
-        return await self._request(what, "POST", parts, wants, fields=given)
+        return self._document(what, wants, await self._request(what, "POST", parts, fields=given))
 
     async def put(self, what: str, /, *parts: str, fields: Mapping[str, object], wants: Sequence[str] = ()) -> dict[str, Any]:
         """Change something; fields that are None are null. Otherwise like L{get}."""
-        return await self._request(what, "PUT", parts, wants, fields=fields)
+        return self._document(what, wants, await self._request(what, "PUT", parts, fields=fields))
 
     async def delete(self, what: str, /, *parts: str, wants: Sequence[str] = (), **query: object) -> dict[str, Any]:
         """Remove something; otherwise like L{get}."""
-        return await self._request(what, "DELETE", parts, wants, query)
+        return self._document(what, wants, await self._request(what, "DELETE", parts, query))
 
     async def message(self, what: str, queue: str, id: str, most: int) -> dict[str, Any]:
-        """
-        Read one message with its whole body, which has a field of its own in JSON only up to some size.
-
-        @param most: how many bytes the body may have
-        @raise Failed: there is no such message, or it is not answered
-        """
-        reply = await self._ask(what, "GET", ("queues", queue, "messages", id, "body"), {}, None, most)
+        """Read one message with its whole body, of at most C{most} bytes: in JSON, a body has a field only up to a smaller size."""
+        reply = await self._request(what, "GET", ("queues", queue, "messages", id, "body"), most=most)
         if reply.media != "application/octet-stream":
             # It is a problem document.
-            document_of(self.address, what, reply.status, reply.media, reply.body)
+            self._document(what, (), reply)
             raise strange(self.address)
         try:
             return {**json.loads(reply.properties), **body_fields(reply.body)}
         except (ValueError, TypeError) as error:
             raise strange(self.address, error) from error
 
+    async def now(self) -> str:
+        """Read the time of the server, whose clock gives the times of messages; see L{moment}."""
+        return str((await self.get("ask for the time", "status", wants=("now",)))["now"])
+
     async def pages(
         self, what: str, /, *parts: str, most: int | None = None, page: int = PAGE, **query: Any
     ) -> AsyncIterator[list[dict[str, Any]]]:
         """
-        List things, page by page; the next page is requested when it is wanted. There is at least one page, which may be empty.
+        List things, page by page, at most C{most} of them; the next page is requested when it is wanted.
 
-        @param most: how many items are wanted; None for all
-        @param page: how many are asked for at a time
-        @raise Failed: a page is not answered, or refused
+        There is at least one page, which may be empty.
         """
         after: object = None
         while True:
@@ -133,39 +118,35 @@ class Api:
             if after is None or (most is not None and most <= 0):
                 return
 
-    async def _request(
-        self,
-        what: str,
-        method: str,
-        parts: Sequence[str],
-        wants: Sequence[str],
-        query: Mapping[str, object] | None = None,
-        fields: Mapping[str, object] | None = None,
-        most: int = LIMIT,
-    ) -> dict[str, Any]:
-        reply = await self._ask(what, method, parts, query or {}, fields, most)
+    def _document(self, what: str, wants: Sequence[str], reply: Any) -> dict[str, Any]:
         document = document_of(self.address, what, reply.status, reply.media, reply.body)
         if any(name not in document for name in wants):
             raise strange(self.address)
         return document
 
-    async def _ask(
-        self, what: str, method: str, parts: Sequence[str], query: Mapping[str, object], fields: Mapping[str, object] | None, most: int
+    async def _request(
+        self,
+        what: str,
+        method: str,
+        parts: Sequence[str],
+        query: Mapping[str, object] | None = None,
+        fields: Mapping[str, object] | None = None,
+        most: int = LIMIT,
     ) -> Any:
         path = "".join(f"/{quote(part, safe='')}" for part in parts)
-        given = {name: value for name, value in query.items() if value is not None}
+        given = {name: value for name, value in (query or {}).items() if value is not None}
         url = f"{self.address.url}/api/v1{path}" + (f"?{urlencode(given, quote_via=quote)}" if given else "")
         content = None if fields is None else json.dumps(fields).encode()
         return await self._transport.request(what, method, url, content, most)
 
 
-class Refused(Failed):
-    """
-    The API answered with a problem document.
+def moment(text: str) -> float:
+    """Return a time of the API, in seconds since the epoch."""
+    return datetime.fromisoformat(text).timestamp()
 
-    @ivar error: its code
-    @ivar reason: its detail
-    """
+
+class Refused(Failed):
+    """The API answered with a problem document: its code is C{error}, its detail is C{reason}."""
 
     def __init__(self, sentence: str, code: Exit, error: str, reason: str) -> None:
         super().__init__(sentence, code)
@@ -174,13 +155,7 @@ class Refused(Failed):
 
 
 def document_of(address: ApiAddress, what: str, status: int, media: str, body: bytes) -> dict[str, Any]:
-    """
-    Return the JSON object of an answer.
-
-    @param what: what was to be done, after "cannot"
-    @raise Refused: it is a problem document
-    @raise Failed: it is not the API's
-    """
+    """Return the JSON object of an answer; raise L{Refused} for a problem document, and L{Failed} for what is not from the API."""
     document = _parsed(body) if media in ("application/json", "application/problem+json") else None
     if document is not None and 200 <= status < 300:
         return document
@@ -210,11 +185,7 @@ def _foreign(address: ApiAddress, what: str, status: int, media: str) -> Failed:
 
 
 def strange(address: ApiAddress, error: Exception | None = None) -> Failed:
-    """
-    Return the error for an answer that is JSON, but not what the API would say.
-
-    @param error: the exception that it caused
-    """
+    """Return the error for an answer that is JSON, but not what the API would say; C{error} is the exception that it caused."""
     what = "" if error is None else f" ({type(error).__name__}: {error})"
     hint = "see that --api leads to one of this version"
     return Failed(f"{address.name} does not answer as phpmq's API does{what}; {hint}", Exit.UNREACHABLE)

@@ -14,14 +14,13 @@ from typing import Any
 
 import click
 
-from phpmq.cli.admin.api import Api
-from phpmq.cli.admin.format import moment
+from phpmq.cli.admin.api import Api, moment
 from phpmq.cli.admin.messages import STATE_NAMES
-from phpmq.cli.admin.run import Target, if_found
-from phpmq.cli.exit_codes import Exit, Failed
-from phpmq.cli.options import QUEUE, api_options, progress_option
+from phpmq.cli.admin.run import api_verb, if_found
+from phpmq.cli.exit_codes import Failed
+from phpmq.cli.options import QUEUE, progress_option
 from phpmq.cli.output import Progress, Report, Writer, is_terminal, json_line, note
-from phpmq.results import MAX_PREVIEW
+from phpmq.message import MAX_PREVIEW
 from phpmq.text import format_rate, format_seconds, plural
 
 #: States of messages that are to be there again after a disaster: dead letters wait for a decision, and are asked for.
@@ -45,8 +44,8 @@ PAGE = 1000
     "--output", "path", type=click.Path(dir_okay=False), metavar="FILE", help="Write to FILE, which is there once it is complete."
 )
 @progress_option
-@api_options()
-def export(queue: str, states: tuple[str, ...], path: str | None, progress: bool | None, target: Target) -> int:
+@api_verb()
+async def export(api: Api, report: Report, queue: str, states: tuple[str, ...], path: str | None, progress: bool | None) -> None:
     """
     Write the messages of QUEUE to standard output, or to a file, one JSON object a line; phpmq import reads them. The queue stays as it is.
 
@@ -57,41 +56,37 @@ def export(queue: str, states: tuple[str, ...], path: str | None, progress: bool
     phpmq export jobs --output jobs.ndjson
     phpmq export jobs | phpmq import jobs --server mq.example:9100
     """
-    wanted = {state.replace("-", "_") for state in states}
-    file = None if path == "-" else path
-    return target.run(lambda api, report: export_messages(api, report, queue, wanted, file, progress))
-
-
-async def export_messages(api: Api, report: Report, queue: str, states: set[str], path: str | None, wanted: bool | None) -> int:
-    """Write messages, and tell how many: the exit code."""
     from phpmq.cli.stdio import Output
 
-    found = await if_found(api.get(f"export {queue}", "queues", queue, wants=tuple(states)))
-    total = None if found is None else sum(found[state] for state in states)
+    wanted = {state.replace("-", "_") for state in states}
+    path = None if path == "-" else path
+    found = await if_found(api.get(f"export {queue}", "queues", queue, wants=tuple(wanted)))
+    total = None if found is None else sum(found[state] for state in wanted)
     started = api.reactor.seconds()
-    progress = Progress(api.reactor, f"exporting {queue}", total, False if wanted is None and path is None and is_terminal(1) else wanted)
+    if progress is None and path is None and is_terminal(1):
+        progress = False
+    shown = Progress(api.reactor, f"exporting {queue}", total, progress)
     try:
         with nullcontext() if path is None else replacing(path) as descriptor:
             output = report.output if descriptor is None else Output(api.reactor, descriptor, str(path))
-            export = Export(api, output, queue, states, progress)
+            export = Export(api, output, queue, wanted, shown)
             await export.run()
             await output.written()
     finally:
-        progress.close()
+        shown.close()
     duration = api.reactor.seconds() - started
     note(f"exported {plural(export.written)} in {format_seconds(duration)}, {format_rate(export.written, duration)}")
-    return Exit.OK
 
 
 class Seen:
-    """Messages that were written, by their numbers: 8 bytes for each, as long as they come in order, which most do."""
+    """The numbers of the messages that were written: 8 bytes for each message that comes in order, which most do."""
 
     def __init__(self) -> None:
         self._inorder = array("Q")
         self._others: set[int] = set()
 
     def add(self, id: str) -> None:
-        """This one was written."""
+        """Add the message of this id."""
         number = _number(id)
         if not self._inorder or number > self._inorder[-1]:
             self._inorder.append(number)
@@ -113,19 +108,14 @@ def _number(id: str) -> int:
 
 class Export:
     """
-    Writes those messages of a queue that were there when it began.
+    Writes the messages of a queue that were there when the export began, and counts them in C{written}.
 
-    Messages change their states meanwhile. Those ready and in flight are one list, in which they keep their places. One that is delayed
-    becomes ready at the end of that list, and one that is queued again with a delay goes the other way: so after those that are delayed
-    the end of the list is read once more, and what was written before is left out.
-
-    @ivar written: how many there are
+    The states of messages change while it runs. Ready and in-flight messages are one list, in which they keep their places. A delayed
+    message becomes ready at the end of that list, and a message that is requeued with a delay goes the other way. So the end of the list
+    is read again after the delayed messages, and what was written before is left out.
     """
 
     def __init__(self, api: Api, output: Writer, queue: str, states: set[str], progress: Progress) -> None:
-        """
-        @param states: as the API calls them
-        """
         self._api, self._output, self._queue, self._states, self._progress = api, output, queue, states, progress
         self._seen = Seen()
         self._ends: dict[str, str | None] = {}
@@ -136,13 +126,8 @@ class Export:
         self.written = 0
 
     async def run(self) -> None:
-        """
-        Write them.
-
-        @raise Failed: the API cannot be read, or the output not be written
-        @raise BrokenPipeError: nobody reads it
-        """
-        self._began = (await self._api.get("ask for the time", "status", wants=("now",)))["now"]
+        """Write the messages; raise L{Failed} if the API cannot be read, and C{BrokenPipeError} if nobody reads the output."""
+        self._began = await self._api.now()
         self._ahead = moment(self._began) - self._api.reactor.seconds()
         try:
             for listed in self._lists():
@@ -152,7 +137,6 @@ class Export:
                 self._asked.addErrback(lambda _: None).cancel()
 
     def _lists(self) -> list[str]:
-        """What to read, in what order."""
         ready = "active" if {"ready", "in_flight"} <= self._states else next(iter({"ready", "in_flight"} & self._states), None)
         lists = [] if ready is None else [ready]
         if "delayed" in self._states:
@@ -160,7 +144,7 @@ class Export:
         return [*lists, *({"dead"} & self._states)]
 
     async def _list(self, listed: str) -> None:
-        """Write a list, from the beginning of the last page that was read of it. While one page is written the next one is on its way."""
+        """Write a list, from the start of the last page that was read of it; the next page is requested while one is written."""
         from phpmq.cli.reactor_main import sleep
 
         after = self._ends.get(listed)
@@ -213,7 +197,7 @@ class Export:
         await self._output.written()
 
     async def _whole(self, message: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Return the message with its whole body; None if it is gone meanwhile."""
+        """Return the message with its whole body; None if the server has it no more, or in another state."""
         asking = self._api.message(f"export {self._queue}", self._queue, message["id"], message["size"])
         if (found := await if_found(asking, "no-such-message")) is None:
             return None
@@ -240,11 +224,9 @@ class Export:
 @contextmanager
 def replacing(path: str) -> Iterator[int]:
     """
-    A descriptor to write to. What is written becomes the file of that name when all went well; otherwise that is as it was.
+    Open a temporary file that replaces the file of that name if no error occurs; yield its descriptor.
 
-    What is there and is no file, such as a pipe, is written to as it is.
-
-    @raise Failed: it cannot be
+    A pipe, or whatever else is no file, is written to directly.
     """
     try:
         # A link stays one.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, NamedTuple
 
-from phpmq.results import FORMATS, STATES, ClientStatus, DeadLetterStatus, Formats, MessageStatus, QueueConsumer, QueueStatus, Table, Unit
+from phpmq.cli.admin.api import moment
+from phpmq.message import STATES
+from phpmq.results import FORMATS, ClientStatus, DeadLetterStatus, Formats, MessageStatus, QueueConsumer, QueueStatus, Table, Unit
 from phpmq.results import paused as paused
 from phpmq.text import format_duration, format_rate, format_size, plural
 
@@ -35,12 +36,7 @@ _MESSAGES = {
 
 
 class View(NamedTuple):
-    """
-    A table of results.
-
-    @ivar headings: the columns' headings, those of numbers after a C{>}
-    @ivar row: makes the cells of a result
-    """
+    """A table of results: its headings, those of numbers after a C{>}, and the function that makes a row's cells."""
 
     headings: Sequence[str]
     row: Callable[[Result], Sequence[str]]
@@ -142,11 +138,6 @@ def message_lines(queue: str, message: Result, now: float) -> list[str]:
 def body_of(message: Result) -> bytes:
     """Return the body of a message, as far as it is shown."""
     return b64decode(message["body_base64"]) if "body_base64" in message else message["body"].encode()
-
-
-def moment(text: str) -> float:
-    """Return a time of the API's, in seconds since the epoch."""
-    return datetime.fromisoformat(text).timestamp()
 
 
 def _states(numbers: Result) -> str:

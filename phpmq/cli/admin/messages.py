@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from phpmq.cli.admin.api import Api
-from phpmq.cli.admin.format import body_of, message_lines, messages, moment
-from phpmq.cli.admin.run import Target, check_askable, confirm, each
+from phpmq.cli.admin.api import Api, moment
+from phpmq.cli.admin.run import api_verb, check_askable, confirm, each
 from phpmq.cli.exit_codes import Exit, Failed
-from phpmq.cli.options import QUEUE, TEXT, api_options, size, want_verb, yes_option
+from phpmq.cli.options import QUEUE, TEXT, size, want_verb, yes_option
 from phpmq.cli.output import Report, is_terminal, note
 from phpmq.client_frames import MAX_BODY
-from phpmq.results import MAX_PREVIEW, STATES
+from phpmq.message import MAX_PREVIEW, STATES
 from phpmq.text import plural
 
 #: States of messages, as the user names them.
@@ -35,15 +32,21 @@ preview_option = click.option(
 )
 
 
+def _check_peek(id: str | None, **_: object) -> None:
+    source = click.get_current_context().get_parameter_source
+    for other in "state", "limit", "preview":
+        if id is not None and source(other) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--id excludes --{other}")
+
+
 @click.command()
 @click.argument("queue", type=QUEUE)
 @click.option("--state", type=click.Choice(STATE_NAMES), default="ready", show_default=True, help="Look at those in that state.")
 @click.option("--id", "id", type=TEXT, metavar="ID", help="Show this message, whatever its state, with its whole body.")
 @limit_option
 @preview_option
-@api_options("Print what the API answers, a JSON object for each message.")
-@click.pass_context
-def peek(context: click.Context, /, queue: str, state: str, id: str | None, limit: int, preview: int, target: Target) -> int:
+@api_verb("Print what the API answers, a JSON object for each message.", check=_check_peek)
+async def peek(api: Api, report: Report, queue: str, state: str, id: str | None, limit: int, preview: int) -> None:
     """
     Look at messages of QUEUE: the first ones, or one with --id. Nothing changes by that, and no attempt is counted.
 
@@ -54,16 +57,16 @@ def peek(context: click.Context, /, queue: str, state: str, id: str | None, limi
     phpmq peek jobs --id d7e7f68761d34838494b233148b5486c > body
     """
     if id is None:
-        return target.run(lambda api, report: list_messages(api, report, queue, state.replace("-", "_"), limit, preview))
-    for other in "state", "limit", "preview":
-        if context.get_parameter_source(other) is not ParameterSource.DEFAULT:
-            raise click.UsageError(f"--id excludes --{other}")
-    return target.run(lambda api, report: show_message(api, report, queue, id))
+        await list_messages(api, report, queue, state.replace("-", "_"), limit, preview)
+    else:
+        await show_message(api, report, queue, id)
 
 
-async def list_messages(api: Api, report: Report, queue: str, state: str, limit: int, preview: int) -> int:
+async def list_messages(api: Api, report: Report, queue: str, state: str, limit: int, preview: int) -> None:
     """Show the first messages of a state, page by page."""
-    now = 0.0 if report.as_json else await server_time(api)
+    from phpmq.cli.admin.format import messages
+
+    now = 0.0 if report.as_json else moment(await api.now())
     # One more than is shown tells that there are more.
     pages = api.pages(f"look at {queue}", "queues", queue, "messages", most=limit + 1, state=state, preview=preview)
     found = await report.put_pages(pages, *messages(state, now), limit)
@@ -72,35 +75,35 @@ async def list_messages(api: Api, report: Report, queue: str, state: str, limit:
         note(f"{queue} has no {kind}")
     elif found > limit and is_terminal(1):
         note(f"there are more than {plural(limit)}: --limit shows others")
-    return Exit.OK
 
 
-async def show_message(api: Api, report: Report, queue: str, id: str) -> int:
-    """Show one message: its body as it is in a pipe, and all of it on a terminal, where nothing of it is obeyed."""
+async def show_message(api: Api, report: Report, queue: str, id: str) -> None:
+    """Show one message: only its body in a pipe, all of it on a terminal, which must not obey any of it."""
+    from phpmq.cli.admin.format import body_of, message_lines
+
     message = await api.message(f"look at message {id} of {queue}", queue, id, MAX_BODY)
     if report.as_json:
         report.put(message)
     elif is_terminal(1):
-        lines = message_lines(queue, message, await server_time(api))
+        lines = message_lines(queue, message, moment(await api.now()))
         # Its lines stay lines; what would do more than that does not.
         text = body_of(message).decode("utf-8", "backslashreplace").removesuffix("\n").split("\n")
         report.put(message, *lines, "", *text)
     else:
         report.output.put(body_of(message))
-    return Exit.OK
 
 
-async def server_time(api: Api) -> float:
-    """Return the server's time in seconds since the epoch: its messages' times are by that clock."""
-    return moment((await api.get("ask for the time", "status", wants=("now",)))["now"])
+def _check_move(source: str, destination: str, **_: object) -> None:
+    if source == destination:
+        raise click.UsageError("FROM and TO are the same queue")
 
 
 @click.command()
 @click.argument("source", type=QUEUE, metavar="FROM")
 @click.argument("destination", type=QUEUE, metavar="TO")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="At most N, the first ones.  [default: all that are ready now]")
-@api_options("Print what the API answers, on one line.")
-def move(source: str, destination: str, count: int | None, target: Target) -> int:
+@api_verb("Print what the API answers, on one line.", check=_check_move)
+async def move(api: Api, report: Report, source: str, destination: str, count: int | None) -> None:
     """
     Move messages that are ready in the queue FROM to the tail of the queue TO, in their order.
 
@@ -109,44 +112,18 @@ def move(source: str, destination: str, count: int | None, target: Target) -> in
     \b
     phpmq move jobs.inspect jobs --count 10
     """
-    if source == destination:
-        raise click.UsageError("FROM and TO are the same queue")
-    return target.run(lambda api, report: move_messages(api, report, source, destination, count))
-
-
-async def move_messages(api: Api, report: Report, source: str, destination: str, count: int | None) -> int:
-    """Move messages, and tell how many."""
-    what = f"move messages of {source}"
-    done = await api.post(what, "queues", source, "move", target=destination, count=count, wants=("moved",))
+    done = await api.post(f"move messages of {source}", "queues", source, "move", target=destination, count=count, wants=("moved",))
     report.put(done, f"{plural(done['moved'])} moved from {source} to {destination}")
-    return Exit.OK
 
 
-@dataclass(frozen=True)
-class Which:
-    """
-    Which dead letters of a queue are meant.
-
-    @ivar ids: those with these ids; all if there are none
-    @ivar reason: only those that died of it
-    @ivar count: at most this number of them, the oldest ones
-    """
-
-    queue: str
-    ids: tuple[str, ...] = ()
-    reason: str | None = None
-    count: int | None = None
+def _check_letters(ids: tuple[str, ...], reason: str | None, count: int | None, dry_run: bool, yes: bool = True, **_: object) -> None:
+    if ids and (reason is not None or count is not None):
+        raise click.UsageError(f"--id excludes --{'reason' if reason is not None else 'count'}")
+    check_askable(dry_run or yes, "forget dead letters")
 
 
-def _which_options(function: Any) -> Any:
-    """Add the argument and the options that say which dead letters are meant; the function gets them as C{which}."""
-
-    @wraps(function)
-    def call(*, queue: str, ids: tuple[str, ...], reason: str | None, count: int | None, **options: Any) -> Any:
-        if ids and (reason is not None or count is not None):
-            raise click.UsageError(f"--id excludes --{'reason' if reason is not None else 'count'}")
-        return function(which=Which(queue, tuple(dict.fromkeys(ids)), reason, count), **options)
-
+def _letters_options(function: Any) -> Any:
+    """Add the argument and the options that select dead letters; see L{DeadLetters}."""
     for option in (
         click.option("-n", "--dry-run", is_flag=True, help="Count those that are meant, and do nothing."),
         click.option("--count", type=click.IntRange(1), metavar="N", help="At most N, the oldest ones."),
@@ -154,8 +131,8 @@ def _which_options(function: Any) -> Any:
         click.option("--id", "ids", type=TEXT, multiple=True, metavar="ID", help="Only the one of this id. May be repeated."),
         click.argument("queue", type=QUEUE),
     ):
-        call = option(call)
-    return call
+        function = option(function)
+    return function
 
 
 @click.group(invoke_without_command=True)
@@ -169,22 +146,22 @@ def dead(context: click.Context) -> None:
 @click.argument("queue", type=QUEUE)
 @limit_option
 @preview_option
-@api_options("Print what the API answers, a JSON object for each dead letter.")
-def list_verb(queue: str, limit: int, preview: int, target: Target) -> int:
+@api_verb("Print what the API answers, a JSON object for each dead letter.")
+async def list_verb(api: Api, report: Report, queue: str, limit: int, preview: int) -> None:
     """
     List dead letters of QUEUE, the oldest messages first: when and of what they died, and how often they were delivered.
 
     \b
     phpmq dead list jobs
     """
-    return target.run(lambda api, report: list_messages(api, report, queue, "dead", limit, preview))
+    await list_messages(api, report, queue, "dead", limit, preview)
 
 
 @dead.command(short_help="Requeue dead letters.")
 @click.option("--to", "into", type=QUEUE, metavar="NAME", help="Requeue them to that queue.  [default: where they were]")
-@_which_options
-@api_options("Print a JSON object.")
-def replay(which: Which, into: str | None, dry_run: bool, target: Target) -> int:
+@_letters_options
+@api_verb("Print a JSON object.", check=_check_letters)
+async def replay(api: Api, report: Report, into: str | None, dry_run: bool, **which: Any) -> None:
     """
     Requeue dead letters of QUEUE to its tail, or to another queue's: all of them, unless options say which.
 
@@ -194,19 +171,15 @@ def replay(which: Which, into: str | None, dry_run: bool, target: Target) -> int
     phpmq dead replay jobs --reason max-attempts --count 10
     phpmq dead replay jobs --to jobs.inspect
     """
-
-    async def work(api: Api, report: Report) -> int:
-        letters = DeadLetters(api, report, which)
-        return await (letters.would("replay") if dry_run else letters.replay(into))
-
-    return target.run(work)
+    letters = DeadLetters(api, report, **which)
+    await (letters.would("replay") if dry_run else letters.replay(into))
 
 
 @dead.command(short_help="Delete dead letters.")
-@_which_options
+@_letters_options
 @yes_option
-@api_options("Print a JSON object; with --id one for each.")
-def delete(which: Which, dry_run: bool, yes: bool, target: Target) -> int:
+@api_verb("Print a JSON object; with --id one for each.", check=_check_letters)
+async def delete(api: Api, report: Report, dry_run: bool, yes: bool, **which: Any) -> int | None:
     """
     Delete dead letters of QUEUE for good: all of them, unless options say which.
 
@@ -214,86 +187,81 @@ def delete(which: Which, dry_run: bool, yes: bool, target: Target) -> int:
     phpmq dead delete jobs --reason expired --dry-run
     phpmq dead delete jobs --id d7e7f68761d34838494b233148b5486c --yes
     """
-    if not dry_run:
-        check_askable(yes, "forget dead letters")
-
-    async def work(api: Api, report: Report) -> int:
-        letters = DeadLetters(api, report, which)
-        if dry_run:
-            return await letters.would("delete")
-        if not yes and (number := await letters.count()):
-            await confirm(api.reactor, f"Forget {plural(number, 'dead letter')} of {which.queue} for ever?")
-        return await letters.delete()
-
-    return target.run(work)
+    letters = DeadLetters(api, report, **which)
+    if dry_run:
+        await letters.would("delete")
+        return None
+    if not yes and (number := await letters.count()):
+        await confirm(api.reactor, f"Permanently delete {plural(number, 'dead letter')} of {letters.queue}?")
+    return await letters.delete()
 
 
 class DeadLetters:
-    """Some dead letters of a queue, and what can be done with them."""
+    """
+    Dead letters of a queue, and the requests that change them.
 
-    def __init__(self, api: Api, report: Report, which: Which) -> None:
-        self._api, self._report, self._which = api, report, which
+    They are selected by their ids, or by the reason of their death and at most C{count} of them, the oldest first.
+    """
+
+    def __init__(
+        self, api: Api, report: Report, queue: str, ids: tuple[str, ...] = (), reason: str | None = None, count: int | None = None
+    ) -> None:
+        self._api, self._report = api, report
+        self.queue, self._ids, self._reason, self._count = queue, list(dict.fromkeys(ids)), reason, count
 
     async def count(self) -> int:
-        """
-        Count those that are meant now.
-
-        @raise Failed: one of the ids is not there
-        """
-        which, found = self._which, 0
-        missing = dict.fromkeys(which.ids)
-        what, path = f"count dead letters of {which.queue}", ("queues", which.queue, "messages")
+        """Count the selected dead letters; raise L{Failed} if one of the ids does not exist."""
+        found = 0
+        missing = dict.fromkeys(self._ids)
+        what, path = f"count dead letters of {self.queue}", ("queues", self.queue, "messages")
         async for page in self._api.pages(what, *path, page=1000, state="dead", preview=0):
-            if which.ids:
+            if self._ids:
                 found += sum(1 for letter in page if missing.pop(letter["id"], letter) is None)
             else:
-                found += sum(which.reason in (None, letter["reason"]) for letter in page)
-            if which.count is not None and found >= which.count:
-                return which.count
+                found += sum(self._reason in (None, letter["reason"]) for letter in page)
+            if self._count is not None and found >= self._count:
+                return self._count
         if missing:
-            raise Failed(f"there is no dead letter {next(iter(missing))} of {which.queue}; phpmq dead list shows those that there are")
+            raise Failed(f"there is no dead letter {next(iter(missing))} of {self.queue}; phpmq dead list shows those that there are")
         return found
 
-    async def would(self, verb: str) -> int:
-        """Tell how many are meant: the exit code."""
-        found, queue = await self.count(), self._which.queue
+    async def would(self, verb: str) -> None:
+        """Print how many dead letters the verb would change."""
+        found, queue = await self.count(), self.queue
         participle = {"replay": "replayed", "delete": "deleted"}[verb]
         self._report.put({"queue": queue, f"would_{verb}": found}, f"{queue}: {plural(found, 'dead letter')} would be {participle}")
-        return Exit.OK
 
-    async def replay(self, into: str | None) -> int:
-        """Requeue them: the exit code."""
-        which, target = self._which, into or self._which.queue
-        what, path = f"replay dead letters of {which.queue}", ("queues", which.queue, "replay")
-        ids = list(which.ids)
+    async def replay(self, into: str | None) -> None:
+        """Requeue the dead letters, and print how many."""
+        target = into or self.queue
+        what, path = f"replay dead letters of {self.queue}", ("queues", self.queue, "replay")
+        ids = self._ids
         done = 0
         # Without ids it is one request that says which.
         for start in range(0, len(ids) or 1, _IDS):
             part = ids[start : start + _IDS] or None
             try:
-                fields = {"target": into, "ids": part, "reason": which.reason, "count": which.count}
+                fields = {"target": into, "ids": part, "reason": self._reason, "count": self._count}
                 answer = await self._api.post(what, *path, wants=("replayed",), **fields)
             except Failed as error:
                 if not done:
                     raise
                 raise Failed(f"{error.sentence}; {done:,} were replayed before", Exit.PARTLY) from error
             done += answer["replayed"]
-        line = f"{which.queue}: {plural(done, 'dead letter')} replayed" + (f" to {target}" if target != which.queue else "")
-        self._report.put({"queue": which.queue, "target": target, "replayed": done}, line)
-        return Exit.OK
+        line = f"{self.queue}: {plural(done, 'dead letter')} replayed" + (f" to {target}" if target != self.queue else "")
+        self._report.put({"queue": self.queue, "target": target, "replayed": done}, line)
 
-    async def delete(self) -> int:
-        """Delete them: the exit code."""
-        which = self._which
-        if which.ids:
-            return await each(self._report, which.ids, self._delete, "dead letter")
-        what = f"forget dead letters of {which.queue}"
-        fields = {"state": "dead", "reason": which.reason, "count": which.count}
-        done = await self._api.delete(what, "queues", which.queue, "messages", wants=("deleted",), **fields)
-        self._report.put(done, f"{which.queue}: {plural(done['deleted'], 'dead letter')} deleted")
-        return Exit.OK
+    async def delete(self) -> int | None:
+        """Delete the dead letters, and print how many."""
+        if self._ids:
+            return await each(self._report, self._ids, self._delete, "dead letter")
+        what = f"forget dead letters of {self.queue}"
+        fields = {"state": "dead", "reason": self._reason, "count": self._count}
+        done = await self._api.delete(what, "queues", self.queue, "messages", wants=("deleted",), **fields)
+        self._report.put(done, f"{self.queue}: {plural(done['deleted'], 'dead letter')} deleted")
+        return None
 
     async def _delete(self, id: str) -> None:
-        queue = self._which.queue
+        queue = self.queue
         await self._api.delete(f"forget dead letter {id} of {queue}", "queues", queue, "messages", id, wants=("deleted",))
         self._report.put({"id": id, "deleted": 1}, f"{queue}: dead letter {id} deleted")

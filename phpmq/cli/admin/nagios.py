@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
 import click
 
+from phpmq.addresses import ApiAddress
 from phpmq.cli.admin.api import Api
-from phpmq.cli.admin.run import Target, if_found
+from phpmq.cli.admin.run import if_found, run_work
 from phpmq.cli.exit_codes import Exit, Failed
 from phpmq.cli.options import PATTERN, SECONDS, api_options
 from phpmq.cli.output import Report, note
@@ -24,13 +24,10 @@ from phpmq.text import format_duration, plural, terminal_safe
 
 # Seconds after which Nagios itself gives up on a plugin.
 _TIMEOUT = 10.0
-
 # Queues that are asked for at a time: as many as the server gives, since each time it looks at all names.
 _PAGE = 1000
-
 # How many of the things that are wrong are named.
 _NAMED = 5
-
 # The numbers of a queue that have limits: the unit, and the text for a value.
 _COMPARED: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "ready": ("", lambda value: f"{value:,} ready"),
@@ -40,9 +37,12 @@ _COMPARED: Mapping[str, tuple[str, Callable[[Any], str]]] = {
 
 _COUNT = click.IntRange(0)
 
+#: The limits that the options give, by the names of these; a limit of None is not checked.
+Limits = Mapping[str, float | None]
+
 
 class State(IntEnum):
-    """How it is, and the exit code for that."""
+    """The state of a check, which is also its exit code."""
 
     OK = 0
     WARNING = 1
@@ -51,10 +51,9 @@ class State(IntEnum):
 
 
 class _Check(click.Command):
-    """A command whose wrong options are UNKNOWN, as monitoring has it; 2, which all other verbs end with then, would be CRITICAL."""
+    """A command whose usage errors are UNKNOWN, as monitoring expects; exit code 2, as of other verbs, would be CRITICAL."""
 
     def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
-        """See C{click.Command}."""
         try:
             return super().make_context(*arguments, **settings)
         except click.UsageError as error:
@@ -73,7 +72,7 @@ class _Check(click.Command):
 @click.option("--min-consumers", type=_COUNT, metavar="N", help="Critical where there are fewer than N consumers.")
 @click.option("--mirror-lag", type=SECONDS, metavar="S", help="Critical if the file lags behind by more than S seconds.")
 @api_options(seconds=_TIMEOUT)
-def check(patterns: tuple[str, ...], target: Target, **limits: Any) -> int:
+def check(patterns: tuple[str, ...], api: ApiAddress, timeout: float, **limits: Any) -> int:
     """
     Check each QUEUE, and each that matches a GLOB; all queues without those. Also check the server's own alarms.
 
@@ -84,45 +83,21 @@ def check(patterns: tuple[str, ...], target: Target, **limits: Any) -> int:
     phpmq check jobs --ready-warn 1000 --ready-crit 10000 --min-consumers 1
     phpmq check 'mail-*' --dead-crit 0 --mirror-lag 30
     """
-    return check_server(target, Limits(patterns or ("*",), **limits))
 
-
-@dataclass(frozen=True)
-class Limits:
-    """What is to be checked, and what is too much of it or too little; see the options."""
-
-    patterns: tuple[str, ...]
-    mirror_lag: float | None = None
-    ready_warn: int | None = None
-    ready_crit: int | None = None
-    age_warn: float | None = None
-    age_crit: float | None = None
-    dead_warn: int | None = None
-    dead_crit: int | None = None
-    min_consumers: int | None = None
-
-    def of(self, kind: str) -> tuple[float | None, float | None]:
-        """Return the limits of a number from which on it is a warning, and critical."""
-        return getattr(self, f"{kind}_warn"), getattr(self, f"{kind}_crit")
-
-
-def check_server(target: Target, limits: Limits) -> int:
-    """Check, and say how it is: the exit code. All of it may take no longer than the target's timeout."""
-
-    async def work(api: Api, report: Report) -> int:
+    async def work(client: Api, report: Report) -> int:
         from twisted.internet.defer import Deferred
 
         from phpmq.cli.reactor_main import within
 
         try:
-            state, text = await within(api.reactor, target.timeout, Deferred.fromCoroutine(look(api, limits)))
+            state, text = await within(client.reactor, timeout, Deferred.fromCoroutine(look(client, patterns or ("*",), limits)))
         except TimeoutError as error:
-            raise Failed(f"{api.address.name} does not answer within {target.timeout:g} s", Exit.TIMED_OUT) from error
+            raise Failed(f"{client.address.name} does not answer within {timeout:g} s", Exit.TIMED_OUT) from error
         report.output.put(line(state, text))
         return state
 
     try:
-        return target.run(work)
+        return run_work(work, api, timeout)
     except Failed as error:
         # That a server is not there is known, and critical. What is no answer to the question is unknown.
         state = State.CRITICAL if error.code in (Exit.UNREACHABLE, Exit.TIMED_OUT) else State.UNKNOWN
@@ -134,7 +109,7 @@ def check_server(target: Target, limits: Limits) -> int:
 
 
 def say(state: State, text: str) -> int:
-    """Print the line, if that can be: the exit code."""
+    """Print the line, if standard output can be written to: the exit code."""
     if sys.stdout is None:
         return state
     try:
@@ -150,28 +125,24 @@ def say(state: State, text: str) -> int:
 
 
 def line(state: State, text: str) -> bytes:
-    """The line."""
+    """Return the line that a plugin prints."""
     return f"{state.name} - {terminal_safe(text)}\n".encode()
 
 
-async def look(api: Api, limits: Limits) -> tuple[State, str]:
-    """
-    How it is, with the numbers.
-
-    @raise Failed: it is not known
-    """
+async def look(api: Api, patterns: Sequence[str], limits: Limits) -> tuple[State, str]:
+    """Return the state of the server and its queues, and the text of the line."""
     findings = Findings(limits)
     status = await api.get("ask for the status", "status", wants=("alarms", "mirror", "messages"))
     for alarm in status["alarms"]:
         # Who stops a server knows it.
         findings.add(State.WARNING if alarm["name"] == "running" else State.CRITICAL, str(alarm["text"]))
     lag = status["mirror"].get("lag_seconds")
-    findings.compare(lag or 0.0, None, limits.mirror_lag, f"the file is {format_duration(lag)} late")
-    for pattern in limits.patterns:
+    findings.compare(lag or 0.0, None, limits.get("mirror_lag"), f"the file is {format_duration(lag)} late")
+    for pattern in patterns:
         async for queue in _matching(api, pattern):
             findings.add_queue(queue)
-    if not findings.names and limits.min_consumers:
-        findings.add(State.CRITICAL, f"no queue matches {' or '.join(limits.patterns)}")
+    if not findings.names and limits.get("min_consumers"):
+        findings.add(State.CRITICAL, f"no queue matches {' or '.join(patterns)}")
     return findings.state, f"{str(findings).replace('|', '/')} | {findings.numbers(lag)}"
 
 
@@ -188,12 +159,9 @@ async def _matching(api: Api, pattern: str) -> AsyncIterator[Mapping[str, Any]]:
 
 class Findings:
     """
-    What is wrong, the worst first, and the numbers of all queues that are checked. Each queue is held against the limits by itself.
+    The problems, the worst first, and the numbers of all queues that are checked. Each queue is compared with the limits by itself.
 
-    For the numbers at the end of the line that means: the highest one of all queues stands beside its limits, and sums are extra.
-
-    @ivar state: the worst
-    @ivar names: the queues that were checked
+    In the numbers at the end of the line, the highest value of all queues stands beside its limits; sums are extra.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -204,19 +172,19 @@ class Findings:
         self._values: dict[str, list[float]] = {"ready": [], "age": [], "dead": [], "consumers": []}
 
     def add(self, state: State, text: str) -> None:
-        """Take note of something that is wrong."""
+        """Record a problem."""
         self.state = max(self.state, state)
         self._found[state].append(text)
 
     def compare(self, value: float, warn: float | None, crit: float | None, text: str) -> None:
-        """Take note of a value if it is above a limit."""
+        """Record a problem if the value is above a limit."""
         for state, limit in (State.CRITICAL, crit), (State.WARNING, warn):
             if limit is not None and value > limit:
                 self.add(state, f"{text}, more than {limit:,.15g}")
                 return
 
     def add_queue(self, queue: Mapping[str, Any]) -> None:
-        """Take note of a queue's numbers, once, and of what is wrong with them."""
+        """Record a queue's numbers, once, and its problems."""
         name = str(queue["name"])
         if name in self.names:
             return
@@ -225,12 +193,13 @@ class Findings:
         for kind, value in values.items():
             self._values[kind].append(value)
         for kind, (_, text) in _COMPARED.items():
-            self.compare(values[kind], *self._limits.of(kind), f"{name}: {text(values[kind])}")
-        if queue["consumers"] < (self._limits.min_consumers or 0):
-            self.add(State.CRITICAL, f"{name}: {plural(queue['consumers'], 'consumer')}, fewer than {self._limits.min_consumers:,}")
+            self.compare(values[kind], *_limits_of(kind, self._limits), f"{name}: {text(values[kind])}")
+        least = self._limits.get("min_consumers") or 0
+        if queue["consumers"] < least:
+            self.add(State.CRITICAL, f"{name}: {plural(queue['consumers'], 'consumer')}, fewer than {least:,}")
 
     def __str__(self) -> str:
-        """What is wrong, or the sums where nothing is."""
+        """Return the problems; the sums if there are none."""
         found = [text for texts in self._found.values() for text in texts]
         if found:
             more = len(found) - _NAMED
@@ -241,17 +210,22 @@ class Findings:
         return f"{which}: {ready:,} ready, {dead:,} dead, waiting for {oldest} at most, {plural(consumers, 'consumer')}"
 
     def numbers(self, lag: float | None) -> str:
-        """Return the numbers, for graphs."""
+        """Return the performance data, for graphs."""
         limits, values = self._limits, self._values
-        least = "" if limits.min_consumers is None else f"{limits.min_consumers}:"
-        found = [_number(kind, max(values[kind], default=0), unit, *limits.of(kind)) for kind, (unit, _) in _COMPARED.items()]
+        consumers = limits.get("min_consumers")
+        least = "" if consumers is None else f"{consumers}:"
+        found = [_number(kind, max(values[kind], default=0), unit, *_limits_of(kind, limits)) for kind, (unit, _) in _COMPARED.items()]
         found.append(f"consumers={min(values['consumers'], default=0):.0f};;{least};0")
         if len(self.names) != 1:
             found += [f"{kind}_total={sum(values[kind]):.0f};;;0" for kind in ("ready", "dead", "consumers")]
             found.append(f"queues={len(self.names)};;;0")
         if lag is not None:
-            found.append(_number("mirror_lag", lag, "s", None, limits.mirror_lag))
+            found.append(_number("mirror_lag", lag, "s", None, limits.get("mirror_lag")))
         return " ".join(found)
+
+
+def _limits_of(kind: str, limits: Limits) -> tuple[float | None, float | None]:
+    return limits.get(f"{kind}_warn"), limits.get(f"{kind}_crit")
 
 
 def _number(label: str, value: float, unit: str, warn: float | None, crit: float | None) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from functools import wraps
 from typing import Any, TypeVar
 
 from phpmq.addresses import ApiAddress
 from phpmq.cli.admin.api import Api, strange
 from phpmq.cli.exit_codes import Exit, Failed
+from phpmq.cli.options import api_options
 from phpmq.cli.output import Report, is_terminal, note
 from phpmq.text import plural, terminal_safe
 
@@ -18,52 +19,50 @@ _T = TypeVar("_T")
 
 # After these errors the others would fail as well.
 _FINAL = Exit.UNREACHABLE, Exit.TIMED_OUT
-
 # What a member causes that is missing, or of another type.
 _STRANGE = LookupError, TypeError, ValueError, AttributeError, OverflowError
 
+#: The work of a verb: a coroutine function that returns an exit code, or None for success.
+Work = Callable[[Api, Report], Coroutine[Any, Any, int | None]]
 
-#: The work of a verb, as a coroutine function.
-Work = Callable[[Api, Report], Coroutine[Any, Any, int]]
 
-
-@dataclass(frozen=True)
-class Target:
+def api_verb(json_help: str = "", check: Callable[..., object] | None = None) -> Callable[[Any], Any]:
     """
-    The API that a verb speaks to, and how its answers are shown.
+    Make a coroutine function the callback of a verb: it gets an L{Api} and a L{Report} before its own options.
 
-    @ivar timeout: seconds that an answer may take
+    @param json_help: the help of C{--json}; without it there is no such option
+    @param check: called with the same options before the reactor starts; raises an error for those that are wrong
     """
 
-    address: ApiAddress
-    timeout: float
-    as_json: bool = False
+    def add(work: Callable[..., Coroutine[Any, Any, int | None]]) -> Any:
+        @wraps(work)
+        def call(*, api: ApiAddress, timeout: float, as_json: bool = False, **options: Any) -> int:
+            if check is not None:
+                check(**options)
+            return run_work(lambda client, report: work(client, report, **options), api, timeout, as_json)
 
-    def run(self, work: Work) -> int:
-        """
-        Run the work of a verb: its exit code.
+        return api_options(json_help)(call)
 
-        @raise Exception: what it raises, after what it has printed is written
-        """
-        from phpmq.cli.reactor_main import Signals, run
-        from phpmq.cli.stdio import Output
+    return add
 
-        async def reach(reactor: Any, signals: Signals) -> int:
-            report, api = Report(Output(reactor), self.as_json), Api(reactor, self.address, self.timeout)
-            try:
-                return await carry_out(api, report, work)
-            finally:
-                await api.close()
 
-        return run(reach)
+def run_work(work: Work, address: ApiAddress, timeout: float, as_json: bool = False) -> int:
+    """Run the work of a verb, with answers within C{timeout} seconds, and write what it printed, also if it fails: its exit code."""
+    from phpmq.cli.reactor_main import Signals, run
+    from phpmq.cli.stdio import Output
+
+    async def reach(reactor: Any, signals: Signals) -> int:
+        report, api = Report(Output(reactor), as_json), Api(reactor, address, timeout)
+        try:
+            return await carry_out(api, report, work)
+        finally:
+            await api.close()
+
+    return run(reach)
 
 
 async def carry_out(api: Api, report: Report, work: Work) -> int:
-    """
-    Run the work of a verb, and write what it has printed: its exit code.
-
-    @raise Failed: it failed, or an answer of the API is not what it should be
-    """
+    """Run the work of a verb, and write what it printed: its exit code. An unexpected answer of the API raises L{Failed}."""
     from phpmq.cli.reactor_main import DEBUG
 
     try:
@@ -78,15 +77,14 @@ async def carry_out(api: Api, report: Report, work: Work) -> int:
         await report.output.written()
         raise strange(api.address, error) from error
     await report.output.written()
-    return code
+    return code or Exit.OK
 
 
 async def each(report: Report, names: Sequence[_Name], act: Callable[[_Name], Awaitable[None]], thing: str = "queue") -> int:
     """
-    Do something for each queue, also when it fails for others: the exit code. For each failure a line on stderr says why.
+    Do something for each name, and go on after a failure, which is reported on standard error: the exit code.
 
-    @param act: does it; raises L{Failed}
-    @param thing: the noun, and the name's member in JSON
+    @param thing: the noun for what has the name, and the member of the name in JSON
     """
     failures: list[Failed] = []
     done = 0
@@ -110,11 +108,7 @@ async def each(report: Report, names: Sequence[_Name], act: Callable[[_Name], Aw
 
 
 async def if_found(found: Awaitable[_T], error: str = "no-such-queue") -> _T | None:
-    """
-    Return an answer of the API; None if that is an error with this code.
-
-    @raise Failed: there is another error
-    """
+    """Return an answer of the API; None if it is a problem with this code."""
     try:
         return await found
     except Failed as failed:
@@ -124,22 +118,13 @@ async def if_found(found: Awaitable[_T], error: str = "no-such-queue") -> _T | N
 
 
 def check_askable(yes: bool, what: str) -> None:
-    """
-    See that the user can be asked, or has answered already.
-
-    @param what: what is to be done, after "to"
-    @raise Failed: neither
-    """
+    """Raise L{Failed} if the user neither said C{--yes} nor can be asked; C{what} follows "to"."""
     if not yes and not (is_terminal(0) and is_terminal(2)):
         raise Failed(f"there is no terminal to ask whether to {what}: --yes says that you mean it", Exit.USAGE)
 
 
 async def confirm(reactor: Any, question: str) -> None:
-    """
-    Ask on the terminal whether the user is sure.
-
-    @raise Failed: the user is not
-    """
+    """Ask on the terminal; raise L{Failed} if the answer is not yes."""
     from twisted.internet.defer import CancelledError
 
     from phpmq.cli.stdio import Input

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from functools import partial
+from io import BytesIO
 from typing import Any, NamedTuple
 
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError, UserError
-from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.python.failure import Failure
-from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseDone
-from twisted.web.http import PotentialDataLoss
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import Cooperator
+from twisted.web.client import URI, Agent, FileBodyProducer, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
@@ -26,18 +26,12 @@ from phpmq.cli.reactor_main import within
 
 # Seconds to make a connection, to keep one that nothing is asked of, and to close all.
 _CONNECT, _KEEP, _CLOSE = 5.0, 30, 1.0
-
 # An IPv6 address in a URL.
 _LITERAL = re.compile(r"\[[^]]*\]")
 
 
 class Reply(NamedTuple):
-    """
-    An answer.
-
-    @ivar media: its media type
-    @ivar properties: those of the message whose body is the answer's, as JSON
-    """
+    """An answer; C{media} is its media type, C{properties} is the JSON of the message whose body it has."""
 
     status: int
     media: str
@@ -49,11 +43,8 @@ class Transport:
     """The connections to one API."""
 
     def __init__(self, reactor: Any, address: ApiAddress, timeout: float, agent: IAgent | None = None) -> None:
-        """
-        @param timeout: seconds that an answer may take
-        @param agent: what makes connections; None for one that does
-        """
         self._reactor, self._address, self._timeout = reactor, address, timeout
+        self._cooperator = Cooperator(scheduler=partial(reactor.callLater, 0))
         self._pool = HTTPConnectionPool(reactor)
         self._pool.cachedConnectionTimeout = _KEEP
         agent = self._make_agent() if agent is None else agent
@@ -71,23 +62,17 @@ class Transport:
         return Agent(self._reactor, connectTimeout=limit, pool=self._pool)
 
     async def request(self, what: str, method: str, url: str, content: bytes | None, most: int) -> Reply:
-        """
-        Send a request, and return its answer.
-
-        @param what: what cannot be done if this fails, such as C{list queues}
-        @param most: how many bytes the answer may have
-        @raise Failed: there is no answer
-        """
-        changes = method != "GET"
+        """Send a request, and return its answer of at most C{most} bytes; if it fails, the error says that it "cannot C{what}"."""
+        doubt = "" if method == "GET" else ", and may have done it"
         try:
             return await within(self._reactor, self._timeout, Deferred.fromCoroutine(self._exchange(method, url, content, most)))
         except TimeoutError as error:
-            late = f"{self._address.name} does not answer within {self._timeout:g} s{_doubt(changes)}"
+            late = f"{self._address.name} does not answer within {self._timeout:g} s{doubt}"
             raise Failed(f"cannot {what}: {late}; --timeout is for more", Exit.TIMED_OUT) from error
         except (Failed, CancelledError):
             raise
         except Exception as error:
-            raise lost(self._address, what, error, changes) from error
+            raise lost(self._address, what, error, doubt) from error
 
     async def _exchange(self, method: str, url: str, content: bytes | None, limit: int) -> Reply:
         headers = self._headers.copy()
@@ -97,19 +82,35 @@ class Transport:
             method,
             url.replace(self._literal, "localhost", 1) if self._literal else url,
             headers=headers,
-            data=None if content is None else _Body(content),
+            data=None if content is None else FileBodyProducer(BytesIO(content), self._cooperator),
             auth=self._address.login,
             allow_redirects=False,
             unbuffered=True,
             reactor=self._reactor,
         )
         (media, *_) = response.headers.getRawHeaders("Content-Type", [""])
-        whole = _Whole(limit)
-        response.deliverBody(whole)
-        if not await whole.complete:
-            raise Failed(f"the answer of {self._address.name} has more than {limit >> 20} MiB, and is not read further")
+        body = await self._read(response, limit)
         (properties, *_) = response.headers.getRawHeaders("Phpmq-Message", [""])
-        return Reply(response.code, media.partition(";")[0].strip().lower(), properties, b"".join(whole.blocks))
+        return Reply(response.code, media.partition(";")[0].strip().lower(), properties, body)
+
+    async def _read(self, response: Any, limit: int) -> bytes:
+        blocks: list[bytes] = []
+        left = limit
+
+        def take(block: bytes) -> None:
+            nonlocal left
+            left -= len(block)
+            if left < 0:
+                # An error ends the connection.
+                raise Failed(f"the answer of {self._address.name} has more than {limit >> 20} MiB, and is not read further")
+            blocks.append(block)
+
+        try:
+            await response.collect(take)
+        except CancelledError:
+            left = 0
+            raise
+        return b"".join(blocks)
 
     async def close(self) -> None:
         """Close its connections."""
@@ -126,18 +127,14 @@ class OneEndpoint:
         self._endpoint = endpoint
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:  # noqa: N802  # the interface's name
-        """See L{IAgentEndpointFactory}."""
         return self._endpoint
 
 
 @implementer(IAgent)
 class LiteralAgent:
-    """Asks an IPv6 address: treq takes every host for a name, and that is none."""
+    """Connects to an IPv6 address, which is C{localhost} in URLs: treq takes every host for a name."""
 
     def __init__(self, agent: IAgent, literal: str) -> None:
-        """
-        @param literal: the address in brackets; in URLs C{localhost} stands for it
-        """
         self._agent = agent
         self._literal = b"//" + literal.encode("ascii")
 
@@ -148,76 +145,11 @@ class LiteralAgent:
         headers: Headers | None = None,
         bodyProducer: IBodyProducer | None = None,  # noqa: N803  # the interface's name
     ) -> Deferred[IResponse]:
-        """Send a request; see L{IAgent}."""
         return self._agent.request(method, uri.replace(b"//localhost", self._literal, 1), headers, bodyProducer)
 
 
-@implementer(IBodyProducer)
-class _Body:
-    """The body of a request, written at once, as the bodies that this command sends are small."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self.length = len(content)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802  # the interface's name
-        """Write it; see L{IBodyProducer}."""
-        consumer.write(self._content)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """It is done already; see L{IBodyProducer}."""
-
-    resumeProducing = stopProducing = pauseProducing
-
-
-class _Whole(Protocol):
-    """
-    Receives the body of an answer.
-
-    @ivar blocks: what was received
-    @ivar complete: fires with whether it is complete; otherwise it is too long
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.blocks: list[bytes] = []
-        self.complete: Deferred[bool] = Deferred(lambda _: self._stop())
-        self._left = limit
-
-    def _stop(self) -> None:
-        transport: Any = self.transport
-        if transport is not None:
-            (getattr(transport, "abortConnection", None) or transport.loseConnection)()
-
-    def dataReceived(self, data: bytes) -> None:
-        """See L{Protocol}."""
-        self._left -= len(data)
-        if self._left >= 0:
-            self.blocks.append(data)
-        elif not self.complete.called:
-            self.complete.callback(False)
-            self._stop()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """See L{Protocol}."""
-        if not self.complete.called:
-            # An answer without a length may have been cut: if it was, it is no JSON.
-            if reason.check(ResponseDone, PotentialDataLoss):
-                self.complete.callback(True)
-            else:
-                self.complete.errback(reason)
-
-
-def _doubt(changes: bool) -> str:
-    return ", and may have done it" if changes else ""
-
-
-def lost(address: ApiAddress, what: str, error: Exception, changes: bool) -> Exception:
-    """
-    Return what to raise for an exception of Twisted's.
-
-    @param changes: whether the request was one that changes something
-    """
+def lost(address: ApiAddress, what: str, error: Exception, doubt: str) -> Exception:
+    """Return what to raise for an exception of Twisted; C{doubt} follows that there is no answer."""
     reasons = [error, *(failure.value for failure in getattr(error, "reasons", ()))]
     if any(isinstance(reason, CancelledError | ConnectingCancelledError) for reason in reasons):
         return CancelledError()
@@ -232,5 +164,5 @@ def lost(address: ApiAddress, what: str, error: Exception, changes: bool) -> Exc
         return Failed(f"cannot {what}: the certificate of {address.name} is not trusted here, or is another host's", Exit.UNREACHABLE)
     if "SSL routines" in text:
         return Failed(f"cannot {what}: {address.name} speaks no TLS that is understood here; http:// is without", Exit.UNREACHABLE)
-    hung_up = f"{address.name} hung up without an answer{_doubt(changes)}"
+    hung_up = f"{address.name} hung up without an answer{doubt}"
     return Failed(f"cannot {what}: {hung_up}; see that it is the address of --http, port 9180 unless told otherwise", Exit.UNREACHABLE)

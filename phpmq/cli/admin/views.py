@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -12,16 +13,14 @@ from typing import Any
 import click
 
 from phpmq.cli.admin.api import Api
-from phpmq.cli.admin.format import CLIENTS, QUEUES, status_lines
-from phpmq.cli.admin.run import Target, each
+from phpmq.cli.admin.run import api_verb, each
 from phpmq.cli.exit_codes import Exit, Failed
-from phpmq.cli.options import INTERVAL, PATTERN, api_options, sort_options
+from phpmq.cli.options import INTERVAL, PATTERN, order, sort_options
 from phpmq.cli.output import Listing, Report, Writer, is_terminal, json_line, note
 from phpmq.text import plural, terminal_safe
 
 # Queues that are asked for where frames are printed, and for a screen, which may become larger.
 _USUAL, _LARGEST = 20, 200
-
 # How much of a name is shown at least, and the columns that a narrow screen can spare, the first one first.
 _SHORTEST = 10
 _SPARED = ">SIZE", ">CONSUMERS", ">DELAYED", ">AGE", ">OUT", ">IN", ">DEAD", ">IN FLIGHT"
@@ -31,8 +30,8 @@ _PASSING = Exit.UNREACHABLE, Exit.TIMED_OUT
 
 
 @click.command()
-@api_options("Print what the API answers, on one line.")
-def status(target: Target) -> int:
+@api_verb("Print what the API answers, on one line.")
+async def status(api: Api, report: Report) -> None:
     """
     Show a server's numbers: messages, rates, memory, its file, clients, and alarms if there are any.
 
@@ -40,22 +39,27 @@ def status(target: Target) -> int:
     phpmq status
     phpmq status --api http://mq.example:9180 --json
     """
-    return target.run(show_status)
+    from phpmq.cli.admin.format import status_lines
 
-
-async def show_status(api: Api, report: Report) -> int:
-    """Show the server's numbers."""
-    status = await api.get("ask for the status", "status", wants=("messages", "connections", "alarms"))
+    status = await _ask_status(api)
     report.put(status, *([] if report.as_json else status_lines(status)))
-    return Exit.OK
+
+
+async def _ask_status(api: Api) -> dict[str, Any]:
+    return await api.get("ask for the status", "status", wants=("messages", "connections", "alarms"))
+
+
+def _check_clients(pattern: str, limit: int | None, disconnect: tuple[int, ...]) -> None:
+    if disconnect and (pattern != "*" or limit is not None):
+        raise click.UsageError("--disconnect excludes GLOB and --limit")
 
 
 @click.command()
 @click.argument("pattern", type=PATTERN, default="*", metavar="[GLOB]")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="List at most N.  [default: all]")
 @click.option("--disconnect", type=click.IntRange(0), multiple=True, metavar="ID", help="Close this connection. May be repeated.")
-@api_options("Print a JSON object for each connection.")
-def clients(pattern: str, limit: int | None, disconnect: tuple[int, ...], target: Target) -> int:
+@api_verb("Print a JSON object for each connection.", check=_check_clients)
+async def clients(api: Api, report: Report, pattern: str, limit: int | None, disconnect: tuple[int, ...]) -> int | None:
     """
     List the connections whose address, listener or protocol matches GLOB, where * and ? stand for what they do in a shell; all without it.
 
@@ -65,24 +69,17 @@ def clients(pattern: str, limit: int | None, disconnect: tuple[int, ...], target
     phpmq clients '127.0.0.1:*'
     phpmq clients --disconnect 17
     """
-    if not disconnect:
-        return target.run(lambda api, report: list_clients(api, report, pattern, limit))
-    if pattern != "*" or limit is not None:
-        raise click.UsageError("--disconnect excludes GLOB and --limit")
-    return target.run(lambda api, report: close_clients(api, report, tuple(dict.fromkeys(disconnect))))
+    if disconnect:
+        return await _close_clients(api, report, tuple(dict.fromkeys(disconnect)))
+    from phpmq.cli.admin.format import CLIENTS
 
-
-async def list_clients(api: Api, report: Report, pattern: str, limit: int | None) -> int:
-    """List connections, page by page."""
     pages = api.pages("list clients", "clients", most=limit, filter=pattern)
     if not await report.put_pages(pages, *CLIENTS):
         note("there are no connections" if pattern == "*" else f"no connection matches {pattern}")
-    return Exit.OK
+    return None
 
 
-async def close_clients(api: Api, report: Report, ids: Sequence[int]) -> int:
-    """Close connections, and tell what happened to each."""
-
+async def _close_clients(api: Api, report: Report, ids: Sequence[int]) -> int:
     async def close(id: int) -> None:
         done = await api.delete(f"disconnect {id}", "clients", str(id), wants=("address", "in_flight"))
         held = f"; the {plural(done['in_flight'])} that it held are ready again" if done["in_flight"] else ""
@@ -97,8 +94,8 @@ async def close_clients(api: Api, report: Report, ids: Sequence[int]) -> int:
 @click.option("--interval", type=INTERVAL, default=1.0, show_default=True, metavar="S", help="Ask the server every S seconds.")
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after N times.")
 @click.option("--limit", type=click.IntRange(1, 1000), metavar="N", help="Show at most N queues.  [default: the screen, or 20]")
-@api_options("Print a JSON object each time.")
-def top(target: Target, **options: Any) -> int:
+@api_verb("Print a JSON object each time.")
+async def top(api: Api, report: Report, pattern: str, interval: float, count: int | None, limit: int | None, **sorted_by: Any) -> None:
     """
     Show what goes on, again and again: the server's numbers, and the queues that have most, or those that match GLOB. Ctrl-C ends it.
 
@@ -108,44 +105,55 @@ def top(target: Target, **options: Any) -> int:
     phpmq top
     phpmq top 'mail-*' --sort rate
     """
-    wanted = WatchOptions(**options)
-    return target.run(lambda api, report: watch(api, report, wanted))
+    from phpmq.cli.reactor_main import sleep
 
-
-@dataclass(frozen=True)
-class WatchOptions:
-    """The options of C{phpmq top}."""
-
-    pattern: str
-    sort: str
-    interval: float
-    count: int | None
-    limit: int | None
+    screen = not report.as_json and is_terminal(1) and os.environ.get("TERM", "dumb") != "dumb"
+    view: Screen | Lines | None = None
+    try:
+        for number in itertools.count(1):
+            begun = api.reactor.seconds()
+            try:
+                frame = await _ask(api, pattern, order(**sorted_by), limit or (_LARGEST if screen else _USUAL))
+            except Failed as error:
+                if view is None or error.code not in _PASSING:
+                    raise
+                view.trouble(error)
+            else:
+                if view is None:
+                    view = Screen(api.reactor) if screen else Lines(report.output, report.as_json)
+                view.show(frame)
+                await report.output.written()
+            if number == count:
+                return
+            await sleep(api.reactor, max(0.0, begun + interval - api.reactor.seconds()))
+    finally:
+        if view is not None:
+            # The terminal may be gone.
+            with suppress(OSError):
+                view.close()
 
 
 @dataclass(frozen=True)
 class Frame:
-    """
-    What a server said at one moment.
-
-    @ivar more: whether there are more queues
-    """
+    """A server's status and its first queues at one moment, and whether there are more queues."""
 
     status: Mapping[str, Any]
     queues: list[dict[str, Any]]
     more: bool
 
     def head(self) -> list[str]:
-        """The lines above the table."""
+        """Return the lines above the table."""
+        from phpmq.cli.admin.format import status_lines
+
         return [terminal_safe(line) for line in status_lines(self.status)]
 
     def hint(self, shown: int) -> str:
-        """What is to be said below it."""
+        """Return the line below the table, of which so many rows are shown; empty for none."""
         return "no queues" if not self.queues else "and more queues" if self.more or shown < len(self.queues) else ""
 
 
 def _fitting(headings: Sequence[str], widths: Sequence[int], room: int) -> tuple[list[int], int]:
-    """Return the columns that fit on a screen, and the gap between them: a narrow screen has a smaller gap, and rather fewer columns."""
+    """Return the columns that fit on a screen, and the gap between them: a narrow screen has a smaller gap, and fewer columns."""
     columns, name = list(range(len(widths))), len(widths) - 1
 
     def need(gap: int, shown: int) -> int:
@@ -169,6 +177,8 @@ class Lines:
 
     def show(self, frame: Frame) -> None:
         """Print a frame."""
+        from phpmq.cli.admin.format import QUEUES
+
         self._troubled = False
         if self._as_json:
             self._output.put(json_line({"status": frame.status, "queues": frame.queues}))
@@ -182,7 +192,7 @@ class Lines:
         self._output.put(text.encode())
 
     def trouble(self, error: Failed) -> None:
-        """Say once that the server does not answer."""
+        """Report once that the server does not answer."""
         if not self._troubled:
             self._troubled = True
             note(f"{error.sentence}; trying again")
@@ -241,6 +251,8 @@ def _grid(queues: Sequence[Mapping[str, Any]], room: int) -> Any:
     from rich.table import Table
     from rich.text import Text
 
+    from phpmq.cli.admin.format import QUEUES
+
     rows = [[terminal_safe(cell) for cell in QUEUES.row(queue)] for queue in queues]
     headings = [heading.removeprefix(">") for heading in QUEUES.headings]
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
@@ -256,40 +268,7 @@ def _grid(queues: Sequence[Mapping[str, Any]], room: int) -> Any:
     return grid
 
 
-async def watch(api: Api, report: Report, options: WatchOptions) -> int:
-    """Show frame after frame: the exit code."""
-    from phpmq.cli.reactor_main import sleep
-
-    screen = not report.as_json and is_terminal(1) and os.environ.get("TERM", "dumb") != "dumb"
-    view: Screen | Lines | None = None
-    number = 0
-    try:
-        while True:
-            begun = api.reactor.seconds()
-            try:
-                frame = await _ask(api, options, _LARGEST if screen else _USUAL)
-            except Failed as error:
-                if view is None or error.code not in _PASSING:
-                    raise
-                view.trouble(error)
-            else:
-                if view is None:
-                    view = Screen(api.reactor) if screen else Lines(report.output, report.as_json)
-                view.show(frame)
-                await report.output.written()
-            number += 1
-            if number == options.count:
-                return Exit.OK
-            await sleep(api.reactor, max(0.0, begun + options.interval - api.reactor.seconds()))
-    finally:
-        if view is not None:
-            # The terminal may be gone.
-            with suppress(OSError):
-                view.close()
-
-
-async def _ask(api: Api, options: WatchOptions, usual: int) -> Frame:
-    status = await api.get("ask for the status", "status", wants=("messages", "connections", "alarms"))
-    limit = options.limit or usual
-    page = await api.get("list queues", "queues", wants=("items", "next"), filter=options.pattern, sort=options.sort, limit=limit)
+async def _ask(api: Api, pattern: str, sort: str, limit: int) -> Frame:
+    status = await _ask_status(api)
+    page = await api.get("list queues", "queues", wants=("items", "next"), filter=pattern, sort=sort, limit=limit)
     return Frame(status, page["items"], page["next"] is not None)

@@ -1,22 +1,53 @@
-"""The mirror file: its checks at a start, and its writes in the mirror's thread."""
+"""Memory to file: the background copy of the store, and how a server gets its store back from it."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import sqlite3
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
+from zope.interface import implementer
+
+from phpmq.clock import SteadyClock
 from phpmq.errors import StartError, StoreError
-from phpmq.store import SCHEMA_VERSION, Delta, checksum, upgrade
+from phpmq.histogram import Histogram
+from phpmq.interfaces import IMirror
+from phpmq.store import SCHEMA_VERSION, ChangeLog, Delta, checksum, upgrade
+
+_T = TypeVar("_T")
 
 #: C{PRAGMA application_id} of the file: "PHMQ".
 APPLICATION_ID = 0x50484D51
 
 # Free pages of the file that are given back at a time.
 _VACUUM_PAGES = 500
+
+# Size of one delta: the messages and bytes that are drawn in one reactor turn (5-20 ms) and written in one transaction.
+_DELTA_SIZE = 10_000, 4 * 1024 * 1024
+
+# While the mirror fails, seconds between two alarms in the log.
+_ALARM_INTERVAL = 60.0
+
+# By how much the system's clock has to be set so that the file is written for that alone, in milliseconds.
+_CLOCK_STEP = 500
+
+# Seconds that a stop tries to save what is not saved yet.
+_STOP_TIMEOUT = 8.0
+
+# Buckets of the histogram of write durations, from an eighth of a millisecond to 16 seconds.
+_DURATION_UNIT, _DURATION_BUCKETS = 0.000125, 18
 
 
 class StoreFile:
@@ -102,19 +133,18 @@ class StoreFile:
         """What the first 100 bytes tell, before SQLite touches anything. Source: the SQLite file format, section 1.3."""
         with open(self.path, "rb") as file:
             header = file.read(100)
-        if not header:
-            raise self._refusal("is empty, which no store ever is", "restore it from a backup")
-        if len(header) < 100 or header[:16] != b"SQLite format 3\0":
-            raise self._refusal("is not a SQLite database", "name another --store")
-        if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-            raise self._refusal("belongs to another application", "name another --store")
         version = int.from_bytes(header[60:64], "big")
-        if version > SCHEMA_VERSION:
-            raise self._refusal(f"was written by a newer phpmq (schema {version}, this one knows {SCHEMA_VERSION})", "upgrade phpmq")
-        if not version:
-            raise self._refusal("has the unknown schema 0", "restore it from a backup")
-        if not os.access(self.path, os.W_OK):
-            raise self._refusal("cannot be written", "give the server's user the right to write it")
+        newer = f"was written by a newer phpmq (schema {version}, this one knows {SCHEMA_VERSION})"
+        for wrong, reason, remedy in (
+            (not header, "is empty, which no store ever is", "restore it from a backup"),
+            (len(header) < 100 or header[:16] != b"SQLite format 3\0", "is not a SQLite database", "name another --store"),
+            (int.from_bytes(header[68:72], "big") != APPLICATION_ID, "belongs to another application", "name another --store"),
+            (version > SCHEMA_VERSION, newer, "upgrade phpmq"),
+            (not version, "has the unknown schema 0", "restore it from a backup"),
+            (not os.access(self.path, os.W_OK), "cannot be written", "give the server's user the right to write it"),
+        ):
+            if wrong:
+                raise self._refusal(reason, remedy)
 
     def _read(self) -> sqlite3.Connection:
         """Copy the file to memory, and see that the copy is sound and complete before anything is written."""
@@ -145,10 +175,7 @@ class StoreFile:
                 upgrade(database, version)
 
     def _set_damaged_aside(self, memory: sqlite3.Connection) -> int:
-        """
-        Messages whose checksum is wrong go to the table C{damaged}, in memory and in the file. Their keys are forgotten: whoever has no
-        receipt can send again.
-        """
+        """Move messages whose checksum is wrong to the table C{damaged}. Their keys are forgotten: who has no receipt can send again."""
         queues = {number for (number,) in memory.execute("SELECT number FROM queue")}
         damaged = []
         for number, queue, position, accepted, expires, attempts, crc, body in memory.execute("SELECT * FROM message"):
@@ -186,8 +213,7 @@ class StoreFile:
 
         @raise StoreError: it is not; the next call starts over with a fresh connection
         """
-        try:
-            database = self._connect()
+        with self._connected() as database:
             database.execute("ATTACH ':memory:' AS delta")
             database.deserialize(delta.image, name="delta")
             database.execute("BEGIN IMMEDIATE")
@@ -197,6 +223,11 @@ class StoreFile:
             self._commits += 1
             database.execute("DETACH delta")
             os.pwrite(self._lock, b"%019d\n" % self._commits, 0)
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        try:
+            yield self._connect()
         except (sqlite3.Error, OSError) as error:
             self._disconnect()
             raise StoreError(f"{self.path}: {error}") from error
@@ -219,19 +250,11 @@ class StoreFile:
             run(f"INSERT OR REPLACE INTO main.{table} SELECT * FROM delta.{table}")
 
     def vacuum(self) -> bool:
-        """
-        Give free pages back, a part of them at a time; false when there are none.
-
-        @raise StoreError: that failed, which harms nothing
-        """
-        try:
-            database = self._connect()
+        """Give free pages back, a part of them at a time; false when there are none. A L{StoreError} harms nothing."""
+        with self._connected() as database:
             # Not execute(): that takes one step of the statement, which is one page.
             database.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
             (free,) = database.execute("PRAGMA freelist_count").fetchone()
-        except sqlite3.Error as error:
-            self._disconnect()
-            raise StoreError(f"{self.path}: {error}") from error
         return bool(free)
 
     def _disconnect(self) -> None:
@@ -247,3 +270,187 @@ class StoreFile:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+@implementer(IMirror)
+class MirrorService(Service):
+    """
+    Writes to the mirror file what it lacks, every interval and as soon as a receipt depends on it.
+
+    A write that fails loses nothing: its changes are part of the next one. Until that succeeds C{failing} is true and the log has an alarm
+    a minute.
+
+    @ivar interval: seconds between two writes
+    @ivar path: the file's
+    @ivar failing: whether the last write failed
+    @ivar errors: how many writes failed
+    @ivar writes: how many writes succeeded
+    @ivar durations: how long those took, with the way to the thread and back
+    @ivar unsaved: after a stop, how many changes could not be written
+    @ivar synced: called after each write that succeeded
+    @ivar last_success: when the file was last up to date, by the clock's seconds
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        changelog: ChangeLog,
+        file: StoreFile,
+        interval: float,
+        clock: SteadyClock,
+        reactor: IReactorTime,
+        pool: ThreadPool | None = None,
+    ) -> None:
+        self._changelog, self._file = changelog, file
+        self.interval, self.path = interval, file.path
+        self._clock, self._reactor = clock, reactor
+        # A pool of its own with one thread: the reactor's is also for others, and stops before this service has written all.
+        self._pool = pool or ThreadPool(1, 1, "phpmq-mirror")
+        self._loop = LoopingCall(self._write)
+        self._loop.clock = reactor
+        self._writing = self._write_again = False
+        self._last_write: Deferred[None] | None = None
+        self._soon: IDelayedCall | None = None  # a write at the end of this reactor turn
+        self.synced: Callable[[], object] = lambda: None
+        self.failing = False
+        self.errors = self.writes = self.unsaved = 0
+        self.durations = Histogram(_DURATION_UNIT, _DURATION_BUCKETS)
+        self.last_success = clock.seconds()
+        self._next_alarm = 0.0
+        self._alarmed = False  # since the file was last written
+        self._ahead = 0  # milliseconds by which the system's clock is ahead of the steady one, as the file knows it
+        self._free_pages = True  # whether the file may have some to give back, which is done while there is nothing to write
+
+    def startService(self) -> None:
+        """Write once, then every interval; raises L{StartError} if the file cannot be written."""
+        super().startService()
+        # This start's range of message numbers has to be in the file before the first number is used.
+        delta = self._extract()
+        assert delta is not None
+        try:
+            self._file.apply(delta)
+        except StoreError as error:
+            self._file.close()
+            raise StartError(f"phpmq: the store cannot be written ({error}).") from error
+        self._changelog.confirm(delta)
+        self._pool.start()
+        self._loop.start(self.interval, now=False)
+
+    @property
+    def pending(self) -> int:
+        """About how many changes the file lacks."""
+        return self._changelog.pending
+
+    @property
+    def lag(self) -> float:
+        """Seconds since the file was last up to date."""
+        return max(0.0, self._clock.seconds() - self.last_success)
+
+    def _extract(self) -> Delta | None:
+        reading = self._clock.reading()
+        ahead = reading["wall"] - reading["steady"]
+        if abs(ahead - self._ahead) > _CLOCK_STEP:
+            # The system's time was set. The file has to know, or the next start would take it for time that has passed.
+            self._ahead = ahead
+            self._changelog.note_meta()
+        return self._changelog.extract(*_DELTA_SIZE, {**reading})
+
+    def sync_soon(self) -> None:
+        """Write as soon as this reactor turn is over and no other write is running; see L{IMirror}."""
+        if self._writing:
+            self._write_again = True
+        elif self._soon is None and self.running:
+            self._soon = self._reactor.callLater(0, self._write_now)
+
+    def _write_now(self) -> None:
+        self._soon = None
+        self._write()
+
+    def _write(self) -> Deferred[None] | None:
+        """Start a write, unless one is running; LoopingCall waits for the Deferred."""
+        if self._writing:
+            return None
+        self._writing = True
+        self._last_write = Deferred.fromCoroutine(self._write_all())
+        return self._last_write
+
+    async def _write_all(self) -> None:
+        """Write until the file is up to date. Catches everything: a LoopingCall that fails once never runs again."""
+        try:
+            wrote = False
+            while delta := self._extract():
+                wrote = True
+                await self._write_delta(delta)
+                if not delta.more:
+                    break
+            self._succeeded()
+            self._free_pages = wrote or (self._free_pages and await self._vacuum())
+        except Exception as error:
+            self._failed(error)
+        finally:
+            self._writing = False
+        if self._write_again:
+            self._write_again = False
+            self.sync_soon()
+
+    async def _write_delta(self, delta: Delta) -> None:
+        begun = self._clock.seconds()
+        try:
+            await self._in_thread(self._file.apply, delta)
+        except BaseException:
+            self._changelog.restore(delta)
+            raise
+        self._changelog.confirm(delta)
+        self.writes += 1
+        self.durations.observe_seconds(self._clock.seconds() - begun)
+        self.synced()
+
+    async def _vacuum(self) -> bool:
+        """Give free pages back, a part of them. A failure loses nothing: no alarm, it is tried again after the next write."""
+        try:
+            return await self._in_thread(self._file.vacuum)
+        except StoreError:
+            return False
+
+    def _in_thread(self, work: Callable[..., _T], *args: object) -> Deferred[_T]:
+        return deferToThreadPool(self._reactor, self._pool, work, *args)  # type: ignore[arg-type]
+
+    def _succeeded(self) -> None:
+        self.last_success = self._clock.seconds()
+        self.failing = False
+        if self._alarmed:
+            self._alarmed = False
+            self._log.info("the store's file is written again; nothing was lost")
+
+    def _failed(self, error: Exception) -> None:
+        self.failing = True
+        self.errors += 1
+        now = self._clock.seconds()
+        if now >= self._next_alarm:
+            self._next_alarm, self._alarmed = now + _ALARM_INTERVAL, True
+            text = "the store's file cannot be written ({error}); {pending} changes are in memory only"
+            self._log.critical(text, error=error, pending=self._changelog.pending)
+
+    def stopService(self) -> Deferred[None]:
+        """Write what is left, then close the file."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self._loop.running:
+            self._loop.stop()
+        if self._soon is not None:
+            self._soon.cancel()
+        if self._last_write is not None:
+            await self._last_write
+        deadline = self._clock.seconds() + _STOP_TIMEOUT
+        await self._write_all()
+        while (self.failing or self._changelog.pending) and self._clock.seconds() < deadline:
+            await deferLater(self._reactor, min(self.interval, 0.1))
+            await self._write_all()
+        self.unsaved = self._changelog.pending if self.failing else 0
+        if self.unsaved:
+            self._log.critical("stopped with {pending} changes that could not be written to the file", pending=self.unsaved)
+        self._pool.stop()
+        self._file.close()
