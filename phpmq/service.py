@@ -77,7 +77,7 @@ class QueueService(MultiService):
             max(settings.memory_limit // _UNFINISHED_SHARE, settings.max_message_size + 1024),
         )
         self.admin: Admin
-        self.consoles = ConsoleFactory(lambda: self.admin, reactor, settings.max_consoles, settings.operators_per_address or NO_LIMIT)
+        self.consoles = ConsoleFactory(lambda: self.admin, reactor, settings.max_consoles, settings.max_connections_per_address or NO_LIMIT)
         self.site: Site | None = None
         self._listeners: list[Listener] = []
         for option, descriptions in ("--listen", settings.listen), ("--listen-original", settings.listen_original):

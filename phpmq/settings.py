@@ -193,11 +193,6 @@ class Settings:
         """Connections of clients from one address at a time; unless it is set, half of all."""
         return self.max_connections_per_address or max(1, self.max_connections // 2)
 
-    @property
-    def operators_per_address(self) -> int:
-        """Connections to the console, and of HTTP, from one address at a time; 0 for no limit but that of the port."""
-        return self.max_connections_per_address
-
 
 def _named(described: Field[Any]) -> Option:
     option: Option = described.metadata["option"]

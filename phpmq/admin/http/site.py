@@ -128,7 +128,7 @@ class Site(Factory):
     def __init__(self, reactor: Any, settings: Settings) -> None:
         deadlines = {"idle": _IDLE_TIMEOUT, "request": settings.frame_timeout, "write": settings.write_timeout, "close": _CLOSE_TIMEOUT}
         self.connections: Connections[HTTPConnection] = Connections(
-            reactor, deadlines, settings.max_http_connections, settings.operators_per_address or NO_LIMIT, settings.max_http_bodies, "HTTP"
+            reactor, deadlines, settings.max_http_connections, settings.max_connections_per_address or NO_LIMIT, settings.max_http_bodies, "HTTP"
         )
         self.api = Api(reactor, Access(settings.http_hosts), self.connections)
 
