@@ -20,7 +20,7 @@ from phpmq.engine import LocalEngine
 from phpmq.interfaces import IConnection
 from phpmq.listeners import Listener, require_local
 from phpmq.mirror import MirrorService
-from phpmq.ports import Connections
+from phpmq.ports import NO_LIMIT, Connections
 from phpmq.protocol import QueueFactory, QueueProtocol, deadlines
 from phpmq.server_frames import Versions
 from phpmq.session import Session
@@ -77,7 +77,7 @@ class QueueService(MultiService):
             max(settings.memory_limit // _UNFINISHED_SHARE, settings.max_message_size + 1024),
         )
         self.admin: Admin
-        self.consoles = ConsoleFactory(lambda: self.admin, reactor, settings.max_consoles, settings.per_address)
+        self.consoles = ConsoleFactory(lambda: self.admin, reactor, settings.max_consoles, settings.max_connections_per_address or NO_LIMIT)
         self.site: Site | None = None
         self._listeners: list[Listener] = []
         for option, descriptions in ("--listen", settings.listen), ("--listen-original", settings.listen_original):

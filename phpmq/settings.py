@@ -171,7 +171,9 @@ class Settings:
         SIZE, "60 % of the memory", "What all messages may take before senders are blocked", "1M", embedded=default_memory_limit
     )
     max_connections: int = _option(NUMBER, "10000", "Connections at a time, over all listeners", "1")
-    max_connections_per_address: int = _option(NUMBER, "half of all", "Connections from one address, at each port", "1", embedded=lambda: 0)
+    max_connections_per_address: int = _option(
+        NUMBER, "half of all; no limit for operators", "Connections from one address, at each port", "1", embedded=lambda: 0
+    )
     max_window: int = _option(NUMBER, "65535", "Messages that one consumer may hold unacknowledged in a queue", "1")
     max_unconfirmed: int = _option(NUMBER, "10000", "Synced sends of one connection without a receipt, before the next ones wait", "1")
     max_keys: int = _option(NUMBER, "5000000", "Deduplication keys that all queues together may remember, before sends wait", "1")
@@ -188,7 +190,7 @@ class Settings:
 
     @property
     def per_address(self) -> int:
-        """Connections from one address at a time, at each port; a setting of 0 stands for half of all."""
+        """Connections of clients from one address at a time; unless it is set, half of all."""
         return self.max_connections_per_address or max(1, self.max_connections // 2)
 
 

@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import tempfile
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -427,7 +428,12 @@ class LimitsTests(SynchronousTestCase):
         assert server.site is not None
         connections = server.site.connections
         self.assertEqual((connections.max_connections, connections.max_held, server.consoles.connections.max_connections), (7, 8, 9))
-        self.assertEqual(connections.max_per_address, settings.per_address)
+        self.assertGreaterEqual(connections.max_per_address, 7)
+        self.assertGreaterEqual(server.consoles.connections.max_per_address, 9)
+        server = QueueService(replace(settings, max_connections_per_address=3), MemoryReactorClock())
+        assert server.site is not None
+        every = server.connections, server.consoles.connections, server.site.connections
+        self.assertEqual([connections.max_per_address for connections in every], [3, 3, 3])
 
     def test_memory(self) -> None:
         """The default memory limit is a part of what this process may have."""

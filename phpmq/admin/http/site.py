@@ -19,7 +19,7 @@ from phpmq.admin.http.connection import Api, HTTPConnection, Request
 from phpmq.admin.http.headers import Access
 from phpmq.admin.http.operations import JSON, METRICS, OPERATIONS, Operation, document
 from phpmq.admin.http.problems import Problem
-from phpmq.ports import Connections, Rejected
+from phpmq.ports import NO_LIMIT, Connections, Rejected
 from phpmq.results import json_bytes
 from phpmq.settings import Settings
 
@@ -128,7 +128,7 @@ class Site(Factory):
     def __init__(self, reactor: Any, settings: Settings) -> None:
         deadlines = {"idle": _IDLE_TIMEOUT, "request": settings.frame_timeout, "write": settings.write_timeout, "close": _CLOSE_TIMEOUT}
         self.connections: Connections[HTTPConnection] = Connections(
-            reactor, deadlines, settings.max_http_connections, settings.per_address, settings.max_http_bodies, "HTTP"
+            reactor, deadlines, settings.max_http_connections, settings.max_connections_per_address or NO_LIMIT, settings.max_http_bodies, "HTTP"
         )
         self.api = Api(reactor, Access(settings.http_hosts), self.connections)
 
