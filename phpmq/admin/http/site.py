@@ -127,8 +127,9 @@ class Site(Factory):
 
     def __init__(self, reactor: Any, settings: Settings) -> None:
         deadlines = {"idle": _IDLE_TIMEOUT, "request": settings.frame_timeout, "write": settings.write_timeout, "close": _CLOSE_TIMEOUT}
+        per_address = settings.max_connections_per_address or NO_LIMIT
         self.connections: Connections[HTTPConnection] = Connections(
-            reactor, deadlines, settings.max_http_connections, settings.max_connections_per_address or NO_LIMIT, settings.max_http_bodies, "HTTP"
+            reactor, deadlines, settings.max_http_connections, per_address, settings.max_http_bodies, "HTTP"
         )
         self.api = Api(reactor, Access(settings.http_hosts), self.connections)
 
